@@ -122,7 +122,7 @@ func (x SetGroupRequest_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SetGroupRequest_Mode.Descriptor instead.
 func (SetGroupRequest_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{28, 0}
+	return file_apipb_api_proto_rawDescGZIP(), []int{29, 0}
 }
 
 type EnrolRequest struct {
@@ -1095,12 +1095,8 @@ func (x *PingRequest) GetLimit() uint64 {
 
 type PingEvent struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Machine       string                 `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"` // may be folded when several fail for one reason
-	Status        uint32                 `protobuf:"varint,2,opt,name=status,proto3" json:"status,omitempty"`  // call.Status
-	Code          uint32                 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`      // call.Code
-	Detail        string                 `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"`
-	TookUs        uint64                 `protobuf:"varint,5,opt,name=took_us,json=tookUs,proto3" json:"took_us,omitempty"`
-	Closed        *Counts                `protobuf:"bytes,6,opt,name=closed,proto3" json:"closed,omitempty"` // in the last event
+	Pongs         []*Pong                `protobuf:"bytes,1,rep,name=pongs,proto3" json:"pongs,omitempty"`   // answers as they come, and at the end the reasons for silence
+	Closed        *Counts                `protobuf:"bytes,2,opt,name=closed,proto3" json:"closed,omitempty"` // in the last event
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1135,39 +1131,11 @@ func (*PingEvent) Descriptor() ([]byte, []int) {
 	return file_apipb_api_proto_rawDescGZIP(), []int{14}
 }
 
-func (x *PingEvent) GetMachine() string {
+func (x *PingEvent) GetPongs() []*Pong {
 	if x != nil {
-		return x.Machine
+		return x.Pongs
 	}
-	return ""
-}
-
-func (x *PingEvent) GetStatus() uint32 {
-	if x != nil {
-		return x.Status
-	}
-	return 0
-}
-
-func (x *PingEvent) GetCode() uint32 {
-	if x != nil {
-		return x.Code
-	}
-	return 0
-}
-
-func (x *PingEvent) GetDetail() string {
-	if x != nil {
-		return x.Detail
-	}
-	return ""
-}
-
-func (x *PingEvent) GetTookUs() uint64 {
-	if x != nil {
-		return x.TookUs
-	}
-	return 0
+	return nil
 }
 
 func (x *PingEvent) GetClosed() *Counts {
@@ -1175,6 +1143,82 @@ func (x *PingEvent) GetClosed() *Counts {
 		return x.Closed
 	}
 	return nil
+}
+
+type Pong struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Machine       string                 `protobuf:"bytes,1,opt,name=machine,proto3" json:"machine,omitempty"`
+	Status        uint32                 `protobuf:"varint,2,opt,name=status,proto3" json:"status,omitempty"` // call.Status
+	Code          uint32                 `protobuf:"varint,3,opt,name=code,proto3" json:"code,omitempty"`     // call.Code
+	Detail        string                 `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"`
+	TookUs        uint64                 `protobuf:"varint,5,opt,name=took_us,json=tookUs,proto3" json:"took_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Pong) Reset() {
+	*x = Pong{}
+	mi := &file_apipb_api_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Pong) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Pong) ProtoMessage() {}
+
+func (x *Pong) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Pong.ProtoReflect.Descriptor instead.
+func (*Pong) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Pong) GetMachine() string {
+	if x != nil {
+		return x.Machine
+	}
+	return ""
+}
+
+func (x *Pong) GetStatus() uint32 {
+	if x != nil {
+		return x.Status
+	}
+	return 0
+}
+
+func (x *Pong) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *Pong) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Pong) GetTookUs() uint64 {
+	if x != nil {
+		return x.TookUs
+	}
+	return 0
 }
 
 type Counts struct {
@@ -1190,7 +1234,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_apipb_api_proto_msgTypes[15]
+	mi := &file_apipb_api_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1202,7 +1246,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[15]
+	mi := &file_apipb_api_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1215,7 +1259,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{15}
+	return file_apipb_api_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Counts) GetTargeted() uint64 {
@@ -1271,7 +1315,7 @@ type CallRequest struct {
 
 func (x *CallRequest) Reset() {
 	*x = CallRequest{}
-	mi := &file_apipb_api_proto_msgTypes[16]
+	mi := &file_apipb_api_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1327,7 @@ func (x *CallRequest) String() string {
 func (*CallRequest) ProtoMessage() {}
 
 func (x *CallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[16]
+	mi := &file_apipb_api_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1340,7 @@ func (x *CallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallRequest.ProtoReflect.Descriptor instead.
 func (*CallRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{16}
+	return file_apipb_api_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *CallRequest) GetOrder() []byte {
@@ -1385,7 +1429,7 @@ type CallEvent struct {
 
 func (x *CallEvent) Reset() {
 	*x = CallEvent{}
-	mi := &file_apipb_api_proto_msgTypes[17]
+	mi := &file_apipb_api_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1397,7 +1441,7 @@ func (x *CallEvent) String() string {
 func (*CallEvent) ProtoMessage() {}
 
 func (x *CallEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[17]
+	mi := &file_apipb_api_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1410,7 +1454,7 @@ func (x *CallEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallEvent.ProtoReflect.Descriptor instead.
 func (*CallEvent) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{17}
+	return file_apipb_api_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *CallEvent) GetEvent() isCallEvent_Event {
@@ -1509,7 +1553,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_apipb_api_proto_msgTypes[18]
+	mi := &file_apipb_api_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1521,7 +1565,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[18]
+	mi := &file_apipb_api_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1534,7 +1578,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{18}
+	return file_apipb_api_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Accepted) GetJob() string {
@@ -1563,7 +1607,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_apipb_api_proto_msgTypes[19]
+	mi := &file_apipb_api_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1575,7 +1619,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[19]
+	mi := &file_apipb_api_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1588,7 +1632,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{19}
+	return file_apipb_api_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Output) GetMachine() string {
@@ -1635,7 +1679,7 @@ type ResultGroup struct {
 
 func (x *ResultGroup) Reset() {
 	*x = ResultGroup{}
-	mi := &file_apipb_api_proto_msgTypes[20]
+	mi := &file_apipb_api_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1647,7 +1691,7 @@ func (x *ResultGroup) String() string {
 func (*ResultGroup) ProtoMessage() {}
 
 func (x *ResultGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[20]
+	mi := &file_apipb_api_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1660,7 +1704,7 @@ func (x *ResultGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultGroup.ProtoReflect.Descriptor instead.
 func (*ResultGroup) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{20}
+	return file_apipb_api_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ResultGroup) GetNames() string {
@@ -1722,14 +1766,15 @@ func (x *ResultGroup) GetTookUs() []uint64 {
 type Progress struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Counts        *Counts                `protobuf:"bytes,1,opt,name=counts,proto3" json:"counts,omitempty"`
-	Waiting       string                 `protobuf:"bytes,2,opt,name=waiting,proto3" json:"waiting,omitempty"` // folded; machines still awaited, at most 64 KiB
+	Waiting       string                 `protobuf:"bytes,2,opt,name=waiting,proto3" json:"waiting,omitempty"` // folded; machines still awaited, at most 64 of them
+	Problem       string                 `protobuf:"bytes,3,opt,name=problem,proto3" json:"problem,omitempty"` // why results are not durable; empty when they are
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_apipb_api_proto_msgTypes[21]
+	mi := &file_apipb_api_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1741,7 +1786,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[21]
+	mi := &file_apipb_api_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1754,7 +1799,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{21}
+	return file_apipb_api_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *Progress) GetCounts() *Counts {
@@ -1771,6 +1816,13 @@ func (x *Progress) GetWaiting() string {
 	return ""
 }
 
+func (x *Progress) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 type Closed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Counts        *Counts                `protobuf:"bytes,1,opt,name=counts,proto3" json:"counts,omitempty"`
@@ -1781,7 +1833,7 @@ type Closed struct {
 
 func (x *Closed) Reset() {
 	*x = Closed{}
-	mi := &file_apipb_api_proto_msgTypes[22]
+	mi := &file_apipb_api_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1793,7 +1845,7 @@ func (x *Closed) String() string {
 func (*Closed) ProtoMessage() {}
 
 func (x *Closed) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[22]
+	mi := &file_apipb_api_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1806,7 +1858,7 @@ func (x *Closed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Closed.ProtoReflect.Descriptor instead.
 func (*Closed) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{22}
+	return file_apipb_api_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Closed) GetCounts() *Counts {
@@ -1832,7 +1884,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_apipb_api_proto_msgTypes[23]
+	mi := &file_apipb_api_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1844,7 +1896,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[23]
+	mi := &file_apipb_api_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1857,7 +1909,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{23}
+	return file_apipb_api_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CancelRequest) GetJob() string {
@@ -1877,7 +1929,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_apipb_api_proto_msgTypes[24]
+	mi := &file_apipb_api_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1889,7 +1941,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[24]
+	mi := &file_apipb_api_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1902,7 +1954,7 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{24}
+	return file_apipb_api_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CancelResponse) GetRunning() string {
@@ -1928,7 +1980,7 @@ type GroupsRequest struct {
 
 func (x *GroupsRequest) Reset() {
 	*x = GroupsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[25]
+	mi := &file_apipb_api_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1940,7 +1992,7 @@ func (x *GroupsRequest) String() string {
 func (*GroupsRequest) ProtoMessage() {}
 
 func (x *GroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[25]
+	mi := &file_apipb_api_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1953,7 +2005,7 @@ func (x *GroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupsRequest.ProtoReflect.Descriptor instead.
 func (*GroupsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{25}
+	return file_apipb_api_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *GroupsRequest) GetName() string {
@@ -1974,7 +2026,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_apipb_api_proto_msgTypes[26]
+	mi := &file_apipb_api_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1986,7 +2038,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[26]
+	mi := &file_apipb_api_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1999,7 +2051,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{26}
+	return file_apipb_api_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Group) GetName() string {
@@ -2032,7 +2084,7 @@ type GroupsResponse struct {
 
 func (x *GroupsResponse) Reset() {
 	*x = GroupsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[27]
+	mi := &file_apipb_api_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2044,7 +2096,7 @@ func (x *GroupsResponse) String() string {
 func (*GroupsResponse) ProtoMessage() {}
 
 func (x *GroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[27]
+	mi := &file_apipb_api_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2057,7 +2109,7 @@ func (x *GroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupsResponse.ProtoReflect.Descriptor instead.
 func (*GroupsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{27}
+	return file_apipb_api_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *GroupsResponse) GetGroups() []*Group {
@@ -2078,7 +2130,7 @@ type SetGroupRequest struct {
 
 func (x *SetGroupRequest) Reset() {
 	*x = SetGroupRequest{}
-	mi := &file_apipb_api_proto_msgTypes[28]
+	mi := &file_apipb_api_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2090,7 +2142,7 @@ func (x *SetGroupRequest) String() string {
 func (*SetGroupRequest) ProtoMessage() {}
 
 func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[28]
+	mi := &file_apipb_api_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2103,7 +2155,7 @@ func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupRequest.ProtoReflect.Descriptor instead.
 func (*SetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{28}
+	return file_apipb_api_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SetGroupRequest) GetName() string {
@@ -2136,7 +2188,7 @@ type SetGroupResponse struct {
 
 func (x *SetGroupResponse) Reset() {
 	*x = SetGroupResponse{}
-	mi := &file_apipb_api_proto_msgTypes[29]
+	mi := &file_apipb_api_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2148,7 +2200,7 @@ func (x *SetGroupResponse) String() string {
 func (*SetGroupResponse) ProtoMessage() {}
 
 func (x *SetGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[29]
+	mi := &file_apipb_api_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2161,7 +2213,7 @@ func (x *SetGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupResponse.ProtoReflect.Descriptor instead.
 func (*SetGroupResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{29}
+	return file_apipb_api_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SetGroupResponse) GetGroup() *Group {
@@ -2180,7 +2232,7 @@ type DeleteGroupRequest struct {
 
 func (x *DeleteGroupRequest) Reset() {
 	*x = DeleteGroupRequest{}
-	mi := &file_apipb_api_proto_msgTypes[30]
+	mi := &file_apipb_api_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2192,7 +2244,7 @@ func (x *DeleteGroupRequest) String() string {
 func (*DeleteGroupRequest) ProtoMessage() {}
 
 func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[30]
+	mi := &file_apipb_api_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2205,7 +2257,7 @@ func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGroupRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{30}
+	return file_apipb_api_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *DeleteGroupRequest) GetName() string {
@@ -2223,7 +2275,7 @@ type DeleteGroupResponse struct {
 
 func (x *DeleteGroupResponse) Reset() {
 	*x = DeleteGroupResponse{}
-	mi := &file_apipb_api_proto_msgTypes[31]
+	mi := &file_apipb_api_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2235,7 +2287,7 @@ func (x *DeleteGroupResponse) String() string {
 func (*DeleteGroupResponse) ProtoMessage() {}
 
 func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[31]
+	mi := &file_apipb_api_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2248,7 +2300,7 @@ func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupResponse.ProtoReflect.Descriptor instead.
 func (*DeleteGroupResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{31}
+	return file_apipb_api_proto_rawDescGZIP(), []int{32}
 }
 
 type CertsRequest struct {
@@ -2261,7 +2313,7 @@ type CertsRequest struct {
 
 func (x *CertsRequest) Reset() {
 	*x = CertsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[32]
+	mi := &file_apipb_api_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2273,7 +2325,7 @@ func (x *CertsRequest) String() string {
 func (*CertsRequest) ProtoMessage() {}
 
 func (x *CertsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[32]
+	mi := &file_apipb_api_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2286,7 +2338,7 @@ func (x *CertsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsRequest.ProtoReflect.Descriptor instead.
 func (*CertsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{32}
+	return file_apipb_api_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CertsRequest) GetPendingOnly() bool {
@@ -2313,7 +2365,7 @@ type CertsResponse struct {
 
 func (x *CertsResponse) Reset() {
 	*x = CertsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[33]
+	mi := &file_apipb_api_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2325,7 +2377,7 @@ func (x *CertsResponse) String() string {
 func (*CertsResponse) ProtoMessage() {}
 
 func (x *CertsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[33]
+	mi := &file_apipb_api_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2338,7 +2390,7 @@ func (x *CertsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsResponse.ProtoReflect.Descriptor instead.
 func (*CertsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{33}
+	return file_apipb_api_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CertsResponse) GetPending() []*PendingRequest {
@@ -2371,7 +2423,7 @@ type PendingRequest struct {
 
 func (x *PendingRequest) Reset() {
 	*x = PendingRequest{}
-	mi := &file_apipb_api_proto_msgTypes[34]
+	mi := &file_apipb_api_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2383,7 +2435,7 @@ func (x *PendingRequest) String() string {
 func (*PendingRequest) ProtoMessage() {}
 
 func (x *PendingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[34]
+	mi := &file_apipb_api_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2396,7 +2448,7 @@ func (x *PendingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingRequest.ProtoReflect.Descriptor instead.
 func (*PendingRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{34}
+	return file_apipb_api_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *PendingRequest) GetName() string {
@@ -2472,7 +2524,7 @@ type Cert struct {
 
 func (x *Cert) Reset() {
 	*x = Cert{}
-	mi := &file_apipb_api_proto_msgTypes[35]
+	mi := &file_apipb_api_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2484,7 +2536,7 @@ func (x *Cert) String() string {
 func (*Cert) ProtoMessage() {}
 
 func (x *Cert) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[35]
+	mi := &file_apipb_api_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2497,7 +2549,7 @@ func (x *Cert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cert.ProtoReflect.Descriptor instead.
 func (*Cert) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{35}
+	return file_apipb_api_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Cert) GetName() string {
@@ -2574,7 +2626,7 @@ type SignCertRequest struct {
 
 func (x *SignCertRequest) Reset() {
 	*x = SignCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[36]
+	mi := &file_apipb_api_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2586,7 +2638,7 @@ func (x *SignCertRequest) String() string {
 func (*SignCertRequest) ProtoMessage() {}
 
 func (x *SignCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[36]
+	mi := &file_apipb_api_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2599,7 +2651,7 @@ func (x *SignCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCertRequest.ProtoReflect.Descriptor instead.
 func (*SignCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{36}
+	return file_apipb_api_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SignCertRequest) GetName() string {
@@ -2632,7 +2684,7 @@ type SignCertResponse struct {
 
 func (x *SignCertResponse) Reset() {
 	*x = SignCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[37]
+	mi := &file_apipb_api_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2644,7 +2696,7 @@ func (x *SignCertResponse) String() string {
 func (*SignCertResponse) ProtoMessage() {}
 
 func (x *SignCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[37]
+	mi := &file_apipb_api_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2657,7 +2709,7 @@ func (x *SignCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCertResponse.ProtoReflect.Descriptor instead.
 func (*SignCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{37}
+	return file_apipb_api_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SignCertResponse) GetSigned() []string {
@@ -2677,7 +2729,7 @@ type RejectCertRequest struct {
 
 func (x *RejectCertRequest) Reset() {
 	*x = RejectCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[38]
+	mi := &file_apipb_api_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2689,7 +2741,7 @@ func (x *RejectCertRequest) String() string {
 func (*RejectCertRequest) ProtoMessage() {}
 
 func (x *RejectCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[38]
+	mi := &file_apipb_api_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2702,7 +2754,7 @@ func (x *RejectCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectCertRequest.ProtoReflect.Descriptor instead.
 func (*RejectCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{38}
+	return file_apipb_api_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RejectCertRequest) GetName() string {
@@ -2728,7 +2780,7 @@ type RejectCertResponse struct {
 
 func (x *RejectCertResponse) Reset() {
 	*x = RejectCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[39]
+	mi := &file_apipb_api_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2740,7 +2792,7 @@ func (x *RejectCertResponse) String() string {
 func (*RejectCertResponse) ProtoMessage() {}
 
 func (x *RejectCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[39]
+	mi := &file_apipb_api_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2753,7 +2805,7 @@ func (x *RejectCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectCertResponse.ProtoReflect.Descriptor instead.
 func (*RejectCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{39}
+	return file_apipb_api_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RejectCertResponse) GetRejected() []string {
@@ -2775,7 +2827,7 @@ type RevokeCertRequest struct {
 
 func (x *RevokeCertRequest) Reset() {
 	*x = RevokeCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[40]
+	mi := &file_apipb_api_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2787,7 +2839,7 @@ func (x *RevokeCertRequest) String() string {
 func (*RevokeCertRequest) ProtoMessage() {}
 
 func (x *RevokeCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[40]
+	mi := &file_apipb_api_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2800,7 +2852,7 @@ func (x *RevokeCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{40}
+	return file_apipb_api_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RevokeCertRequest) GetName() string {
@@ -2841,7 +2893,7 @@ type RevokeCertResponse struct {
 
 func (x *RevokeCertResponse) Reset() {
 	*x = RevokeCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[41]
+	mi := &file_apipb_api_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2853,7 +2905,7 @@ func (x *RevokeCertResponse) String() string {
 func (*RevokeCertResponse) ProtoMessage() {}
 
 func (x *RevokeCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[41]
+	mi := &file_apipb_api_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2866,7 +2918,7 @@ func (x *RevokeCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertResponse.ProtoReflect.Descriptor instead.
 func (*RevokeCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{41}
+	return file_apipb_api_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RevokeCertResponse) GetSerials() []string {
@@ -2897,7 +2949,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_apipb_api_proto_msgTypes[42]
+	mi := &file_apipb_api_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2909,7 +2961,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[42]
+	mi := &file_apipb_api_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2922,7 +2974,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{42}
+	return file_apipb_api_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CreateTokenRequest) GetName() string {
@@ -2977,7 +3029,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_apipb_api_proto_msgTypes[43]
+	mi := &file_apipb_api_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2989,7 +3041,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[43]
+	mi := &file_apipb_api_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3002,7 +3054,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{43}
+	return file_apipb_api_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -3036,7 +3088,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_apipb_api_proto_msgTypes[44]
+	mi := &file_apipb_api_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3048,7 +3100,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[44]
+	mi := &file_apipb_api_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3061,7 +3113,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{44}
+	return file_apipb_api_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Token) GetId() string {
@@ -3135,7 +3187,7 @@ type TokensRequest struct {
 
 func (x *TokensRequest) Reset() {
 	*x = TokensRequest{}
-	mi := &file_apipb_api_proto_msgTypes[45]
+	mi := &file_apipb_api_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3147,7 +3199,7 @@ func (x *TokensRequest) String() string {
 func (*TokensRequest) ProtoMessage() {}
 
 func (x *TokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[45]
+	mi := &file_apipb_api_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3160,7 +3212,7 @@ func (x *TokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensRequest.ProtoReflect.Descriptor instead.
 func (*TokensRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{45}
+	return file_apipb_api_proto_rawDescGZIP(), []int{46}
 }
 
 type TokensResponse struct {
@@ -3172,7 +3224,7 @@ type TokensResponse struct {
 
 func (x *TokensResponse) Reset() {
 	*x = TokensResponse{}
-	mi := &file_apipb_api_proto_msgTypes[46]
+	mi := &file_apipb_api_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3184,7 +3236,7 @@ func (x *TokensResponse) String() string {
 func (*TokensResponse) ProtoMessage() {}
 
 func (x *TokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[46]
+	mi := &file_apipb_api_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3197,7 +3249,7 @@ func (x *TokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensResponse.ProtoReflect.Descriptor instead.
 func (*TokensResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{46}
+	return file_apipb_api_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *TokensResponse) GetTokens() []*Token {
@@ -3216,7 +3268,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_apipb_api_proto_msgTypes[47]
+	mi := &file_apipb_api_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3228,7 +3280,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[47]
+	mi := &file_apipb_api_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3241,7 +3293,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{47}
+	return file_apipb_api_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -3259,7 +3311,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_apipb_api_proto_msgTypes[48]
+	mi := &file_apipb_api_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3271,7 +3323,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[48]
+	mi := &file_apipb_api_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3284,7 +3336,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{48}
+	return file_apipb_api_proto_rawDescGZIP(), []int{49}
 }
 
 type AddOperatorRequest struct {
@@ -3297,7 +3349,7 @@ type AddOperatorRequest struct {
 
 func (x *AddOperatorRequest) Reset() {
 	*x = AddOperatorRequest{}
-	mi := &file_apipb_api_proto_msgTypes[49]
+	mi := &file_apipb_api_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3309,7 +3361,7 @@ func (x *AddOperatorRequest) String() string {
 func (*AddOperatorRequest) ProtoMessage() {}
 
 func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[49]
+	mi := &file_apipb_api_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3322,7 +3374,7 @@ func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddOperatorRequest.ProtoReflect.Descriptor instead.
 func (*AddOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{49}
+	return file_apipb_api_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *AddOperatorRequest) GetName() string {
@@ -3349,7 +3401,7 @@ type AddOperatorResponse struct {
 
 func (x *AddOperatorResponse) Reset() {
 	*x = AddOperatorResponse{}
-	mi := &file_apipb_api_proto_msgTypes[50]
+	mi := &file_apipb_api_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3361,7 +3413,7 @@ func (x *AddOperatorResponse) String() string {
 func (*AddOperatorResponse) ProtoMessage() {}
 
 func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[50]
+	mi := &file_apipb_api_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3374,7 +3426,7 @@ func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddOperatorResponse.ProtoReflect.Descriptor instead.
 func (*AddOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{50}
+	return file_apipb_api_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *AddOperatorResponse) GetToken() string {
@@ -3399,7 +3451,7 @@ type OperatorsRequest struct {
 
 func (x *OperatorsRequest) Reset() {
 	*x = OperatorsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[51]
+	mi := &file_apipb_api_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3411,7 +3463,7 @@ func (x *OperatorsRequest) String() string {
 func (*OperatorsRequest) ProtoMessage() {}
 
 func (x *OperatorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[51]
+	mi := &file_apipb_api_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3424,7 +3476,7 @@ func (x *OperatorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorsRequest.ProtoReflect.Descriptor instead.
 func (*OperatorsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{51}
+	return file_apipb_api_proto_rawDescGZIP(), []int{52}
 }
 
 type OperatorsResponse struct {
@@ -3436,7 +3488,7 @@ type OperatorsResponse struct {
 
 func (x *OperatorsResponse) Reset() {
 	*x = OperatorsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[52]
+	mi := &file_apipb_api_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3448,7 +3500,7 @@ func (x *OperatorsResponse) String() string {
 func (*OperatorsResponse) ProtoMessage() {}
 
 func (x *OperatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[52]
+	mi := &file_apipb_api_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3461,7 +3513,7 @@ func (x *OperatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorsResponse.ProtoReflect.Descriptor instead.
 func (*OperatorsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{52}
+	return file_apipb_api_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *OperatorsResponse) GetOperators() []*Cert {
@@ -3480,7 +3532,7 @@ type RenewOperatorRequest struct {
 
 func (x *RenewOperatorRequest) Reset() {
 	*x = RenewOperatorRequest{}
-	mi := &file_apipb_api_proto_msgTypes[53]
+	mi := &file_apipb_api_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3492,7 +3544,7 @@ func (x *RenewOperatorRequest) String() string {
 func (*RenewOperatorRequest) ProtoMessage() {}
 
 func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[53]
+	mi := &file_apipb_api_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3505,7 +3557,7 @@ func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorRequest.ProtoReflect.Descriptor instead.
 func (*RenewOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{53}
+	return file_apipb_api_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RenewOperatorRequest) GetCsr() []byte {
@@ -3524,7 +3576,7 @@ type RenewOperatorResponse struct {
 
 func (x *RenewOperatorResponse) Reset() {
 	*x = RenewOperatorResponse{}
-	mi := &file_apipb_api_proto_msgTypes[54]
+	mi := &file_apipb_api_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3536,7 +3588,7 @@ func (x *RenewOperatorResponse) String() string {
 func (*RenewOperatorResponse) ProtoMessage() {}
 
 func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[54]
+	mi := &file_apipb_api_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3549,7 +3601,7 @@ func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorResponse.ProtoReflect.Descriptor instead.
 func (*RenewOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{54}
+	return file_apipb_api_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RenewOperatorResponse) GetChain() [][]byte {
@@ -3573,7 +3625,7 @@ type AuditListRequest struct {
 
 func (x *AuditListRequest) Reset() {
 	*x = AuditListRequest{}
-	mi := &file_apipb_api_proto_msgTypes[55]
+	mi := &file_apipb_api_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3585,7 +3637,7 @@ func (x *AuditListRequest) String() string {
 func (*AuditListRequest) ProtoMessage() {}
 
 func (x *AuditListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[55]
+	mi := &file_apipb_api_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3598,7 +3650,7 @@ func (x *AuditListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditListRequest.ProtoReflect.Descriptor instead.
 func (*AuditListRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{55}
+	return file_apipb_api_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *AuditListRequest) GetFrom() uint64 {
@@ -3654,7 +3706,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_apipb_api_proto_msgTypes[56]
+	mi := &file_apipb_api_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3666,7 +3718,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[56]
+	mi := &file_apipb_api_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3679,7 +3731,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{56}
+	return file_apipb_api_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *AuditRecord) GetIndex() uint64 {
@@ -3712,7 +3764,7 @@ type AuditVerifyRequest struct {
 
 func (x *AuditVerifyRequest) Reset() {
 	*x = AuditVerifyRequest{}
-	mi := &file_apipb_api_proto_msgTypes[57]
+	mi := &file_apipb_api_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3724,7 +3776,7 @@ func (x *AuditVerifyRequest) String() string {
 func (*AuditVerifyRequest) ProtoMessage() {}
 
 func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[57]
+	mi := &file_apipb_api_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3737,7 +3789,7 @@ func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyRequest.ProtoReflect.Descriptor instead.
 func (*AuditVerifyRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{57}
+	return file_apipb_api_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *AuditVerifyRequest) GetFleet() bool {
@@ -3761,7 +3813,7 @@ type AuditVerifyEvent struct {
 
 func (x *AuditVerifyEvent) Reset() {
 	*x = AuditVerifyEvent{}
-	mi := &file_apipb_api_proto_msgTypes[58]
+	mi := &file_apipb_api_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3773,7 +3825,7 @@ func (x *AuditVerifyEvent) String() string {
 func (*AuditVerifyEvent) ProtoMessage() {}
 
 func (x *AuditVerifyEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[58]
+	mi := &file_apipb_api_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3786,7 +3838,7 @@ func (x *AuditVerifyEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyEvent.ProtoReflect.Descriptor instead.
 func (*AuditVerifyEvent) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{58}
+	return file_apipb_api_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *AuditVerifyEvent) GetChecked() uint64 {
@@ -3840,7 +3892,7 @@ type AuditHeadRequest struct {
 
 func (x *AuditHeadRequest) Reset() {
 	*x = AuditHeadRequest{}
-	mi := &file_apipb_api_proto_msgTypes[59]
+	mi := &file_apipb_api_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3852,7 +3904,7 @@ func (x *AuditHeadRequest) String() string {
 func (*AuditHeadRequest) ProtoMessage() {}
 
 func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[59]
+	mi := &file_apipb_api_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3865,7 +3917,7 @@ func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditHeadRequest.ProtoReflect.Descriptor instead.
 func (*AuditHeadRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{59}
+	return file_apipb_api_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *AuditHeadRequest) GetOldSize() uint64 {
@@ -3886,7 +3938,7 @@ type AuditHeadResponse struct {
 
 func (x *AuditHeadResponse) Reset() {
 	*x = AuditHeadResponse{}
-	mi := &file_apipb_api_proto_msgTypes[60]
+	mi := &file_apipb_api_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3898,7 +3950,7 @@ func (x *AuditHeadResponse) String() string {
 func (*AuditHeadResponse) ProtoMessage() {}
 
 func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[60]
+	mi := &file_apipb_api_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3911,7 +3963,7 @@ func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditHeadResponse.ProtoReflect.Descriptor instead.
 func (*AuditHeadResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{60}
+	return file_apipb_api_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *AuditHeadResponse) GetCheckpoint() []byte {
@@ -3944,7 +3996,7 @@ type AuditRecoverRequest struct {
 
 func (x *AuditRecoverRequest) Reset() {
 	*x = AuditRecoverRequest{}
-	mi := &file_apipb_api_proto_msgTypes[61]
+	mi := &file_apipb_api_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3956,7 +4008,7 @@ func (x *AuditRecoverRequest) String() string {
 func (*AuditRecoverRequest) ProtoMessage() {}
 
 func (x *AuditRecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[61]
+	mi := &file_apipb_api_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3969,7 +4021,7 @@ func (x *AuditRecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecoverRequest.ProtoReflect.Descriptor instead.
 func (*AuditRecoverRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{61}
+	return file_apipb_api_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *AuditRecoverRequest) GetConfirm() bool {
@@ -3991,7 +4043,7 @@ type AuditRecoverResponse struct {
 
 func (x *AuditRecoverResponse) Reset() {
 	*x = AuditRecoverResponse{}
-	mi := &file_apipb_api_proto_msgTypes[62]
+	mi := &file_apipb_api_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4003,7 +4055,7 @@ func (x *AuditRecoverResponse) String() string {
 func (*AuditRecoverResponse) ProtoMessage() {}
 
 func (x *AuditRecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[62]
+	mi := &file_apipb_api_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4016,7 +4068,7 @@ func (x *AuditRecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecoverResponse.ProtoReflect.Descriptor instead.
 func (*AuditRecoverResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{62}
+	return file_apipb_api_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *AuditRecoverResponse) GetEpoch() uint64 {
@@ -4057,7 +4109,7 @@ type AuditVerifyEvent_Problem struct {
 
 func (x *AuditVerifyEvent_Problem) Reset() {
 	*x = AuditVerifyEvent_Problem{}
-	mi := &file_apipb_api_proto_msgTypes[63]
+	mi := &file_apipb_api_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4069,7 +4121,7 @@ func (x *AuditVerifyEvent_Problem) String() string {
 func (*AuditVerifyEvent_Problem) ProtoMessage() {}
 
 func (x *AuditVerifyEvent_Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[63]
+	mi := &file_apipb_api_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4082,7 +4134,7 @@ func (x *AuditVerifyEvent_Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyEvent_Problem.ProtoReflect.Descriptor instead.
 func (*AuditVerifyEvent_Problem) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{58, 0}
+	return file_apipb_api_proto_rawDescGZIP(), []int{59, 0}
 }
 
 func (x *AuditVerifyEvent_Problem) GetIndex() int64 {
@@ -4185,14 +4237,16 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\aexclude\x18\x02 \x01(\tR\aexclude\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\x03 \x01(\x04R\ttimeoutMs\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\x04R\x05limit\"\xaf\x01\n" +
-	"\tPingEvent\x12\x18\n" +
+	"\x05limit\x18\x04 \x01(\x04R\x05limit\"a\n" +
+	"\tPingEvent\x12'\n" +
+	"\x05pongs\x18\x01 \x03(\v2\x11.dominion.v1.PongR\x05pongs\x12+\n" +
+	"\x06closed\x18\x02 \x01(\v2\x13.dominion.v1.CountsR\x06closed\"}\n" +
+	"\x04Pong\x12\x18\n" +
 	"\amachine\x18\x01 \x01(\tR\amachine\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\rR\x06status\x12\x12\n" +
 	"\x04code\x18\x03 \x01(\rR\x04code\x12\x16\n" +
 	"\x06detail\x18\x04 \x01(\tR\x06detail\x12\x17\n" +
-	"\atook_us\x18\x05 \x01(\x04R\x06tookUs\x12+\n" +
-	"\x06closed\x18\x06 \x01(\v2\x13.dominion.v1.CountsR\x06closed\"\x94\x01\n" +
+	"\atook_us\x18\x05 \x01(\x04R\x06tookUs\"\x94\x01\n" +
 	"\x06Counts\x12\x1a\n" +
 	"\btargeted\x18\x01 \x01(\x04R\btargeted\x12\x1a\n" +
 	"\banswered\x18\x02 \x01(\x04R\banswered\x12\x16\n" +
@@ -4235,10 +4289,11 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x06output\x18\x05 \x01(\fR\x06output\x12\x10\n" +
 	"\x03cut\x18\x06 \x01(\x04R\x03cut\x12\x14\n" +
 	"\x05count\x18\a \x01(\x04R\x05count\x12\x17\n" +
-	"\atook_us\x18\b \x03(\x04R\x06tookUs\"Q\n" +
+	"\atook_us\x18\b \x03(\x04R\x06tookUs\"k\n" +
 	"\bProgress\x12+\n" +
 	"\x06counts\x18\x01 \x01(\v2\x13.dominion.v1.CountsR\x06counts\x12\x18\n" +
-	"\awaiting\x18\x02 \x01(\tR\awaiting\"M\n" +
+	"\awaiting\x18\x02 \x01(\tR\awaiting\x12\x18\n" +
+	"\aproblem\x18\x03 \x01(\tR\aproblem\"M\n" +
 	"\x06Closed\x12+\n" +
 	"\x06counts\x18\x01 \x01(\v2\x13.dominion.v1.CountsR\x06counts\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"!\n" +
@@ -4441,7 +4496,7 @@ func file_apipb_api_proto_rawDescGZIP() []byte {
 }
 
 var file_apipb_api_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_apipb_api_proto_msgTypes = make([]protoimpl.MessageInfo, 64)
+var file_apipb_api_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_apipb_api_proto_goTypes = []any{
 	(EnrolResponse_State)(0),         // 0: dominion.v1.EnrolResponse.State
 	(SetGroupRequest_Mode)(0),        // 1: dominion.v1.SetGroupRequest.Mode
@@ -4460,135 +4515,137 @@ var file_apipb_api_proto_goTypes = []any{
 	(*ModulesResponse)(nil),          // 14: dominion.v1.ModulesResponse
 	(*PingRequest)(nil),              // 15: dominion.v1.PingRequest
 	(*PingEvent)(nil),                // 16: dominion.v1.PingEvent
-	(*Counts)(nil),                   // 17: dominion.v1.Counts
-	(*CallRequest)(nil),              // 18: dominion.v1.CallRequest
-	(*CallEvent)(nil),                // 19: dominion.v1.CallEvent
-	(*Accepted)(nil),                 // 20: dominion.v1.Accepted
-	(*Output)(nil),                   // 21: dominion.v1.Output
-	(*ResultGroup)(nil),              // 22: dominion.v1.ResultGroup
-	(*Progress)(nil),                 // 23: dominion.v1.Progress
-	(*Closed)(nil),                   // 24: dominion.v1.Closed
-	(*CancelRequest)(nil),            // 25: dominion.v1.CancelRequest
-	(*CancelResponse)(nil),           // 26: dominion.v1.CancelResponse
-	(*GroupsRequest)(nil),            // 27: dominion.v1.GroupsRequest
-	(*Group)(nil),                    // 28: dominion.v1.Group
-	(*GroupsResponse)(nil),           // 29: dominion.v1.GroupsResponse
-	(*SetGroupRequest)(nil),          // 30: dominion.v1.SetGroupRequest
-	(*SetGroupResponse)(nil),         // 31: dominion.v1.SetGroupResponse
-	(*DeleteGroupRequest)(nil),       // 32: dominion.v1.DeleteGroupRequest
-	(*DeleteGroupResponse)(nil),      // 33: dominion.v1.DeleteGroupResponse
-	(*CertsRequest)(nil),             // 34: dominion.v1.CertsRequest
-	(*CertsResponse)(nil),            // 35: dominion.v1.CertsResponse
-	(*PendingRequest)(nil),           // 36: dominion.v1.PendingRequest
-	(*Cert)(nil),                     // 37: dominion.v1.Cert
-	(*SignCertRequest)(nil),          // 38: dominion.v1.SignCertRequest
-	(*SignCertResponse)(nil),         // 39: dominion.v1.SignCertResponse
-	(*RejectCertRequest)(nil),        // 40: dominion.v1.RejectCertRequest
-	(*RejectCertResponse)(nil),       // 41: dominion.v1.RejectCertResponse
-	(*RevokeCertRequest)(nil),        // 42: dominion.v1.RevokeCertRequest
-	(*RevokeCertResponse)(nil),       // 43: dominion.v1.RevokeCertResponse
-	(*CreateTokenRequest)(nil),       // 44: dominion.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 45: dominion.v1.CreateTokenResponse
-	(*Token)(nil),                    // 46: dominion.v1.Token
-	(*TokensRequest)(nil),            // 47: dominion.v1.TokensRequest
-	(*TokensResponse)(nil),           // 48: dominion.v1.TokensResponse
-	(*RevokeTokenRequest)(nil),       // 49: dominion.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),      // 50: dominion.v1.RevokeTokenResponse
-	(*AddOperatorRequest)(nil),       // 51: dominion.v1.AddOperatorRequest
-	(*AddOperatorResponse)(nil),      // 52: dominion.v1.AddOperatorResponse
-	(*OperatorsRequest)(nil),         // 53: dominion.v1.OperatorsRequest
-	(*OperatorsResponse)(nil),        // 54: dominion.v1.OperatorsResponse
-	(*RenewOperatorRequest)(nil),     // 55: dominion.v1.RenewOperatorRequest
-	(*RenewOperatorResponse)(nil),    // 56: dominion.v1.RenewOperatorResponse
-	(*AuditListRequest)(nil),         // 57: dominion.v1.AuditListRequest
-	(*AuditRecord)(nil),              // 58: dominion.v1.AuditRecord
-	(*AuditVerifyRequest)(nil),       // 59: dominion.v1.AuditVerifyRequest
-	(*AuditVerifyEvent)(nil),         // 60: dominion.v1.AuditVerifyEvent
-	(*AuditHeadRequest)(nil),         // 61: dominion.v1.AuditHeadRequest
-	(*AuditHeadResponse)(nil),        // 62: dominion.v1.AuditHeadResponse
-	(*AuditRecoverRequest)(nil),      // 63: dominion.v1.AuditRecoverRequest
-	(*AuditRecoverResponse)(nil),     // 64: dominion.v1.AuditRecoverResponse
-	(*AuditVerifyEvent_Problem)(nil), // 65: dominion.v1.AuditVerifyEvent.Problem
+	(*Pong)(nil),                     // 17: dominion.v1.Pong
+	(*Counts)(nil),                   // 18: dominion.v1.Counts
+	(*CallRequest)(nil),              // 19: dominion.v1.CallRequest
+	(*CallEvent)(nil),                // 20: dominion.v1.CallEvent
+	(*Accepted)(nil),                 // 21: dominion.v1.Accepted
+	(*Output)(nil),                   // 22: dominion.v1.Output
+	(*ResultGroup)(nil),              // 23: dominion.v1.ResultGroup
+	(*Progress)(nil),                 // 24: dominion.v1.Progress
+	(*Closed)(nil),                   // 25: dominion.v1.Closed
+	(*CancelRequest)(nil),            // 26: dominion.v1.CancelRequest
+	(*CancelResponse)(nil),           // 27: dominion.v1.CancelResponse
+	(*GroupsRequest)(nil),            // 28: dominion.v1.GroupsRequest
+	(*Group)(nil),                    // 29: dominion.v1.Group
+	(*GroupsResponse)(nil),           // 30: dominion.v1.GroupsResponse
+	(*SetGroupRequest)(nil),          // 31: dominion.v1.SetGroupRequest
+	(*SetGroupResponse)(nil),         // 32: dominion.v1.SetGroupResponse
+	(*DeleteGroupRequest)(nil),       // 33: dominion.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),      // 34: dominion.v1.DeleteGroupResponse
+	(*CertsRequest)(nil),             // 35: dominion.v1.CertsRequest
+	(*CertsResponse)(nil),            // 36: dominion.v1.CertsResponse
+	(*PendingRequest)(nil),           // 37: dominion.v1.PendingRequest
+	(*Cert)(nil),                     // 38: dominion.v1.Cert
+	(*SignCertRequest)(nil),          // 39: dominion.v1.SignCertRequest
+	(*SignCertResponse)(nil),         // 40: dominion.v1.SignCertResponse
+	(*RejectCertRequest)(nil),        // 41: dominion.v1.RejectCertRequest
+	(*RejectCertResponse)(nil),       // 42: dominion.v1.RejectCertResponse
+	(*RevokeCertRequest)(nil),        // 43: dominion.v1.RevokeCertRequest
+	(*RevokeCertResponse)(nil),       // 44: dominion.v1.RevokeCertResponse
+	(*CreateTokenRequest)(nil),       // 45: dominion.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 46: dominion.v1.CreateTokenResponse
+	(*Token)(nil),                    // 47: dominion.v1.Token
+	(*TokensRequest)(nil),            // 48: dominion.v1.TokensRequest
+	(*TokensResponse)(nil),           // 49: dominion.v1.TokensResponse
+	(*RevokeTokenRequest)(nil),       // 50: dominion.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),      // 51: dominion.v1.RevokeTokenResponse
+	(*AddOperatorRequest)(nil),       // 52: dominion.v1.AddOperatorRequest
+	(*AddOperatorResponse)(nil),      // 53: dominion.v1.AddOperatorResponse
+	(*OperatorsRequest)(nil),         // 54: dominion.v1.OperatorsRequest
+	(*OperatorsResponse)(nil),        // 55: dominion.v1.OperatorsResponse
+	(*RenewOperatorRequest)(nil),     // 56: dominion.v1.RenewOperatorRequest
+	(*RenewOperatorResponse)(nil),    // 57: dominion.v1.RenewOperatorResponse
+	(*AuditListRequest)(nil),         // 58: dominion.v1.AuditListRequest
+	(*AuditRecord)(nil),              // 59: dominion.v1.AuditRecord
+	(*AuditVerifyRequest)(nil),       // 60: dominion.v1.AuditVerifyRequest
+	(*AuditVerifyEvent)(nil),         // 61: dominion.v1.AuditVerifyEvent
+	(*AuditHeadRequest)(nil),         // 62: dominion.v1.AuditHeadRequest
+	(*AuditHeadResponse)(nil),        // 63: dominion.v1.AuditHeadResponse
+	(*AuditRecoverRequest)(nil),      // 64: dominion.v1.AuditRecoverRequest
+	(*AuditRecoverResponse)(nil),     // 65: dominion.v1.AuditRecoverResponse
+	(*AuditVerifyEvent_Problem)(nil), // 66: dominion.v1.AuditVerifyEvent.Problem
 }
 var file_apipb_api_proto_depIdxs = []int32{
 	0,  // 0: dominion.v1.EnrolResponse.state:type_name -> dominion.v1.EnrolResponse.State
 	10, // 1: dominion.v1.MinionsResponse.minions:type_name -> dominion.v1.Minion
-	17, // 2: dominion.v1.PingEvent.closed:type_name -> dominion.v1.Counts
-	20, // 3: dominion.v1.CallEvent.accepted:type_name -> dominion.v1.Accepted
-	21, // 4: dominion.v1.CallEvent.output:type_name -> dominion.v1.Output
-	22, // 5: dominion.v1.CallEvent.results:type_name -> dominion.v1.ResultGroup
-	23, // 6: dominion.v1.CallEvent.progress:type_name -> dominion.v1.Progress
-	24, // 7: dominion.v1.CallEvent.closed:type_name -> dominion.v1.Closed
-	17, // 8: dominion.v1.Accepted.counts:type_name -> dominion.v1.Counts
-	17, // 9: dominion.v1.Progress.counts:type_name -> dominion.v1.Counts
-	17, // 10: dominion.v1.Closed.counts:type_name -> dominion.v1.Counts
-	28, // 11: dominion.v1.GroupsResponse.groups:type_name -> dominion.v1.Group
-	1,  // 12: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
-	28, // 13: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
-	36, // 14: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
-	37, // 15: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
-	46, // 16: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
-	46, // 17: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
-	46, // 18: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
-	37, // 19: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
-	65, // 20: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
-	2,  // 21: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
-	4,  // 22: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
-	6,  // 23: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
-	8,  // 24: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
-	11, // 25: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
-	13, // 26: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
-	15, // 27: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
-	18, // 28: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
-	25, // 29: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
-	27, // 30: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
-	30, // 31: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
-	32, // 32: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
-	34, // 33: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
-	38, // 34: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
-	40, // 35: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
-	42, // 36: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
-	44, // 37: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
-	47, // 38: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
-	49, // 39: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
-	51, // 40: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
-	53, // 41: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
-	55, // 42: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
-	57, // 43: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
-	59, // 44: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
-	61, // 45: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
-	63, // 46: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
-	3,  // 47: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
-	5,  // 48: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
-	7,  // 49: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
-	9,  // 50: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
-	12, // 51: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
-	14, // 52: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
-	16, // 53: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
-	19, // 54: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
-	26, // 55: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
-	29, // 56: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
-	31, // 57: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
-	33, // 58: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
-	35, // 59: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
-	39, // 60: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
-	41, // 61: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
-	43, // 62: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
-	45, // 63: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
-	48, // 64: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
-	50, // 65: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
-	52, // 66: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
-	54, // 67: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
-	56, // 68: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
-	58, // 69: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
-	60, // 70: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
-	62, // 71: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
-	64, // 72: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
-	47, // [47:73] is the sub-list for method output_type
-	21, // [21:47] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	17, // 2: dominion.v1.PingEvent.pongs:type_name -> dominion.v1.Pong
+	18, // 3: dominion.v1.PingEvent.closed:type_name -> dominion.v1.Counts
+	21, // 4: dominion.v1.CallEvent.accepted:type_name -> dominion.v1.Accepted
+	22, // 5: dominion.v1.CallEvent.output:type_name -> dominion.v1.Output
+	23, // 6: dominion.v1.CallEvent.results:type_name -> dominion.v1.ResultGroup
+	24, // 7: dominion.v1.CallEvent.progress:type_name -> dominion.v1.Progress
+	25, // 8: dominion.v1.CallEvent.closed:type_name -> dominion.v1.Closed
+	18, // 9: dominion.v1.Accepted.counts:type_name -> dominion.v1.Counts
+	18, // 10: dominion.v1.Progress.counts:type_name -> dominion.v1.Counts
+	18, // 11: dominion.v1.Closed.counts:type_name -> dominion.v1.Counts
+	29, // 12: dominion.v1.GroupsResponse.groups:type_name -> dominion.v1.Group
+	1,  // 13: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
+	29, // 14: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
+	37, // 15: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
+	38, // 16: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
+	47, // 17: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
+	47, // 18: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
+	47, // 19: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
+	38, // 20: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
+	66, // 21: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
+	2,  // 22: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
+	4,  // 23: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
+	6,  // 24: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
+	8,  // 25: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
+	11, // 26: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
+	13, // 27: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
+	15, // 28: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
+	19, // 29: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
+	26, // 30: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
+	28, // 31: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
+	31, // 32: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
+	33, // 33: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
+	35, // 34: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
+	39, // 35: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
+	41, // 36: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
+	43, // 37: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
+	45, // 38: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
+	48, // 39: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
+	50, // 40: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
+	52, // 41: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
+	54, // 42: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
+	56, // 43: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
+	58, // 44: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
+	60, // 45: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
+	62, // 46: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
+	64, // 47: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
+	3,  // 48: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
+	5,  // 49: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
+	7,  // 50: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
+	9,  // 51: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
+	12, // 52: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
+	14, // 53: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
+	16, // 54: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
+	20, // 55: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
+	27, // 56: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
+	30, // 57: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
+	32, // 58: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
+	34, // 59: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
+	36, // 60: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
+	40, // 61: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
+	42, // 62: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
+	44, // 63: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
+	46, // 64: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
+	49, // 65: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
+	51, // 66: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
+	53, // 67: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
+	55, // 68: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
+	57, // 69: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
+	59, // 70: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
+	61, // 71: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
+	63, // 72: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
+	65, // 73: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
+	48, // [48:74] is the sub-list for method output_type
+	22, // [22:48] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_apipb_api_proto_init() }
@@ -4596,7 +4653,7 @@ func file_apipb_api_proto_init() {
 	if File_apipb_api_proto != nil {
 		return
 	}
-	file_apipb_api_proto_msgTypes[17].OneofWrappers = []any{
+	file_apipb_api_proto_msgTypes[18].OneofWrappers = []any{
 		(*CallEvent_Accepted)(nil),
 		(*CallEvent_Output)(nil),
 		(*CallEvent_Results)(nil),
@@ -4609,7 +4666,7 @@ func file_apipb_api_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_apipb_api_proto_rawDesc), len(file_apipb_api_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   64,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -1,0 +1,249 @@
+package call_test
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"time"
+
+	"dominion/call"
+)
+
+func order(t testing.TB, names ...string) (*call.Order, *call.Names) {
+	t.Helper()
+	tree, err := call.NewNames(names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now := time.UnixMilli(1_790_000_000_000)
+	return &call.Order{
+		Job: call.NewJobID(now), Method: "test.ping", ArgsDigest: call.Digest([]byte("salt"), []byte("{}")),
+		IssuedAt: now, NotBefore: now, Expiry: now.Add(time.Hour), Count: tree.Len(), Root: tree.Root(),
+	}, tree
+}
+
+func TestOrderRoundTrip(t *testing.T) {
+	o, _ := order(t, "web1", "web2")
+	got, err := call.ParseOrder(o.Marshal())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if *got != *o {
+		t.Errorf("ParseOrder(Marshal(o)) = %+v; want %+v", got, o)
+	}
+}
+
+func TestOrderRefused(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*call.Order)
+	}{
+		{"no method", func(o *call.Order) { o.Method = "" }},
+		{"method without module", func(o *call.Order) { o.Method = "ping" }},
+		{"method with a path", func(o *call.Order) { o.Method = "../x.ping" }},
+		{"nobody", func(o *call.Order) { o.Count = 0 }},
+		{"more than the limit", func(o *call.Order) { o.Count = call.MaxMachines + 1 }},
+		{"never valid", func(o *call.Order) { o.Expiry = o.NotBefore }},
+		{"valid for too long", func(o *call.Order) { o.Expiry = o.IssuedAt.Add(call.MaxLife + time.Second) }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			o, _ := order(t, "web1")
+			tt.change(o)
+			if _, err := call.ParseOrder(o.Marshal()); !errors.Is(err, call.ErrOrder) {
+				t.Errorf("ParseOrder = %v; want ErrOrder", err)
+			}
+		})
+	}
+}
+
+func TestSignature(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, _ := order(t, "web1")
+	s, err := call.Sign(o, key, []byte("cert"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := call.VerifySignature(&key.PublicKey, s.Order, s.Signature); err != nil {
+		t.Errorf("own signature: %v", err)
+	}
+	for i := range s.Order {
+		changed := bytes.Clone(s.Order)
+		changed[i] ^= 1
+		if err := call.VerifySignature(&key.PublicKey, changed, s.Signature); !errors.Is(err, call.ErrOrder) {
+			t.Fatalf("byte %d changed: %v; want ErrOrder", i, err)
+		}
+	}
+}
+
+func TestCheckTime(t *testing.T) {
+	o, _ := order(t, "web1")
+	for _, tt := range []struct {
+		name  string
+		now   time.Time
+		want  call.Code
+		words string
+	}{
+		{"at once", o.IssuedAt, call.OK, ""},
+		{"clock 4 min behind", o.IssuedAt.Add(-4 * time.Minute), call.OK, ""},
+		{"clock an hour behind", o.IssuedAt.Add(-time.Hour), call.ClockSkew, "1h0m0s behind"},
+		{"just over", o.Expiry.Add(4 * time.Minute), call.OK, ""},
+		{"over", o.Expiry.Add(6 * time.Minute), call.Expired, "6m0s later"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			err := o.CheckTime(tt.now)
+			if got := call.CodeOf(err); got != tt.want {
+				t.Fatalf("CheckTime = %v (%v); want %v", got, err, tt.want)
+			}
+			if err != nil && !strings.Contains(err.Error(), tt.words) {
+				t.Errorf("CheckTime = %v; want it to say %q", err, tt.words)
+			}
+		})
+	}
+}
+
+func TestNamesProofs(t *testing.T) {
+	for _, n := range []int{1, 2, 3, 7, 8, 100} {
+		var names []string
+		for i := range n {
+			names = append(names, fmt.Sprintf("web%d", i))
+		}
+		_, tree := order(t, names...)
+		for i, name := range tree.All() {
+			p, err := tree.Proof(i)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := call.VerifyName(name, i, n, tree.Root(), p); err != nil {
+				t.Errorf("%d of %d: %v", i, n, err)
+			}
+			if err := call.VerifyName("other", i, n, tree.Root(), p); !errors.Is(err, call.ErrOrder) {
+				t.Errorf("%d of %d, another name: %v; want ErrOrder", i, n, err)
+			}
+			if err := call.VerifyName(name, i, n+1, tree.Root(), p); n > 1 && err == nil && n&(n-1) == 0 {
+				t.Errorf("%d of %d, another count: accepted", i, n)
+			}
+		}
+	}
+	if _, err := call.NewNames([]string{"a", "b", "a"}); !errors.Is(err, call.ErrOrder) {
+		t.Errorf("a name twice: %v; want ErrOrder", err)
+	}
+	if _, err := call.NewNames(nil); !errors.Is(err, call.ErrOrder) {
+		t.Errorf("no name: %v; want ErrOrder", err)
+	}
+}
+
+func TestParseName(t *testing.T) {
+	for in, want := range map[string]string{"Web1": "web1", "a.b-c.D": "a.b-c.d", "1": "1"} {
+		if got, err := call.ParseName(in); err != nil || got != want {
+			t.Errorf("ParseName(%q) = %q, %v; want %q", in, got, err, want)
+		}
+	}
+	for _, in := range []string{
+		"", ".", "a.", ".a", "a..b", "-a", "a-", "a/b", "../a", "a b", "a\x00", "ä", "a*", "a_b",
+		strings.Repeat("a", 64), strings.Repeat("a.", 127) + "a",
+	} {
+		if got, err := call.ParseName(in); !errors.Is(err, call.ErrName) {
+			t.Errorf("ParseName(%q) = %q, %v; want ErrName", in, got, err)
+		}
+	}
+}
+
+func TestJobID(t *testing.T) {
+	now := time.UnixMilli(1_790_000_000_000)
+	id := call.NewJobID(now)
+	if got, err := call.ParseJobID(id.String()); err != nil || got != id {
+		t.Errorf("ParseJobID(%s) = %v, %v", id, got, err)
+	}
+	if later := call.NewJobID(now.Add(time.Millisecond)); later.String() <= id.String() {
+		t.Errorf("%s, made later, sorts before %s", later, id)
+	}
+	for _, s := range []string{"", "x", id.String()[1:], id.String() + "0", strings.ReplaceAll(id.String(), "-", "") + "----"} {
+		if _, err := call.ParseJobID(s); err == nil {
+			t.Errorf("ParseJobID(%q) accepted", s)
+		}
+	}
+}
+
+func TestCodes(t *testing.T) {
+	for c := call.OK; c <= call.NoMatch; c++ {
+		if got, ok := call.ParseCode(c.String()); !ok || got != c {
+			t.Errorf("ParseCode(%q) = %v, %v; want %d", c, got, ok, c)
+		}
+	}
+	wrapped := fmt.Errorf("ask web1: %w", &call.Error{Code: call.Denied, Node: "web1", Detail: "no"})
+	if got := call.CodeOf(wrapped); got != call.Denied {
+		t.Errorf("CodeOf(wrapped) = %v; want denied", got)
+	}
+	if got := call.CodeOf(errors.New("x")); got != call.Internal {
+		t.Errorf("CodeOf(plain) = %v; want internal", got)
+	}
+}
+
+func FuzzParseOrder(f *testing.F) {
+	o, _ := order(f, "web1", "web2")
+	f.Add(o.Marshal())
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		o, err := call.ParseOrder(b)
+		if err != nil {
+			if !errors.Is(err, call.ErrOrder) {
+				t.Fatalf("error %v does not wrap ErrOrder", err)
+			}
+			return
+		}
+		if got := o.Marshal(); !bytes.Equal(got, b) {
+			t.Fatalf("accepted %x but encodes back to %x", b, got)
+		}
+	})
+}
+
+func FuzzParseName(f *testing.F) {
+	f.Add("web1.example.org")
+	f.Fuzz(func(t *testing.T, s string) {
+		n, err := call.ParseName(s)
+		if err != nil {
+			if !errors.Is(err, call.ErrName) {
+				t.Fatalf("error %v does not wrap ErrName", err)
+			}
+			return
+		}
+		if again, err := call.ParseName(n); err != nil || again != n {
+			t.Fatalf("ParseName(%q) = %q, %v", n, again, err)
+		}
+	})
+}
+
+func BenchmarkProofs(b *testing.B) {
+	var names []string
+	for i := range 5000 {
+		names = append(names, fmt.Sprintf("web%04d", i))
+	}
+	b.Run("tree/5000", func(b *testing.B) {
+		for b.Loop() {
+			if _, err := call.NewNames(names); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	tree, err := call.NewNames(names)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Run("proof/5000", func(b *testing.B) {
+		i := 0
+		for b.Loop() {
+			if _, err := tree.Proof(i % 5000); err != nil {
+				b.Fatal(err)
+			}
+			i++
+		}
+	})
+}

@@ -1,0 +1,95 @@
+package job
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	"dominion/api/fleetpb"
+	"dominion/call"
+)
+
+// Request is a signed order with what travels beside it.
+type Request struct {
+	Signed   call.Signed
+	Salt     []byte
+	Args     []byte        // JSON object
+	Names    []string      // the order's machines, in any order
+	Unknown  []string      // named by the operator, known to nobody; reported, not sent
+	Timeout  time.Duration // of each call once it runs; zero: none
+	Stream   bool          // live output is wanted
+	Target   string        // as the operator wrote it, for people
+	Operator string        // name, from the channel
+}
+
+// Plan is a checked request: what every machine is sent.
+type Plan struct {
+	Request
+	Order  *call.Order
+	Tree   *call.Names
+	shared []byte // encoded fleetpb.Call without leaf index, proof and time-out
+}
+
+// NewPlan checks that the request's parts belong to each other: the arguments
+// and salt to the order's digest, the names to its root and count. Whose
+// signature it is, is for the caller to check. Errors are *call.Error.
+func NewPlan(r Request) (*Plan, error) {
+	o, err := call.ParseOrder(r.Signed.Order)
+	if err != nil {
+		return nil, call.Errorf(call.BadOrder, "%v", err)
+	}
+	if len(r.Salt) != call.SaltSize || len(r.Args) > call.MaxArgs {
+		return nil, call.Errorf(call.Invalid, "salt of %d and arguments of %d bytes; want %d and at most %d",
+			len(r.Salt), len(r.Args), call.SaltSize, call.MaxArgs)
+	}
+	if call.Digest(r.Salt, r.Args) != o.ArgsDigest {
+		return nil, call.Errorf(call.BadOrder, "the arguments are not those of the order")
+	}
+	tree, err := call.NewNames(r.Names)
+	if err != nil {
+		return nil, call.Errorf(call.BadOrder, "%v", err)
+	}
+	if tree.Len() != o.Count || tree.Root() != o.Root {
+		return nil, call.Errorf(call.BadOrder, "the %d machines sent are not the %d of the order", tree.Len(), o.Count)
+	}
+	for _, n := range r.Unknown {
+		if _, dup := tree.Index(n); dup {
+			return nil, call.Errorf(call.Invalid, "%q is both a machine of the order and unknown", n)
+		}
+	}
+	slices.Sort(r.Unknown)
+	r.Unknown = slices.Compact(r.Unknown)
+	shared, err := proto.Marshal(&fleetpb.Call{
+		Method: o.Method, Args: r.Args, Salt: r.Salt, Order: r.Signed.Order, Signature: r.Signed.Signature,
+		OperatorCert: r.Signed.Cert, Stream: r.Stream,
+	})
+	if err != nil {
+		return nil, call.Errorf(call.Invalid, "encode the call: %v", err)
+	}
+	return &Plan{Request: r, Order: o, Tree: tree, shared: shared}, nil
+}
+
+// Call gives the body of the CALL frame of the i-th machine in two parts, whose
+// concatenation is one fleetpb.Call: what all machines share, and what is this
+// one's (appended to own[:0]). remaining is the time left for running; zero: no limit.
+func (p *Plan) Call(i int, remaining time.Duration, own []byte) (shared, part []byte, err error) {
+	proof, err := p.Tree.Proof(i)
+	if err != nil {
+		return nil, nil, fmt.Errorf("prove %s: %w", p.Tree.All()[i], err)
+	}
+	own = own[:0]
+	if remaining > 0 {
+		own = protowire.AppendTag(own, 3, protowire.VarintType)
+		own = protowire.AppendVarint(own, uint64(max(remaining.Milliseconds(), 1)))
+	}
+	own = protowire.AppendTag(own, 8, protowire.VarintType)
+	own = protowire.AppendVarint(own, uint64(i))
+	for _, h := range proof {
+		own = protowire.AppendTag(own, 9, protowire.BytesType)
+		own = protowire.AppendBytes(own, h)
+	}
+	return p.shared, own, nil
+}

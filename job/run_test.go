@@ -1,0 +1,322 @@
+package job_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"dominion/api/fleetpb"
+	"dominion/call"
+	"dominion/job"
+)
+
+// fleet is a wire whose machines answer as told.
+type fleet struct {
+	mu        sync.Mutex
+	run       *job.Run
+	answer    func(machine string, c *fleetpb.Call) (*call.Result, error) // nil, nil: silence
+	onCancel  func(machine string)
+	sent      []string
+	cancelled []string
+}
+
+func (f *fleet) Send(machine string, shared, part []byte) error {
+	var c fleetpb.Call
+	if err := proto.Unmarshal(append(append([]byte(nil), shared...), part...), &c); err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.sent = append(f.sent, machine)
+	f.mu.Unlock()
+	res, err := f.answer(machine, &c)
+	if err != nil {
+		return err
+	}
+	if res != nil {
+		res.Machine = machine
+		f.run.Deliver(*res)
+	}
+	return nil
+}
+
+func (f *fleet) Cancel(machine string) {
+	f.mu.Lock()
+	f.cancelled = append(f.cancelled, machine)
+	f.mu.Unlock()
+	if f.onCancel != nil {
+		f.onCancel(machine)
+	}
+}
+
+// shelf is a keeper in memory that can refuse.
+type shelf struct {
+	mu     sync.Mutex
+	refuse int
+	groups []job.Group
+}
+
+func (s *shelf) KeepResults(_ context.Context, _ call.JobID, g []job.Group) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.refuse > 0 {
+		s.refuse--
+		return call.Errorf(call.Unavailable, "disk full")
+	}
+	s.groups = append(s.groups, g...)
+	return nil
+}
+
+func request(t testing.TB, timeout time.Duration, unknown []string, names ...string) job.Request {
+	t.Helper()
+	tree, err := call.NewNames(names)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	now, salt, args := time.Now().Truncate(time.Millisecond), make([]byte, call.SaltSize), []byte(`{"a":1}`)
+	o := &call.Order{
+		Job: call.NewJobID(now), Method: "test.ping", ArgsDigest: call.Digest(salt, args), IssuedAt: now, NotBefore: now,
+		Expiry: now.Add(time.Hour), Count: len(names), Root: tree.Root(),
+	}
+	s, err := call.Sign(o, key, []byte("cert"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return job.Request{Signed: s, Salt: salt, Args: args, Names: names, Unknown: unknown, Timeout: timeout}
+}
+
+func newRun(t testing.TB, r job.Request) *job.Run {
+	t.Helper()
+	p, err := job.NewPlan(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return job.NewRun(p, new(job.Budget), slog.New(slog.DiscardHandler))
+}
+
+// account fails unless every targeted machine stands in exactly one stored group.
+func account(t testing.TB, r *job.Run, s *shelf) map[string]job.Group {
+	t.Helper()
+	got := make(map[string]job.Group)
+	for i, g := range s.groups {
+		if g.Number != i {
+			t.Errorf("group %d is numbered %d", i, g.Number)
+		}
+		for _, n := range g.Names {
+			if _, twice := got[n]; twice {
+				t.Errorf("%s has two results", n)
+			}
+			got[n] = g
+		}
+	}
+	c := r.Watch(0).Counts
+	if c.Answered+c.Failed+c.Unreachable+c.Skipped != c.Targeted || len(got) != c.Targeted {
+		t.Errorf("accounting: %+v, %d machines stored", c, len(got))
+	}
+	return got
+}
+
+func TestDoAccountsForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		names := []string{"web1", "web2", "web3", "silent", "gone", "bad"}
+		r := newRun(t, request(t, 5*time.Second, []string{"nobody"}, names...))
+		s := new(shelf)
+		f := &fleet{run: r, answer: func(m string, c *fleetpb.Call) (*call.Result, error) {
+			if err := call.VerifyName(m, int(c.LeafIndex), 6, r.Plan.Order.Root, c.Proof); err != nil {
+				t.Errorf("%s: %v", m, err)
+			}
+			if c.TimeoutMs == 0 || c.TimeoutMs > 4980 {
+				t.Errorf("%s: %d ms to run", m, c.TimeoutMs)
+			}
+			switch m {
+			case "silent":
+				return nil, nil
+			case "gone":
+				return nil, call.Errorf(call.NoSession, "not connected")
+			case "bad":
+				return &call.Result{Code: call.Failed, Detail: "broken"}, nil
+			}
+			return &call.Result{Output: []byte(`{"ok":true}`)}, nil
+		}}
+		if err := r.Do(t.Context(), f, s); err != nil {
+			t.Fatal(err)
+		}
+		got := account(t, r, s)
+		for m, want := range map[string]call.Code{
+			"web1": call.OK, "silent": call.NoAnswer, "gone": call.NoSession, "bad": call.Failed, "nobody": call.UnknownName,
+		} {
+			if got[m].Code != want {
+				t.Errorf("%s: %v; want %v", m, got[m].Code, want)
+			}
+		}
+		if n := strings.Join(got["web2"].Names, ","); n != "web1,web2,web3" {
+			t.Errorf("equal answers are in a group of %s", n)
+		}
+		if strings.Join(f.cancelled, ",") != "silent" {
+			t.Errorf("cancelled %v; want the one that was late", f.cancelled)
+		}
+		if r.Deliver(call.Result{Machine: "silent"}) {
+			t.Error("an answer after the end was counted")
+		}
+	})
+}
+
+func TestCancel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRun(t, request(t, 0, nil, "a", "b", "c", "d"))
+		s := new(shelf)
+		f := &fleet{run: r}
+		f.answer = func(m string, _ *fleetpb.Call) (*call.Result, error) {
+			if m == "b" {
+				running, skipped := r.Cancel()
+				if strings.Join(running, "") != "ab" || strings.Join(skipped, "") != "cd" {
+					t.Errorf("Cancel = %v, %v; want a b, c d", running, skipped)
+				}
+			}
+			return nil, nil
+		}
+		f.onCancel = func(m string) {
+			if m == "a" { // b never confirms
+				r.Deliver(call.Result{Machine: m, Code: call.Cancelled})
+			}
+		}
+		if err := r.Do(t.Context(), f, s); err != nil {
+			t.Fatal(err)
+		}
+		got := account(t, r, s)
+		for m, want := range map[string]call.Code{"a": call.Cancelled, "b": call.NoAnswer, "c": call.Cancelled, "d": call.Cancelled} {
+			if got[m].Code != want {
+				t.Errorf("%s: %v; want %v", m, got[m].Code, want)
+			}
+		}
+	})
+}
+
+func TestStoreThatRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRun(t, request(t, time.Minute, nil, "a", "b"))
+		s := &shelf{refuse: 3}
+		f := &fleet{run: r, answer: func(string, *fleetpb.Call) (*call.Result, error) { return &call.Result{}, nil }}
+		var saw string
+		done := make(chan error)
+		go func() { done <- r.Do(t.Context(), f, s) }()
+		for snap := r.Watch(0); !snap.Closed; snap = r.Watch(0) {
+			if snap.Problem != "" {
+				saw = snap.Problem
+			}
+			<-snap.Changed
+		}
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(saw, "disk full") {
+			t.Errorf("watchers saw the problem %q", saw)
+		}
+		account(t, r, s)
+	})
+}
+
+func TestStoreThatRefusesAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRun(t, request(t, time.Minute, nil, "a"))
+		f := &fleet{run: r, answer: func(string, *fleetpb.Call) (*call.Result, error) { return &call.Result{}, nil }}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := r.Do(ctx, f, &shelf{refuse: 1000}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Do = %v; want the context's error", err)
+		}
+	})
+}
+
+func TestPlanRefuses(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		change func(*job.Request)
+		want   call.Code
+	}{
+		{"an argument byte", func(r *job.Request) { r.Args[2] ^= 1 }, call.BadOrder},
+		{"the salt", func(r *job.Request) { r.Salt[0] ^= 1 }, call.BadOrder},
+		{"a short salt", func(r *job.Request) { r.Salt = r.Salt[1:] }, call.Invalid},
+		{"one machine more", func(r *job.Request) { r.Names = append(r.Names, "c") }, call.BadOrder},
+		{"another machine", func(r *job.Request) { r.Names = []string{"a", "c"} }, call.BadOrder},
+		{"no machine", func(r *job.Request) { r.Names = nil }, call.BadOrder},
+		{"known and unknown", func(r *job.Request) { r.Unknown = []string{"a"} }, call.Invalid},
+		{"a cut order", func(r *job.Request) { r.Signed.Order = r.Signed.Order[1:] }, call.BadOrder},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			r := request(t, 0, nil, "a", "b")
+			tt.change(&r)
+			if _, err := job.NewPlan(r); call.CodeOf(err) != tt.want {
+				t.Errorf("NewPlan = %v; want %v", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestOutputBudget(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var names []string
+		for i := range 300 {
+			names = append(names, fmt.Sprintf("n%03d", i))
+		}
+		r := newRun(t, request(t, time.Minute, nil, names...))
+		s := new(shelf)
+		f := &fleet{run: r, answer: func(m string, _ *fleetpb.Call) (*call.Result, error) {
+			return &call.Result{Output: []byte(`"` + m + strings.Repeat("x", 1<<20) + `"`)}, nil
+		}}
+		if err := r.Do(t.Context(), f, s); err != nil {
+			t.Fatal(err)
+		}
+		account(t, r, s)
+		kept, cut := 0, 0
+		for _, g := range s.groups {
+			kept += len(g.Output)
+			if g.Cut > 0 {
+				cut++
+			}
+		}
+		if kept > job.MaxJobOutput || cut == 0 {
+			t.Errorf("kept %d bytes, cut %d outputs; want at most %d", kept, cut, job.MaxJobOutput)
+		}
+	})
+}
+
+func BenchmarkRun(b *testing.B) {
+	var names []string
+	for i := range 5000 {
+		names = append(names, fmt.Sprintf("web%04d", i))
+	}
+	req := request(b, time.Minute, nil, names...)
+	b.Run("5000", func(b *testing.B) {
+		for b.Loop() {
+			r := newRun(b, req)
+			w := &instant{run: r}
+			if err := r.Do(b.Context(), w, new(shelf)); err != nil {
+				b.Fatal(err)
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/5000, "ns/call")
+	})
+}
+
+type instant struct{ run *job.Run }
+
+func (w *instant) Send(m string, _, _ []byte) error {
+	w.run.Deliver(call.Result{Machine: m, Output: []byte(`{"ok":true}`)})
+	return nil
+}
+func (w *instant) Cancel(string) {}
