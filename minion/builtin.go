@@ -1,0 +1,10 @@
+package minion
+
+import (
+	"dominion/module"
+	"dominion/module/test"
+)
+
+// Builtin is the table of the modules that every minion offers. Reading it
+// shows what runs. It is never written.
+var Builtin = []module.Module{test.Module}
