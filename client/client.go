@@ -249,11 +249,11 @@ func (c *Client) timeout(s module.Schema) time.Duration {
 		return 0
 	case c.opt.Timeout > 0:
 		return max(c.opt.Timeout, time.Millisecond)
-	case s.Timeout.Duration() > 0:
-		return s.Timeout.Duration()
-	default:
-		return DefaultTimeout
 	}
+	if d, err := time.ParseDuration(s.Timeout); err == nil && d >= 0 {
+		return d
+	}
+	return DefaultTimeout
 }
 
 func unknownGroup(names []string) *Group {

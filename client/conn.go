@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/tls"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -58,6 +57,8 @@ type Conn struct {
 	where   string
 	state   string   // not empty: over the socket in it
 	context *Context // not nil: with an operator's context
+	trust   *pki.Trust // of the context
+	warning string
 	http    *http.Transport
 
 	mu      sync.Mutex
@@ -148,7 +149,7 @@ func socketError(path string, err error) error {
 // openContext speaks TLS 1.3 with the operator's certificate. Host names are
 // not looked at: the server is an overlord under the pinned root or refused.
 func openContext(oc *Context) (*Conn, error) {
-	id, err := oc.load()
+	trust, err := oc.load()
 	if err != nil {
 		return nil, err
 	}
@@ -161,14 +162,14 @@ func openContext(oc *Context) (*Conn, error) {
 				return &cert, nil
 			},
 			InsecureSkipVerify:     true, //nolint:gosec // VerifyConnection does it, stricter: role, root and signer
-			VerifyConnection:       id.trust.VerifyOverlord(""),
+			VerifyConnection:       trust.VerifyOverlord(""),
 			SessionTicketsDisabled: true,
 		},
 		TLSHandshakeTimeout: dialWait,
 		ForceAttemptHTTP2:   true,
 		DisableCompression:  true,
 	}
-	return newConn(tr, "https://"+oc.Overlord, oc.Overlord, func(c *Conn) { c.context = oc }), nil
+	return newConn(tr, "https://"+oc.Overlord, oc.Overlord, func(c *Conn) { c.context, c.trust = oc, trust }), nil
 }
 
 func newConn(tr *http.Transport, base, where string, set func(*Conn)) *Conn {
@@ -198,6 +199,10 @@ func (c *Conn) Close() error {
 	c.http.CloseIdleConnections()
 	return nil
 }
+
+// Warning says what did not work while connecting and can wait, such as the
+// renewal of a certificate that is still valid; empty: nothing.
+func (c *Conn) Warning() string { return c.warning }
 
 // signer gives the operator's key and certificate (DER) for orders.
 func (c *Conn) signer() (crypto.Signer, []byte, error) {
@@ -242,8 +247,8 @@ func (c *Conn) Modules(ctx context.Context, name string) ([]module.Schema, error
 	if err != nil {
 		return nil, fmt.Errorf("ask for the modules: %w", err)
 	}
-	var out []module.Schema
-	if err := json.Unmarshal(resp.Msg.GetModules(), &out); err != nil {
+	out, err := module.ParseSchemas(resp.Msg.GetModules())
+	if err != nil {
 		return nil, call.Errorf(call.Internal, "the overlord's list of modules cannot be read: %v", err)
 	}
 	slices.SortFunc(out, func(a, b module.Schema) int { return cmp.Compare(a.Name, b.Name) })
