@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -130,15 +131,36 @@ func (c *Client) Resolve(ctx context.Context) (Resolved, error) {
 // signed for that the operator did not name. Only the parts without groups can
 // be checked here.
 func (c *Client) check(names []string) error {
-	for _, n := range names {
-		if !c.expr.UsesGroups() && !c.expr.Matches(n) {
-			return call.Errorf(call.Internal, "the overlord says that %q names %q, which it does not; nothing was sent", c.target, n)
+	if !c.expr.UsesGroups() {
+		matched, err := c.expr.Resolve(target.Env{Known: names})
+		if err != nil {
+			return fmt.Errorf("check what %q names: %w", c.target, err)
 		}
-		if c.except != nil && !c.except.UsesGroups() && c.except.Matches(n) {
-			return call.Errorf(call.Internal, "the overlord names %q, which %q excludes; nothing was sent", n, c.opt.Exclude)
+		if extra := without(names, matched.Names); len(extra) > 0 {
+			return call.Errorf(call.Internal, "the overlord says that %q names %q, which it does not; nothing was sent", c.target, target.Fold(extra))
+		}
+	}
+	if c.except != nil && !c.except.UsesGroups() {
+		matched, err := c.except.Resolve(target.Env{Known: names})
+		if err != nil {
+			return fmt.Errorf("check what %q names: %w", c.opt.Exclude, err)
+		}
+		if len(matched.Names) > 0 {
+			return call.Errorf(call.Internal, "the overlord names %q, which %q excludes; nothing was sent", target.Fold(matched.Names), c.opt.Exclude)
 		}
 	}
 	return nil
+}
+
+// without gives the sorted names that are not in the sorted some.
+func without(names, some []string) []string {
+	var out []string
+	for _, n := range names {
+		if _, ok := slices.BinarySearch(some, n); !ok {
+			out = append(out, n)
+		}
+	}
+	return out
 }
 
 // Call orders method with args of every machine the target names now, and

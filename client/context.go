@@ -8,7 +8,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"net"
 	"os"
@@ -35,7 +34,6 @@ const (
 	rootFile    = "root.crt"
 	configFile  = "config.yaml"
 	currentFile = "current" // beside the contexts: the name of the one in use
-	maxFile     = 64 << 10  // bytes read of any of them
 )
 
 // Context is an operator's identity towards one fleet, kept in a directory of
@@ -155,7 +153,7 @@ func Contexts(dir string) ([]string, error) {
 }
 
 func currentContext(dir string) (string, error) {
-	b, err := os.ReadFile(filepath.Join(dir, currentFile))
+	b, err := readFile(dir, currentFile)
 	if errors.Is(err, fs.ErrNotExist) {
 		return "", nil
 	}
@@ -207,27 +205,20 @@ func (c *Context) load() (*pki.Trust, error) {
 	wrap := func(err error) error {
 		return fmt.Errorf("read context %s: %w; dominion login makes it anew", c.Name, err)
 	}
-	keyPEM, err := readFile(c.dir, keyFile)
+	d, err := pki.OpenDir(c.dir)
 	if err != nil {
 		return nil, wrap(err)
 	}
-	key, err := pki.ParseKey(keyPEM)
+	defer d.Close() // only read from
+	key, err := d.LoadKey(keyFile)
 	if err != nil {
 		return nil, wrap(err)
 	}
-	certPEM, err := readFile(c.dir, certFile)
+	chain, err := readCerts(d, certFile)
 	if err != nil {
 		return nil, wrap(err)
 	}
-	chain, err := pki.ParseCerts(certPEM)
-	if err != nil {
-		return nil, wrap(err)
-	}
-	rootPEM, err := readFile(c.dir, rootFile)
-	if err != nil {
-		return nil, wrap(err)
-	}
-	root, err := pki.ParseCerts(rootPEM)
+	root, err := readCerts(d, rootFile)
 	if err != nil {
 		return nil, wrap(err)
 	}
@@ -273,24 +264,37 @@ func (c *Context) certificate() tls.Certificate {
 	return c.cert
 }
 
-// readFile reads a small file of dir.
+func readCerts(d *pki.Dir, name string) ([]*x509.Certificate, error) {
+	b, err := d.ReadFile(name)
+	if err != nil {
+		return nil, err
+	}
+	certs, err := pki.ParseCerts(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return certs, nil
+}
+
+// readFile reads one file of a directory that may not be there.
 func readFile(dir, name string) ([]byte, error) {
-	root, err := os.OpenRoot(dir)
+	if _, err := os.Stat(dir); err != nil { // OpenDir would make it
+		return nil, err
+	}
+	d, err := pki.OpenDir(dir)
 	if err != nil {
 		return nil, err
 	}
-	defer root.Close()
-	f, err := root.Open(name)
+	defer d.Close() // only read from
+	return d.ReadFile(name)
+}
+
+// writeFile replaces one file of a directory.
+func writeFile(dir, name string, data []byte) error {
+	d, err := pki.OpenDir(dir)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(b) > maxFile {
-		return nil, fmt.Errorf("%s has more than %d bytes", name, maxFile)
-	}
-	return b, nil
+	defer d.Close() // WriteFile has synced
+	return d.WriteFile(name, data)
 }

@@ -6,8 +6,8 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"connectrpc.com/connect"
@@ -26,29 +26,18 @@ func PrepareLogin(dir, name string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, fmt.Errorf("make context %s: %w", name, err)
+	wrap := func(err error) error { return fmt.Errorf("make context %s: %w", name, err) }
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, wrap(err)
 	}
-	b, err := readFile(path, newKeyFile)
-	if err == nil {
-		key, err := pki.ParseKey(b)
-		if err != nil {
-			return nil, fmt.Errorf("go on with the login of context %s: %w; delete %s/%s to begin anew", name, err, path, newKeyFile)
-		}
-		return key, nil
-	}
-	if !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("make context %s: %w", name, err)
-	}
-	key, err := pki.NewKey()
+	d, err := pki.OpenDir(path)
 	if err != nil {
-		return nil, fmt.Errorf("make context %s: %w", name, err)
+		return nil, wrap(err)
 	}
-	if b, err = pki.MarshalKey(key); err != nil {
-		return nil, fmt.Errorf("make context %s: %w", name, err)
-	}
-	if err := writeFile(path, newKeyFile, b); err != nil {
-		return nil, fmt.Errorf("make context %s: %w", name, err)
+	defer d.Close() // LoadOrCreateKey has synced
+	key, err := d.LoadOrCreateKey(newKeyFile)
+	if err != nil {
+		return nil, wrap(err)
 	}
 	return key, nil
 }
@@ -66,11 +55,16 @@ func FinishLogin(dir string, oc *Context, chain []*x509.Certificate) error {
 	if err != nil {
 		return wrap(err)
 	}
-	keyPEM, err := readFile(path, newKeyFile)
+	d, err := pki.OpenDir(path)
 	if err != nil {
 		return wrap(err)
 	}
-	key, err := pki.ParseKey(keyPEM)
+	defer d.Close() // WriteFile has synced
+	key, err := d.LoadKey(newKeyFile)
+	if err != nil {
+		return wrap(err)
+	}
+	keyPEM, err := pki.MarshalKey(key)
 	if err != nil {
 		return wrap(err)
 	}
@@ -85,16 +79,16 @@ func FinishLogin(dir string, oc *Context, chain []*x509.Certificate) error {
 	if err := oc.set(trust, key, chain); err != nil {
 		return wrap(err)
 	}
-	// The key goes last but one: until it is there, the old context works.
+	// The certificate goes last: a context is whole when it fits its key.
 	for _, f := range []struct {
 		name string
 		data []byte
 	}{{rootFile, pki.MarshalCerts(root)}, {configFile, cfg}, {keyFile, keyPEM}, {certFile, pki.MarshalCerts(chain...)}} {
-		if err := writeFile(path, f.name, f.data); err != nil {
+		if err := d.WriteFile(f.name, f.data); err != nil {
 			return wrap(err)
 		}
 	}
-	if err := os.Remove(path + "/" + newKeyFile); err != nil {
+	if err := d.Remove(newKeyFile); err != nil {
 		return wrap(err)
 	}
 	return UseContext(dir, oc.Name)
@@ -155,41 +149,4 @@ func (c *Conn) renewNow(ctx context.Context) error {
 		return err
 	}
 	return writeFile(c.context.dir, certFile, pki.MarshalCerts(chain...))
-}
-
-// writeFile replaces a file of dir in one step, mode 0600, and durably.
-func writeFile(dir, name string, data []byte) (err error) {
-	root, err := os.OpenRoot(dir)
-	if err != nil {
-		return err
-	}
-	defer root.Close()
-	temp := fmt.Sprintf(".%s.%d", name, os.Getpid())
-	f, err := root.OpenFile(temp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = root.Remove(temp) // the error before it says more
-		}
-	}()
-	if _, err = f.Write(data); err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return err
-	}
-	if err = root.Rename(temp, name); err != nil {
-		return err
-	}
-	d, err := root.Open(".")
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }
