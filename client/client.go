@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -284,12 +285,20 @@ func unknownGroup(names []string) *Group {
 
 // encodeArgs gives the JSON object to be sent.
 func encodeArgs(args any) ([]byte, error) {
-	if args == nil {
+	var raw []byte
+	switch args := args.(type) {
+	case nil:
 		return []byte("{}"), nil
-	}
-	raw, err := json.Marshal(args)
-	if err != nil {
-		return nil, call.Errorf(call.Invalid, "arguments: %v", err)
+	case json.RawMessage:
+		raw = args
+	default:
+		var b bytes.Buffer
+		enc := json.NewEncoder(&b)
+		enc.SetEscapeHTML(false)
+		if err := enc.Encode(args); err != nil {
+			return nil, call.Errorf(call.Invalid, "arguments: %v", err)
+		}
+		raw = bytes.TrimSuffix(b.Bytes(), []byte("\n"))
 	}
 	if len(raw) > call.MaxArgs {
 		return nil, call.Errorf(call.Invalid, "arguments of %d bytes are more than %d", len(raw), call.MaxArgs)

@@ -55,8 +55,8 @@ type Conn struct {
 	Audit apipbconnect.AuditServiceClient
 
 	where   string
-	state   string   // not empty: over the socket in it
-	context *Context // not nil: with an operator's context
+	state   string     // not empty: over the socket in it
+	context *Context   // not nil: with an operator's context
 	trust   *pki.Trust // of the context
 	warning string
 	http    *http.Transport

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -306,7 +307,7 @@ func countsOf(c *apipb.Counts) call.Counts {
 	}
 }
 
-// expand reads a folded list that the overlord sent.
+// expand reads a folded list that the overlord sent, and sorts it by bytes.
 func expand(folded string) ([]string, error) {
 	if folded == "" {
 		return nil, nil
@@ -315,5 +316,6 @@ func expand(folded string) ([]string, error) {
 	if err != nil {
 		return nil, call.Errorf(call.Internal, "the overlord sent a list of machines that cannot be read: %v", err)
 	}
+	slices.Sort(names)
 	return names, nil
 }

@@ -14,6 +14,7 @@ import (
 
 // Pings are the answers to one ping of a target. They are read once.
 type Pings struct {
+	target string
 	stream *connect.ServerStreamForClient[apipb.PingEvent]
 	counts call.Counts
 }
@@ -32,7 +33,7 @@ func (c *Client) Ping(ctx context.Context) (*Pings, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ping %q: %w", c.target, err)
 	}
-	return &Pings{stream: stream}, nil
+	return &Pings{target: c.target, stream: stream}, nil
 }
 
 // Close stops listening for answers.
@@ -87,6 +88,9 @@ func (p *Pings) take(m *apipb.Pong) (call.Result, error) {
 
 func (p *Pings) close(theirs call.Counts) error {
 	p.counts.Targeted = theirs.Targeted
+	if theirs.Targeted == 0 {
+		return call.Errorf(call.NoMatch, "no minion matches %q", p.target)
+	}
 	if p.counts != theirs || theirs.Done() != theirs.Targeted {
 		return call.Errorf(call.Internal, "the overlord counts %+v, and its answers add up to %+v", theirs, p.counts)
 	}

@@ -179,7 +179,14 @@ func (a *app) endpoint() client.Endpoint {
 
 // dial connects to the overlord that the flags name.
 func (a *app) dial(ctx context.Context) (*client.Conn, error) {
-	return client.Dial(ctx, a.endpoint())
+	conn, err := client.Dial(ctx, a.endpoint())
+	if err != nil {
+		return nil, err
+	}
+	if w := conn.Warning(); w != "" {
+		a.note("dominion: %s", w)
+	}
+	return conn, nil
 }
 
 // note tells the user something beside the answer, on standard error.

@@ -49,6 +49,14 @@ func (a *app) write(b []byte) error {
 	return nil
 }
 
+// flush shows what was written so far.
+func (a *app) flush() error {
+	if err := a.out.Flush(); err != nil {
+		return fmt.Errorf("write the answer: %w", err)
+	}
+	return nil
+}
+
 func (a *app) text(format string, args ...any) error {
 	return a.write([]byte(escapeText(fmt.Sprintf(format, args...))))
 }

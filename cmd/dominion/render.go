@@ -29,7 +29,7 @@ func renderGroup(g *client.Group, body func([]byte) []string) string {
 	lines := body(g.Output)
 	switch {
 	case g.Status != call.Answered:
-		b.WriteString(" " + escapeLine(reason(g.Code, g.Detail)))
+		b.WriteString(" " + escapeLine(g.Status.String()+": "+reason(g.Code, g.Detail)))
 	case len(lines) == 1:
 		b.WriteString(" " + lines[0])
 		lines = nil
@@ -49,14 +49,16 @@ func renderGroup(g *client.Group, body func([]byte) []string) string {
 
 // reason says in words why a machine did not answer; empty when it did.
 func reason(code call.Code, detail string) string {
+	word := code.String()
 	switch {
 	case code == call.OK:
 		return ""
 	case detail == "":
-		return code.String()
-	default:
-		return code.String() + ": " + detail
+		return word
+	case code == call.Failed, strings.HasPrefix(detail, word):
+		return detail
 	}
+	return word + ": " + detail
 }
 
 // resultLines shows a method's answer: an object as "key: value" lines, nested
