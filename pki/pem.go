@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
@@ -63,6 +64,20 @@ func ParseKey(b []byte) (*ecdsa.PrivateKey, error) {
 	}
 	if err := checkKey(key.Public()); err != nil {
 		return nil, err
+	}
+	return key, nil
+}
+
+// ParseLogKey reads an Ed25519 key, which signs an audit log's checkpoints,
+// from PKCS#8 PEM. The error wraps ErrKey.
+func ParseLogKey(b []byte) (ed25519.PrivateKey, error) {
+	k, err := parsePKCS8(b)
+	if err != nil {
+		return nil, err
+	}
+	key, ok := k.(ed25519.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("%w: it is not Ed25519", ErrKey)
 	}
 	return key, nil
 }

@@ -1,7 +1,9 @@
 package pki
 
 import (
+	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -230,32 +232,53 @@ func (d *Dir) list(dir string) (names []string, err error) {
 // LoadKey reads an ECDSA P-256 key, and refuses one that others may read. A
 // missing one is fs.ErrNotExist.
 func (d *Dir) LoadKey(name string) (*ecdsa.PrivateKey, error) {
-	b, info, err := d.read(name)
-	if err != nil {
-		return nil, err
-	}
-	if err := checkPrivate(info, path.Join(d.path, name)); err != nil {
-		return nil, fmt.Errorf("read key: %w", err)
-	}
-	key, err := ParseKey(b)
-	if err != nil {
-		return nil, d.wrap("read", name, err)
-	}
-	return key, nil
+	return loadKey(d, name, ParseKey)
 }
 
 // LoadOrCreateKey is LoadKey, but makes and keeps a key where there is none.
 func (d *Dir) LoadOrCreateKey(name string) (*ecdsa.PrivateKey, error) {
-	key, err := d.LoadKey(name)
+	return loadOrCreate(d, name, ParseKey, NewKey)
+}
+
+// LoadOrCreateLogKey is LoadOrCreateKey for the Ed25519 key of an audit log.
+func (d *Dir) LoadOrCreateLogKey(name string) (ed25519.PrivateKey, error) {
+	return loadOrCreate(d, name, ParseLogKey, func() (ed25519.PrivateKey, error) {
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		return key, err
+	})
+}
+
+func loadKey[K crypto.Signer](d *Dir, name string, parse func([]byte) (K, error)) (K, error) {
+	var none K
+	b, info, err := d.read(name)
+	if err != nil {
+		return none, err
+	}
+	if err := checkPrivate(info, path.Join(d.path, name)); err != nil {
+		return none, fmt.Errorf("read key: %w", err)
+	}
+	key, err := parse(b)
+	if err != nil {
+		return none, d.wrap("read", name, err)
+	}
+	return key, nil
+}
+
+func loadOrCreate[K crypto.Signer](d *Dir, name string, parse func([]byte) (K, error), create func() (K, error)) (K, error) {
+	var none K
+	key, err := loadKey(d, name, parse)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}
-	if key, err = NewKey(); err != nil {
-		return nil, err
+	if key, err = create(); err != nil {
+		return none, fmt.Errorf("make key %s: %w", path.Join(d.path, name), err)
 	}
 	pem, err := MarshalKey(key)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	return key, d.WriteFile(name, pem)
+	if err := d.WriteFile(name, pem); err != nil {
+		return none, err
+	}
+	return key, nil
 }

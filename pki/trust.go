@@ -257,15 +257,6 @@ func (t *Trust) VerifyOverlord(name string) func(tls.ConnectionState) error {
 	}
 }
 
-// VerifyOverlordUndated is VerifyOverlord without regard to dates, for
-// enrolment on a machine whose clock may be wrong by any amount.
-func (t *Trust) VerifyOverlordUndated(name string) func(tls.ConnectionState) error {
-	return func(cs tls.ConnectionState) error {
-		_, err := t.verifyOverlord(cs, name, time.Time{})
-		return err
-	}
-}
-
 func (t *Trust) verifyOverlord(cs tls.ConnectionState, name string, now time.Time) (Verified, error) {
 	v, err := t.Verify(cs.PeerCertificates, now)
 	if err != nil {
