@@ -90,8 +90,8 @@ type Agent struct {
 	mu       sync.Mutex
 	enrolled map[string]bool
 	sharers  map[string][]Sharer // by the enrolled overlord that named them
-	links    map[string]*link // by overlord: the newest session
-	facts    []byte           // JSON; nil: none yet
+	links    map[string]*link    // by overlord: the newest session
+	facts    []byte              // JSON; nil: none yet
 	digest   []byte
 	told     map[string]string // overlord to the digest of the facts it was sent
 	leaving  bool              // Drain was called: no new sessions

@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"dominion/call"
+	"dominion/pki"
 )
 
 // DefaultState is the agent's state directory when nothing else is said.
@@ -212,7 +213,7 @@ func (c Config) check() (settings, error) {
 		return settings{}, errors.New("overlords: none is named; give --overlord HOST:51235, or listen for one")
 	}
 	if s.pin != "" {
-		if err := checkPin(s.pin); err != nil {
+		if err := pki.CheckPin(s.pin); err != nil {
 			return settings{}, fmt.Errorf("pin: %w", err)
 		}
 	}

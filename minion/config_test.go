@@ -66,7 +66,10 @@ func TestConfigFileRefused(t *testing.T) {
 }
 
 func TestConfigCheck(t *testing.T) {
-	for _, tt := range []struct{ name, key string; c Config }{
+	for _, tt := range []struct {
+		name, key string
+		c         Config
+	}{
 		{"bad name", "name", Config{Name: "../x", Overlords: []string{"dc1"}}},
 		{"no overlord", "overlords", Config{Name: "web1"}},
 		{"bad address", "overlords", Config{Name: "web1", Overlords: []string{"dc1:x:y:"}}},

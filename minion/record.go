@@ -22,8 +22,8 @@ const (
 // An ownLog is the machine's own log of what it ran. *audit.FileLog is the
 // real one.
 type ownLog interface {
-	// Append returns when the record is durable.
-	Append(r *auditpb.MinionRecord) error
+	// Append gives the record's index when it is durable.
+	Append(r *auditpb.MinionRecord) (int64, error)
 }
 
 // recorder writes to the own log. Its zero value with a nil log records
@@ -57,7 +57,7 @@ func (k *recorder) ran(m *auditpb.MinionRecord) error {
 	if k.log == nil {
 		return nil
 	}
-	if err := k.log.Append(m); err != nil {
+	if _, err := k.log.Append(m); err != nil {
 		return fmt.Errorf("record call in this machine's log: %w", err)
 	}
 	return nil
@@ -91,7 +91,7 @@ func (k *recorder) refused(m *auditpb.MinionRecord, before uint64) error {
 	if before > 0 {
 		m.Detail = cut(fmt.Sprintf("%s (%d refusals before it are not recorded)", m.Detail, before), maxDetail)
 	}
-	if err := k.log.Append(m); err != nil {
+	if _, err := k.log.Append(m); err != nil {
 		return fmt.Errorf("record refusal in this machine's log: %w", err)
 	}
 	return nil

@@ -2678,6 +2678,7 @@ func (x *SignCertRequest) GetReplace() bool {
 type SignCertResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Signed        []string               `protobuf:"bytes,1,rep,name=signed,proto3" json:"signed,omitempty"`
+	Held          []string               `protobuf:"bytes,2,rep,name=held,proto3" json:"held,omitempty"` // matched by the pattern and left alone: a conflict, several keys, or rejected before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2715,6 +2716,13 @@ func (*SignCertResponse) Descriptor() ([]byte, []int) {
 func (x *SignCertResponse) GetSigned() []string {
 	if x != nil {
 		return x.Signed
+	}
+	return nil
+}
+
+func (x *SignCertResponse) GetHeld() []string {
+	if x != nil {
+		return x.Held
 	}
 	return nil
 }
@@ -4355,9 +4363,10 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x0fSignCertRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\x12\x18\n" +
-	"\areplace\x18\x03 \x01(\bR\areplace\"*\n" +
+	"\areplace\x18\x03 \x01(\bR\areplace\">\n" +
 	"\x10SignCertResponse\x12\x16\n" +
-	"\x06signed\x18\x01 \x03(\tR\x06signed\"I\n" +
+	"\x06signed\x18\x01 \x03(\tR\x06signed\x12\x12\n" +
+	"\x04held\x18\x02 \x03(\tR\x04held\"I\n" +
 	"\x11RejectCertRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\"0\n" +
