@@ -4,16 +4,12 @@ import (
 	"context"
 	"errors"
 	"io"
-	"strconv"
 
 	"connectrpc.com/connect"
 
+	"dominion/api/apierr"
 	"dominion/call"
 )
-
-// CodeHeader is the metadata of an API error in which an overlord sends the
-// call.Code, in decimal. Connect's own codes are fewer than ours.
-const CodeHeader = "dominion-code"
 
 // errorMapper turns what Connect reports into errors that keep their meaning.
 // where names the overlord, for people.
@@ -64,17 +60,13 @@ func (m errorMapper) error(ctx context.Context, err error) error {
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
 	}
-	var ce *connect.Error
-	if !errors.As(err, &ce) {
-		return err
+	if e := apierr.FromPeer(err); e != nil {
+		return e
 	}
-	if n, perr := strconv.ParseUint(ce.Meta().Get(CodeHeader), 10, 32); perr == nil && n != 0 {
-		return &call.Error{Code: call.Code(n), Detail: ce.Message()}
-	}
-	if !connect.IsWireError(err) {
+	if ce, ok := errors.AsType[*connect.Error](err); ok {
 		return m.local(ce)
 	}
-	return &call.Error{Code: fromConnect(ce.Code()), Detail: ce.Message()}
+	return err
 }
 
 // local explains an error that arose on this side: nothing listens, the
@@ -86,30 +78,9 @@ func (m errorMapper) local(ce *connect.Error) error {
 	if ce.Code() == connect.CodeUnavailable {
 		return &call.Error{Code: call.Unavailable, Detail: "no overlord answers at " + m.where + ": " + ce.Message()}
 	}
-	return &call.Error{Code: fromConnect(ce.Code()), Detail: "ask the overlord at " + m.where + ": " + ce.Message()}
-}
-
-// fromConnect maps the codes of an overlord, or of a proxy before it, that did
-// not send ours.
-func fromConnect(c connect.Code) call.Code {
-	switch c {
-	case connect.CodeCanceled:
-		return call.Cancelled
-	case connect.CodeInvalidArgument, connect.CodeOutOfRange:
-		return call.Invalid
-	case connect.CodeDeadlineExceeded:
-		return call.Timeout
-	case connect.CodeNotFound:
-		return call.NotFound
-	case connect.CodeAlreadyExists, connect.CodeAborted, connect.CodeFailedPrecondition:
-		return call.Conflict
-	case connect.CodePermissionDenied, connect.CodeUnauthenticated:
-		return call.Denied
-	case connect.CodeResourceExhausted:
-		return call.Busy
-	case connect.CodeUnavailable:
-		return call.Unavailable
-	default:
-		return call.Internal
+	code := call.Internal
+	if ce.Code() == connect.CodeDeadlineExceeded {
+		code = call.Timeout
 	}
+	return &call.Error{Code: code, Detail: "ask the overlord at " + m.where + ": " + ce.Message()}
 }
