@@ -2,7 +2,6 @@ package main
 
 import "github.com/spf13/cobra"
 
-func (a *app) auditCmd() *cobra.Command    { return parent("audit", "x", "", "") }
 func (a *app) overlordCmd() *cobra.Command { return parent("overlord", "x", "", "") }
 func (a *app) minionCmd() *cobra.Command   { return parent("minion", "x", "", "") }
 func (a *app) demoCmd() *cobra.Command     { return parent("demo", "x", "", "") }
