@@ -78,6 +78,7 @@ type Agent struct {
 	opt     session.Options // without what belongs to one session
 	trust   *pki.Trust
 	save    func(name string, content []byte) error
+	opened  func() // called when a session has begun; may be nil
 	journal []byte // random id: this memory of job ids, told in HELLO
 
 	verifier verifier

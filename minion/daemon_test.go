@@ -182,6 +182,7 @@ func TestRunListens(t *testing.T) {
 	cfg := Config{Name: "web1", State: dir, Overlords: []string{o.addr}, Pin: pki.Pin(f.root.Cert), Listen: "127.0.0.1:0"}
 	at, stop := start(t, cfg)
 	first := o.peer()
+	wantCode(t, first.do(f.call(t, draft{method: "test.ping"})), call.OK) // the minion's side is open, too
 	// The overlord dials, too: the newer session stays, and the minion does not dial against it.
 	if err := o.dial(at.String()); err != nil {
 		t.Fatal(err)
@@ -347,19 +348,12 @@ func TestRenewal(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "s")
 	cfg := Config{Name: "web1", State: dir, Overlords: []string{o.addr}, Pin: pki.Pin(f.root.Cert)}
 	_, stop := start(t, cfg)
-	old := o.peer().s.PeerCert()
-	if err := stop(); err != nil {
-		t.Fatal(err)
-	}
-	_, stop = start(t, cfg)
 	p := o.peer()
-	if !p.s.PeerCert().Equal(old) {
-		// The renewal looks for a session from the beginning; it may have been first.
-		t.Log("renewed before the test looked")
-	}
+	old := p.s.PeerCert()
 	<-renewed
-	for p.s.PeerCert().Equal(old) {
-		p = o.peer() // the session that uses the new certificate
+	_ = p.ended()
+	if p = o.peer(); p.s.PeerCert().Equal(old) {
+		t.Fatal("the session after the renewal uses the old certificate")
 	}
 	wantCode(t, p.do(f.call(t, draft{method: "test.ping"})), call.OK)
 	certs := must[[]*x509.Certificate](t)(pki.ParseCerts(must[[]byte](t)(os.ReadFile(filepath.Join(dir, "certs/dc1.crt")))))
@@ -371,10 +365,10 @@ func TestRenewal(t *testing.T) {
 	}
 }
 
-// newDaemon makes a daemon that has enrolled, without running it.
-func newDaemon(t *testing.T, f *fleet, o *overlord) *daemon {
+// enrolledDaemon makes a daemon that has enrolled, without running it.
+func enrolledDaemon(t *testing.T, f *fleet, o *overlord) *daemon {
 	t.Helper()
-	d := newDaemonAt(t, f, o, filepath.Join(t.TempDir(), "s"))
+	d := openDaemon(t, f, o, filepath.Join(t.TempDir(), "s"))
 	t.Cleanup(func() { _ = d.close() })
 	if err := d.enrol(t.Context(), o.addr); err != nil {
 		t.Fatal(err)
@@ -397,7 +391,7 @@ func TestRenewalRefused(t *testing.T) {
 		}
 		return json.Marshal(session.RenewResult{Chain: chain(r)})
 	}
-	d := newDaemon(t, f, o)
+	d := enrolledDaemon(t, f, o)
 	before := d.at(o.addr)
 	if err := d.renew(t.Context(), "dc1"); call.CodeOf(err) != call.NoSession {
 		t.Errorf("without a session: %v", err)
@@ -468,7 +462,7 @@ func TestExpiredCertificateIsAskedForAgain(t *testing.T) {
 	of.now = func() time.Time { return time.Now().Add(-pki.MinionLife - time.Hour) }
 	o := newOverlord(t, f).open(of)
 	dir := filepath.Join(t.TempDir(), "s")
-	d := newDaemonAt(t, f, o, dir)
+	d := openDaemon(t, f, o, dir)
 	err := d.enrol(t.Context(), o.addr)
 	if err == nil || !strings.Contains(err.Error(), "is this clock right?") {
 		t.Errorf("a certificate that has ended is taken with %v", err)
@@ -483,10 +477,10 @@ func TestExpiredCertificateIsAskedForAgain(t *testing.T) {
 	wantCode(t, o.peer().do(f.call(t, draft{method: "test.ping"})), call.OK)
 }
 
-func newDaemonAt(t *testing.T, f *fleet, o *overlord, dir string) *daemon {
+func openDaemon(t *testing.T, f *fleet, o *overlord, dir string) *daemon {
 	t.Helper()
 	cfg := Config{Name: "web1", State: dir, Overlords: []string{o.addr}, Pin: pki.Pin(f.root.Cert)}
-	d := &daemon{cfg: must[settings](t)(cfg.check()), log: testLogger(t), ask: enrol.Ask, clock: session.NewClock(0, 0)}
+	d := newDaemon(must[settings](t)(cfg.check()), testLogger(t))
 	if err := d.open(); err != nil {
 		t.Fatal(err)
 	}
@@ -496,7 +490,7 @@ func newDaemonAt(t *testing.T, f *fleet, o *overlord, dir string) *daemon {
 func TestEnrolmentFaultsAreTriedAgain(t *testing.T) {
 	f := newFleet(t)
 	o := newOverlord(t, f).open(newOffice(f))
-	d := newDaemonAt(t, f, o, filepath.Join(t.TempDir(), "s"))
+	d := openDaemon(t, f, o, filepath.Join(t.TempDir(), "s"))
 	t.Cleanup(func() { _ = d.close() })
 	var tries int
 	d.ask = func(ctx context.Context, opt enrol.Options) (*enrol.Granted, error) {

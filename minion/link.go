@@ -81,6 +81,9 @@ func (l *link) ready(s *session.Session) {
 	l.opened = true
 	l.agent.log.Info("session opened", "overlord", l.peer, "address", s.RemoteAddr().String(), "dialled", s.Dialled())
 	l.wg.Go(func() { l.sendFacts(l.ctx) })
+	if l.agent.opened != nil {
+		l.agent.opened()
+	}
 }
 
 // takeHead judges a head of the overlord's audit log and remembers the answer
