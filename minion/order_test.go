@@ -4,12 +4,19 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/x509"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"dominion/api/fleetpb"
 	"dominion/call"
+	"dominion/module"
 	"dominion/pki"
 	"dominion/policy"
 )
@@ -200,33 +207,63 @@ func TestOperatorCertificateDates(t *testing.T) {
 	}
 }
 
-func FuzzVerify(f *testing.F) {
-	fl := newFleet(f)
-	a := newAgent(f, fl, func(opt *Options) { opt.Log = nil })
-	good := fl.call(f, draft{method: "test.ping"})
-	add := func(c *fleetpb.Call) {
-		proof := bytes.Join(c.Proof, nil)
-		f.Add(c.Method, c.Args, c.Salt, c.Order, c.Signature, c.OperatorCert, c.LeafIndex, proof)
-	}
-	add(good)
-	add(&fleetpb.Call{})
-	add(fl.call(f, draft{method: "test.echo", args: `{"text":"a"}`, names: []string{"web1"}}))
-	now := time.Now()
-	f.Fuzz(func(t *testing.T, method string, args, salt, order, sig, cert []byte, index uint64, proof []byte) {
-		c := &fleetpb.Call{Method: method, Args: args, Salt: salt, Order: order, Signature: sig, OperatorCert: cert, LeafIndex: index}
-		for len(proof) > 0 {
-			n := min(len(proof), 32)
-			c.Proof, proof = append(c.Proof, proof[:n]), proof[n:]
+var update = flag.Bool("update", false, "write testdata anew")
+
+// fixedCall gives a root and a call for web1 that it covers, the same in every
+// process, and a time at which the call may run. Fuzzing needs that: its
+// workers must agree on what an input does.
+func fixedCall(t testing.TB) (*pki.Trust, *fleetpb.Call, time.Time) {
+	t.Helper()
+	if *update {
+		f := newFleet(t)
+		for name, b := range map[string][]byte{
+			"root.crt": pki.MarshalCerts(f.root.Cert),
+			"call.pb":  must[[]byte](t)(proto.Marshal(f.call(t, draft{method: "test.echo", args: `{"text":"a"}`}))),
+		} {
+			if err := os.WriteFile(filepath.Join("testdata", name), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
-		d, err := a.verifier.verify(c, sessionView{peer: "dc1"}, now)
+	}
+	certs := must[[]*x509.Certificate](t)(pki.ParseCerts(must[[]byte](t)(os.ReadFile("testdata/root.crt"))))
+	c := new(fleetpb.Call)
+	if err := proto.Unmarshal(must[[]byte](t)(os.ReadFile("testdata/call.pb")), c); err != nil {
+		t.Fatal(err)
+	}
+	o := must[*call.Order](t)(call.ParseOrder(c.Order))
+	return must[*pki.Trust](t)(pki.NewTrust(certs[0])), c, o.IssuedAt
+}
+
+func FuzzVerify(f *testing.F) {
+	trust, good, now := fixedCall(f)
+	table := must[*module.Table](f)(module.NewTable(Modules(nil, nil)))
+	verify := func(c *fleetpb.Call) (verdict, error) {
+		v := &verifier{name: "web1", trust: trust, methods: table, jobs: new(memoryBook)}
+		return v.verify(c, sessionView{peer: "dc1"}, now)
+	}
+	if _, err := verify(good); err != nil {
+		f.Fatal(err)
+	}
+	alice := must[pki.Verified](f)(trust.VerifyRaw([][]byte{good.OperatorCert}, now)).Leaf.PublicKey.(*ecdsa.PublicKey)
+	b := must[[]byte](f)(proto.Marshal(good))
+	f.Add(b)
+	f.Add(b[:len(b)/2])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c := new(fleetpb.Call)
+		if proto.Unmarshal(b, c) != nil {
+			return // the session refuses such a frame
+		}
+		d, err := verify(c)
 		if err != nil {
-			if call.CodeOf(err) == call.Internal {
+			if e, ok := errors.AsType[*call.Error](err); !ok || e.Code == call.Internal {
 				t.Fatalf("error %v has no code of its own", err)
 			}
 			return
 		}
-		// Only what alice signed is accepted: the order's bytes are hers.
-		if call.VerifySignature(&fl.alice.key.PublicKey, c.Order, c.Signature) != nil || call.Digest(c.Salt, c.Args) != d.order.ArgsDigest {
+		// Only alice's very bytes run.
+		if call.VerifySignature(alice, c.Order, c.Signature) != nil || call.Digest(c.Salt, c.Args) != d.order.ArgsDigest ||
+			!bytes.Equal(c.Order, good.Order) {
 			t.Fatalf("accepted %v", c)
 		}
 	})
