@@ -183,7 +183,9 @@ func (d *daemon) run(ctx context.Context, reload <-chan os.Signal, ready func(ne
 		}
 		ready(at)
 	}
-	return g.Wait()
+	err = g.Wait()
+	// Without sessions nothing holds up what was cancelled.
+	return errors.Join(err, d.agent.Wait(context.WithoutCancel(ctx), d.agent.patience))
 }
 
 // ended gives no error for a part that ended because it was told to.

@@ -36,26 +36,23 @@ func TestOrderRuns(t *testing.T) {
 	}
 }
 
-// Every way in which an order may be wrong, through a real session.
-func TestOrderRefused(t *testing.T) {
-	f := newFleet(t)
+// wrongOrder is one way in which an order may be wrong.
+type wrongOrder struct {
+	name   string
+	draft  draft
+	change func(*fleetpb.Call)
+	code   call.Code
+	says   string
+}
+
+// wrongOrders gives every way; revoked is an operator whose certificate was
+// revoked.
+func wrongOrders(t *testing.T, f *fleet, revoked operatorKey) []wrongOrder {
 	mallory := newFleet(t) // another root
 	web9 := f.minion(t, "web9")
 	minionKey := operatorKey{web9.PrivateKey.(*ecdsa.PrivateKey), web9.Leaf}
-	revoked := f.operator(t, "bob")
-	list := must[[]byte](t)(pki.SignRevocations(f.root, pki.NewRevocations().Add(time.Now(), pki.Revoke(revoked.cert, "left"))))
-	// operator/eve, minted with the key of the issuing CA
-	rogue := mintOperator(t, f.issuing)
-	pol := must[*policy.Policy](t)(policy.Parse([]byte(
-		"- {operators: alice, methods: 'test.ping,nosuch.*,test.echo', targets: '*'}\n- {operators: bob, methods: '*', targets: '*'}\n")))
-
-	for _, tt := range []struct {
-		name   string
-		draft  draft
-		change func(*fleetpb.Call)
-		code   call.Code
-		says   string
-	}{
+	rogue := mintOperator(t, f.issuing) // operator/alice, minted with the key of the issuing CA
+	return []wrongOrder{
 		{name: "no order", change: func(c *fleetpb.Call) { c.Order = nil }, code: call.BadOrder},
 		{name: "garbage for an order", change: func(c *fleetpb.Call) { c.Order = []byte("garbage") }, code: call.BadOrder},
 		{name: "another method in the call", change: func(c *fleetpb.Call) { c.Method = "test.fail" }, code: call.BadOrder, says: "another method"},
@@ -81,7 +78,16 @@ func TestOrderRefused(t *testing.T) {
 		{name: "not allowed by this machine", draft: draft{method: "test.sleep"}, code: call.Denied, says: "policy"},
 		{name: "no such method", draft: draft{method: "nosuch.method"}, code: call.NotFound, says: "nosuch.method"},
 		{name: "arguments that the method does not take", draft: draft{method: "test.ping", args: `{"x":1}`}, code: call.Invalid},
-	} {
+	}
+}
+
+func TestOrderRefused(t *testing.T) {
+	f := newFleet(t)
+	revoked := f.operator(t, "bob")
+	list := must[[]byte](t)(pki.SignRevocations(f.root, pki.NewRevocations().Add(time.Now(), pki.Revoke(revoked.cert, "left"))))
+	pol := must[*policy.Policy](t)(policy.Parse([]byte(
+		"- {operators: alice, methods: 'test.ping,nosuch.*,test.echo', targets: '*'}\n- {operators: bob, methods: '*', targets: '*'}\n")))
+	for _, tt := range wrongOrders(t, f, revoked) {
 		t.Run(tt.name, func(t *testing.T) {
 			o := newOverlord(t, f)
 			o.hello = func(_, h *fleetpb.Hello) { h.Revocations = list }
