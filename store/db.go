@@ -47,7 +47,7 @@ type DB struct {
 	pool   *sql.DB // readers
 	writer *writer
 
-	queue   chan *op   // of one group: what the writer takes next
+	queue   chan *op    // of one group: what the writer takes next
 	latest  chan []byte // of one: the checkpoint to be kept outside
 	running sync.WaitGroup
 

@@ -65,10 +65,10 @@ func (db *DB) enqueue(ctx context.Context, o *op) error {
 
 // writer is the one goroutine that writes, and what only it touches.
 type writer struct {
-	db    *DB
-	pool  *sql.DB
-	conn  *sql.Conn
-	stmts map[string]*sql.Stmt // prepared on conn
+	db      *DB
+	pool    *sql.DB
+	conn    *sql.Conn
+	stmts   map[string]*sql.Stmt // prepared on conn
 	inserts map[insertKey]string
 
 	tree        *audit.Tree // of what is committed
