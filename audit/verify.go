@@ -136,6 +136,7 @@ type verifier struct {
 
 	tree    Tree
 	good    int64 // records under the newest checkpoint that agreed
+	signed  int64 // records under the stored checkpoint read last
 	buf     []Hash
 	total   int64            // records that there must be
 	cut     string           // why
@@ -307,9 +308,10 @@ func (v *verifier) checkpoint(next func() ([]byte, error, bool)) (*Checkpoint, e
 	if err != nil {
 		return nil, bad(-1, "the stored checkpoint after record %d: %v", v.tree.Size()-1, err)
 	}
-	if c.Size < v.tree.Size() {
+	if c.Size <= v.signed {
 		return nil, bad(-1, "the stored checkpoint of %d records is out of order", c.Size)
 	}
+	v.signed = c.Size
 	return &c, nil
 }
 
