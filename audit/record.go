@@ -24,6 +24,10 @@ const (
 	MaxMinionRecord = 64 << 10 // bytes of a minion's leaf
 )
 
+// ActionDropped is the action of the record which says that the outputs of a
+// closed job, its subject, were removed to make room.
+const ActionDropped = "results.dropped"
+
 // ErrRecord is wrapped by every error about a leaf that is malformed.
 var ErrRecord = errors.New("malformed audit record")
 

@@ -3,6 +3,7 @@ package audit
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"iter"
@@ -33,14 +34,22 @@ type StoredResult struct {
 }
 
 // Digest vouches for the whole row, but for the job and number of its group,
-// which the record names: Record.digest of a "results" record.
+// which the record names: it is Record.digest of a "results" record. It is
+// SHA-256 over "dominion-result-v1", the names and the detail each after its
+// length, then count, status, code, cut, the number of durations and each of
+// them in microseconds, all u64 big-endian, and the sum of the output.
 func (s StoredResult) Digest() Hash {
-	h := sha256.New()
-	fmt.Fprintf(h, "dominion-result-v1\n%q %d %d %d %q %x %d", s.Names, s.Count, s.Status, s.Code, s.Detail, s.Sum, s.Cut)
-	for _, t := range s.Took {
-		fmt.Fprintf(h, " %d", t.Microseconds())
+	b := make([]byte, 0, 128+len(s.Names)+len(s.Detail)+8*len(s.Took))
+	b = append(b, "dominion-result-v1"...)
+	b = append(binary.BigEndian.AppendUint64(b, uint64(len(s.Names))), s.Names...)
+	b = append(binary.BigEndian.AppendUint64(b, uint64(len(s.Detail))), s.Detail...)
+	for _, n := range [...]uint64{uint64(s.Count), uint64(s.Status), uint64(s.Code), s.Cut, uint64(len(s.Took))} {
+		b = binary.BigEndian.AppendUint64(b, n)
 	}
-	return Hash(h.Sum(nil))
+	for _, t := range s.Took {
+		b = binary.BigEndian.AppendUint64(b, uint64(max(t.Microseconds(), 0)))
+	}
+	return sha256.Sum256(append(b, s.Sum[:]...))
 }
 
 // ErrNoResult is returned by a resultSource that has no such row.
@@ -70,10 +79,9 @@ type resultSource interface {
 
 // VerifyOptions say what a log must agree with.
 type VerifyOptions struct {
-	LogID    string
-	Keys     []LogKey                 // that may have signed checkpoints; at least one
-	Outside  []byte                   // the newest checkpoint kept outside the database; nil: none is known
-	Progress func(done, total int64)  // called now and then; nil: not wanted
+	Keys     []LogKey                     // that may have signed checkpoints; at least one
+	Outside  []byte                       // the newest checkpoint kept outside the database; nil: none is known
+	Progress func(done, total int64)      // called now and then; nil: not wanted
 	Each     func(index int64, r *Record) // sees every good record; nil: not wanted
 }
 

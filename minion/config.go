@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -269,17 +270,18 @@ func bound(key string, v, def, highest int) (int, error) {
 
 // withPort gives host:port, adding the usual port when there is none.
 func withPort(addr, port string) (string, error) {
-	h, p, err := net.SplitHostPort(addr)
+	host, p, err := net.SplitHostPort(addr)
 	if err != nil {
-		if h, p, err = net.SplitHostPort(net.JoinHostPort(strings.Trim(addr, "[]"), port)); err != nil {
+		host, p = strings.TrimSuffix(strings.TrimPrefix(addr, "["), "]"), port
+		if _, err := netip.ParseAddr(host); err != nil && strings.Contains(host, ":") {
 			return "", fmt.Errorf("%q is not host:port", addr)
 		}
 	}
-	if strings.ContainsAny(h, " \t\r\n/@?#") || addr == "" {
+	if addr == "" || strings.ContainsAny(host, " \t\r\n/@?#") {
 		return "", fmt.Errorf("%q is not host:port", addr)
 	}
-	if n, err := net.LookupPort("tcp", p); err != nil || n < 0 {
+	if _, err := net.LookupPort("tcp", p); err != nil {
 		return "", fmt.Errorf("%q: %q is not a port", addr, p)
 	}
-	return net.JoinHostPort(h, p), nil
+	return net.JoinHostPort(host, p), nil
 }

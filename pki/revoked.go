@@ -213,6 +213,9 @@ func parseList(body []byte) (*RevocationList, error) {
 	if err := unmarshal(body, &p); err != nil {
 		return nil, err
 	}
+	if p.IssuedAtMs < 0 {
+		return nil, fmt.Errorf("issued at %d ms", p.IssuedAtMs)
+	}
 	l := &RevocationList{number: p.Number, entries: make([]Revoked, len(p.Entries))}
 	if p.IssuedAtMs != 0 {
 		l.issued = time.UnixMilli(p.IssuedAtMs)

@@ -389,7 +389,10 @@ func (s *Session) hearHello() error {
 	}
 	switch h.Type {
 	case TypeGoaway:
-		return s.onGoaway(body)
+		if err = s.onGoaway(body); errors.Is(err, ErrProtocol) {
+			return s.breach(err)
+		}
+		return err
 	case TypeHello:
 	default:
 		return s.breach(fmt.Errorf("%w: %s before HELLO", ErrProtocol, h.Type))

@@ -157,6 +157,7 @@ func TestExpandErrors(t *testing.T) {
 		{"a-", `names "a-": position 1: not a machine name: a label of "a-" begins or ends with a hyphen; write names as in web1.example.org`},
 		{"a[1-999999][1-999999]", `names "a[1-999999][1-999999]": position 1: the ranges stand for more than 1048576 names; use a glob such as web*, or fewer numbers`},
 		{strings.Repeat("a,", call.MaxMachines) + "a", `position 2097153: there are more than 1048576 names`},
+		{"a[" + strings.Repeat("1,", call.MaxMachines+1) + "1]", `position 2097155: the bracket holds more than 1048576 ranges; write fewer`},
 		{strings.Repeat("a", 16<<20+1), `position 16777217: 16777217 bytes are more than 16777216; send fewer names at a time`},
 	} {
 		_, err := target.Expand(tt.text)
