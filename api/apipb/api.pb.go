@@ -3893,7 +3893,7 @@ func (x *AuditVerifyEvent) GetRoot() []byte {
 
 type AuditHeadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	OldSize       uint64                 `protobuf:"varint,1,opt,name=old_size,json=oldSize,proto3" json:"old_size,omitempty"`
+	Remembered    []byte                 `protobuf:"bytes,1,opt,name=remembered,proto3" json:"remembered,omitempty"` // the newest checkpoint the caller has seen, a signed note; empty: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3928,11 +3928,11 @@ func (*AuditHeadRequest) Descriptor() ([]byte, []int) {
 	return file_apipb_api_proto_rawDescGZIP(), []int{60}
 }
 
-func (x *AuditHeadRequest) GetOldSize() uint64 {
+func (x *AuditHeadRequest) GetRemembered() []byte {
 	if x != nil {
-		return x.OldSize
+		return x.Remembered
 	}
-	return 0
+	return nil
 }
 
 type AuditHeadResponse struct {
@@ -4459,9 +4459,11 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x04root\x18\x06 \x01(\fR\x04root\x1a3\n" +
 	"\aProblem\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x03R\x05index\x12\x12\n" +
-	"\x04what\x18\x02 \x01(\tR\x04what\"-\n" +
-	"\x10AuditHeadRequest\x12\x19\n" +
-	"\bold_size\x18\x01 \x01(\x04R\aoldSize\"\xab\x01\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\"2\n" +
+	"\x10AuditHeadRequest\x12\x1e\n" +
+	"\n" +
+	"remembered\x18\x01 \x01(\fR\n" +
+	"remembered\"\xab\x01\n" +
 	"\x11AuditHeadResponse\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\fR\n" +
