@@ -152,15 +152,14 @@ func (a fleetAPI) SetMinion(ctx context.Context, r *connect.Request[apipb.SetMin
 func (a fleetAPI) Modules(_ context.Context, r *connect.Request[apipb.ModulesRequest]) (*connect.Response[apipb.ModulesResponse], error) {
 	schemas := a.o.table.Schemas()
 	if name := r.Msg.Name; name != "" {
-		module, _, _ := strings.Cut(name, ".")
 		kept := schemas[:0:0]
 		for _, s := range schemas {
-			if s.Name == module {
+			if s.Name == name || strings.HasPrefix(s.Name, name+".") {
 				kept = append(kept, s)
 			}
 		}
 		if len(kept) == 0 {
-			return nil, call.Errorf(call.NotFound, "no module %q; dominion modules lists them", module)
+			return nil, call.Errorf(call.NotFound, "there is no module or method %q; list them with: dominion modules", name)
 		}
 		schemas = kept
 	}
