@@ -5,8 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"iter"
-	"strconv"
-	"strings"
 
 	"dominion/api/auditpb"
 	"dominion/api/fleetpb"
@@ -32,14 +30,15 @@ func (tx *Tx) Audit(r *auditpb.Record) (int64, error) {
 	return tx.tree.Size() + int64(len(tx.leaves)) - 1, nil
 }
 
-// rowsAtOnce is how many rows one INSERT takes: 16 measured as fast as 64.
-const rowsAtOnce = 16
+// rowsAtOnce is how many rows one INSERT takes. 8 measured faster than 1, 16 and
+// 32: the driver looks for each value among all of the statement.
+const rowsAtOnce = 8
 
 // seal appends the group's leaves to the log, and signs what it is then. The
 // note is nil when there are none.
 func (tx *Tx) seal(ctx context.Context) ([]byte, error) {
-	if len(tx.leaves) == 0 {
-		return nil, nil
+	if err := tx.countOutputs(ctx); err != nil || len(tx.leaves) == 0 {
+		return nil, err
 	}
 	ins := tx.inserter("INSERT INTO records (idx, hash, leaf) VALUES ", "", 3)
 	var done []audit.Hash
@@ -108,23 +107,9 @@ func (i *inserter) query(rows int) string {
 	if q, ok := i.tx.w.inserts[key]; ok {
 		return q
 	}
-	var b strings.Builder
-	b.WriteString(i.head)
-	for n := range rows * i.width {
-		switch {
-		case n == 0:
-			b.WriteString("($")
-		case n%i.width == 0:
-			b.WriteString("), ($")
-		default:
-			b.WriteString(", $")
-		}
-		b.WriteString(strconv.Itoa(n + 1))
-	}
-	b.WriteString(")")
-	b.WriteString(i.tail)
-	i.tx.w.inserts[key] = b.String()
-	return b.String()
+	q := i.head + sqliteRows(rows, i.width) + i.tail
+	i.tx.w.inserts[key] = q
+	return q
 }
 
 type insertKey struct {

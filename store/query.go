@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"sync"
 	"time"
 )
 
@@ -15,6 +16,59 @@ var ErrNotFound = errors.New("not in the store")
 // A querier reads rows: the pool of readers, or a transaction of the writer.
 type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+// pool is a querier of the readers' connections that prepares each statement
+// once: all are constant texts, and few.
+type pool struct {
+	*sql.DB
+
+	mu    sync.Mutex
+	stmts map[string]*sql.Stmt
+}
+
+// QueryContext implements querier.
+func (p *pool) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	s, err := p.prepare(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return s.QueryContext(ctx, args...)
+}
+
+func (p *pool) prepare(ctx context.Context, query string) (*sql.Stmt, error) {
+	p.mu.Lock()
+	s := p.stmts[query]
+	p.mu.Unlock()
+	if s != nil {
+		return s, nil
+	}
+	fresh, err := p.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.stmts[query]; s != nil { // somebody was faster
+		return s, fresh.Close()
+	}
+	p.stmts[query] = fresh
+	return fresh, nil
+}
+
+// close closes statements and connections; p may be nil.
+func (p *pool) close() error {
+	if p == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var err error
+	for _, s := range p.stmts {
+		err = errors.Join(err, s.Close())
+	}
+	clear(p.stmts)
+	return errors.Join(err, p.DB.Close())
 }
 
 // reader has the methods that read tables. DB has them on what is committed,
