@@ -122,14 +122,29 @@ func (r *reader) Record(ctx context.Context, index int64) (audit.Row, error) {
 	return one(ctx, r.q, scanRow, fmt.Sprintf("audit record %d", index), "SELECT idx, leaf, hash FROM records WHERE idx = $1", index)
 }
 
+// rowsPerPage are read at once: a leaf has at most 16 MiB, and seldom 1 KiB.
+const rowsPerPage = 64
+
 // LogRows yields the leaves with from <= index < to, in their order.
 func (r *reader) LogRows(ctx context.Context, from, to int64) iter.Seq2[audit.Row, error] {
-	return each(ctx, r.q, scanRow, "SELECT idx, leaf, hash FROM records WHERE idx >= $1 AND idx < $2 ORDER BY idx", from, to)
+	return paged(rowsPerPage, func(last *audit.Row) ([]audit.Row, error) {
+		at := from
+		if last != nil {
+			at = last.Index + 1
+		}
+		return all(ctx, r.q, scanRow, "SELECT idx, leaf, hash FROM records WHERE idx >= $1 AND idx < $2 ORDER BY idx LIMIT $3", at, to, rowsPerPage)
+	})
 }
 
 // LogRowsBackwards yields the leaves with index < before, the newest first.
 func (r *reader) LogRowsBackwards(ctx context.Context, before int64) iter.Seq2[audit.Row, error] {
-	return each(ctx, r.q, scanRow, "SELECT idx, leaf, hash FROM records WHERE idx < $1 ORDER BY idx DESC", before)
+	return paged(rowsPerPage, func(last *audit.Row) ([]audit.Row, error) {
+		at := before
+		if last != nil {
+			at = last.Index
+		}
+		return all(ctx, r.q, scanRow, "SELECT idx, leaf, hash FROM records WHERE idx < $1 ORDER BY idx DESC LIMIT $2", at, rowsPerPage)
+	})
 }
 
 func scanRow(s scanner) (audit.Row, error) {
@@ -173,7 +188,29 @@ func (r *reader) LogHead(ctx context.Context) (note []byte, size int64, err erro
 // LogCheckpoints yields the stored checkpoints of at most size records, the
 // smallest first.
 func (r *reader) LogCheckpoints(ctx context.Context, size int64) iter.Seq2[[]byte, error] {
-	return each(ctx, r.q, scanBytes, "SELECT note FROM checkpoints WHERE size <= $1 ORDER BY size", size)
+	const n = 1000
+	type row struct {
+		size int64
+		note []byte
+	}
+	scan := func(s scanner) (c row, err error) {
+		err = s.Scan(&c.size, &c.note)
+		return c, err
+	}
+	rows := paged(n, func(last *row) ([]row, error) {
+		after := int64(-1)
+		if last != nil {
+			after = last.size
+		}
+		return all(ctx, r.q, scan, "SELECT size, note FROM checkpoints WHERE size > $1 AND size <= $2 ORDER BY size LIMIT $3", after, size, n)
+	})
+	return func(yield func([]byte, error) bool) {
+		for c, err := range rows {
+			if !yield(c.note, err) {
+				return
+			}
+		}
+	}
 }
 
 // LogNode gives a stored node of the tree.

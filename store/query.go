@@ -104,6 +104,32 @@ func each[T any](ctx context.Context, q querier, scan func(scanner) (T, error), 
 	}
 }
 
+// paged yields rows as each does, but reads them size at a time: neither a
+// connection nor the database's past is held while the caller is slow. page
+// gives the next rows; last is the one before, nil at first.
+func paged[T any](size int, page func(last *T) ([]T, error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var last *T
+		for {
+			rows, err := page(last)
+			if err != nil {
+				var none T
+				yield(none, err)
+				return
+			}
+			for _, v := range rows {
+				if !yield(v, nil) {
+					return
+				}
+			}
+			if len(rows) < size {
+				return
+			}
+			last = &rows[len(rows)-1]
+		}
+	}
+}
+
 func all[T any](ctx context.Context, q querier, scan func(scanner) (T, error), query string, args ...any) ([]T, error) {
 	var out []T
 	for v, err := range each(ctx, q, scan, query, args...) {

@@ -139,6 +139,9 @@ func scanResult(s scanner) (storedGroup, error) {
 	return g, err
 }
 
+// resultsPerPage are read at once: an output has at most 1 MiB.
+const resultsPerPage = 16
+
 // Results yields the groups of a job from number first on, in their order.
 func (r *reader) Results(ctx context.Context, job call.JobID, first int) iter.Seq2[ResultGroup, error] {
 	return func(yield func(ResultGroup, error) bool) {
@@ -147,9 +150,15 @@ func (r *reader) Results(ctx context.Context, job call.JobID, first int) iter.Se
 			yield(ResultGroup{}, err)
 			return
 		}
-		for g, err := range each(ctx, r.q, scanResult, "SELECT "+resultColumns+" FROM results WHERE id >= $1 AND id < $2 ORDER BY id",
-			num<<20|int64(first), (num+1)<<20) {
-			if !yield(g.ResultGroup, err) || err != nil {
+		for g, err := range paged(resultsPerPage, func(last *storedGroup) ([]storedGroup, error) {
+			at := num<<20 | int64(first)
+			if last != nil {
+				at = num<<20 | int64(last.Number+1)
+			}
+			return all(ctx, r.q, scanResult, "SELECT "+resultColumns+" FROM results WHERE id >= $1 AND id < $2 ORDER BY id LIMIT $3",
+				at, (num+1)<<20, resultsPerPage)
+		}) {
+			if !yield(g.ResultGroup, err) {
 				return
 			}
 		}
