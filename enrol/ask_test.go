@@ -7,11 +7,13 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"math/big"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -304,6 +306,30 @@ func TestAskChecksWhatIsGranted(t *testing.T) {
 			t.Errorf("Ask = %v; want an error of its own", err)
 		}
 	})
+}
+
+// Nothing of a client's stays behind it.
+func TestAskLeavesNoGoroutine(t *testing.T) {
+	w := newWorld(t, nil)
+	addr := serve(t, w.serverCert(), w.api())
+	before := runtime.NumGoroutine()
+	for i := range 3 {
+		o := w.options(addr, fmt.Sprintf("minion/web%d", i), newKey(t))
+		o.Token = w.token(enrol.TokenSpec{Name: "*"})
+		if _, err := enrol.Ask(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(10 * time.Second)
+	for runtime.NumGoroutine() > before { // the server's side of the connections goes too
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("%d goroutines; %d before", runtime.NumGoroutine(), before)
+		}
+	}
 }
 
 func TestAskUnreachable(t *testing.T) {
