@@ -65,7 +65,7 @@ func (s *service) Request(ctx context.Context, req *connect.Request[apipb.EnrolR
 func (s *service) toPeer(err error) error {
 	e, ok := errors.AsType[*call.Error](err)
 	if !ok {
-		s.r.Log.Error("enrolment request failed", "error", err)
+		s.r.cfg.Log.Error("enrolment request failed", "error", err)
 		e = call.Errorf(call.Internal, "the overlord's log has the details")
 	}
 	out := connect.NewError(connectCode(e.Code), errors.New(e.Detail))

@@ -54,7 +54,7 @@ type Minion struct {
 // returns when all have a session.
 func New(t testing.TB, n int) *Fleet {
 	t.Helper()
-	f := Start(t, overlord.Config{Autosign: []overlord.AutosignRule{{Names: "m*"}}})
+	f := Start(t, Config())
 	for i := range n {
 		f.Enrol(fmt.Sprintf("m%02d", i+1), minion.Config{})
 	}
@@ -226,4 +226,9 @@ func FreePort(t testing.TB) string {
 func Exists(path string) bool {
 	_, err := os.Stat(path)
 	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// Config is that of an overlord which signs the requests of minions m*.
+func Config() overlord.Config {
+	return overlord.Config{Autosign: []overlord.AutosignRule{{Names: "m*"}}}
 }

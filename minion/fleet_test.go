@@ -142,6 +142,7 @@ type testLog struct {
 
 	mu       sync.Mutex
 	epoch    uint64
+	restored int64 // size from which the epoch goes on
 	size     int64
 	hashes   []tlog.Hash
 	recovery [][]byte
@@ -202,7 +203,7 @@ func (l *testLog) recover(t testing.TB, f *fleet, abandoned audit.Checkpoint) {
 		RestoredSize: uint64(now.Size), RestoredRoot: now.Root[:], TimeMs: time.Now().UnixMilli(),
 	}))
 	l.recovery = append(l.recovery, must[[]byte](t)(pki.SignStatement(f.root, pki.RecoveryPrefix, body)))
-	l.epoch = abandoned.Epoch + 1
+	l.epoch, l.restored = abandoned.Epoch+1, now.Size
 }
 
 // head gives the newest checkpoint with a proof from what a minion remembers.
@@ -213,10 +214,14 @@ func (l *testLog) head(t testing.TB, remembered [][]byte) *fleetpb.LogHead {
 	h := &fleetpb.LogHead{LogKey: l.key, Checkpoint: must[[]byte](t)(l.signer.Sign(l.checkpoint(t)))}
 	for _, note := range remembered {
 		c := must[audit.Checkpoint](t)(audit.PeekCheckpoint(note))
-		if c.LogID != l.signer.Key().LogID || c.Size == 0 || c.Size > l.size {
+		old := c.Size
+		if c.Epoch < l.epoch {
+			old = l.restored
+		}
+		if c.LogID != l.signer.Key().LogID || old == 0 || old > l.size {
 			continue
 		}
-		for _, p := range must[tlog.TreeProof](t)(tlog.ProveTree(l.size, c.Size, l)) {
+		for _, p := range must[tlog.TreeProof](t)(tlog.ProveTree(l.size, old, l)) {
 			h.Proof = append(h.Proof, p[:])
 		}
 	}
@@ -492,8 +497,17 @@ func newAgent(t testing.TB, f *fleet, change func(*Options)) *Agent {
 }
 
 // connect dials the overlord for an agent and serves until the test ends. It
-// gives the overlord's end.
+// gives the overlord's end when both sides have accepted the session.
 func connect(t testing.TB, a *Agent, o *overlord) *peer {
+	t.Helper()
+	before := a.link("dc1")
+	p := dialed(t, a, o)
+	until(t, "the agent accepts the session", func() bool { l := a.link("dc1"); return l != nil && l != before })
+	return p
+}
+
+// dialed is connect that does not wait for the agent's side.
+func dialed(t testing.TB, a *Agent, o *overlord) *peer {
 	t.Helper()
 	cert := o.f.minion(t, a.Name())
 	conn, err := session.Dial(t.Context(), o.addr, session.ClientTLS(session.TLSOptions{

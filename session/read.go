@@ -211,38 +211,6 @@ func DecodeResult(body []byte) (*fleetpb.Result, error) {
 	return r, nil
 }
 
-// Limits inside HELLO.
-const (
-	maxFeatures    = 64
-	maxWord        = 128 // bytes of a feature, version, name or address
-	maxCheckpoints = 64
-	maxCheckpoint  = 4 << 10 // bytes
-	maxSharers     = 64
-)
-
-func decodeHello(body []byte) (*fleetpb.Hello, error) {
-	h := new(fleetpb.Hello)
-	if err := decode(TypeHello, body, h); err != nil {
-		return nil, err
-	}
-	ok := len(h.Features) <= maxFeatures && len(h.AgentVersion) <= maxWord && len(h.Checkpoints) <= maxCheckpoints &&
-		len(h.Sharers) <= maxSharers && (len(h.JournalId) == 0 || len(h.JournalId) == 16) &&
-		(len(h.FactsDigest) == 0 || len(h.FactsDigest) == 32)
-	for _, f := range h.Features {
-		ok = ok && len(f) <= maxWord
-	}
-	for _, c := range h.Checkpoints {
-		ok = ok && len(c) <= maxCheckpoint
-	}
-	for _, o := range h.Sharers {
-		ok = ok && o != nil && len(o.Name) <= call.MaxName && len(o.Addresses) <= maxFeatures
-	}
-	if !ok {
-		return nil, fmt.Errorf("%w: HELLO with a field over its limit", ErrProtocol)
-	}
-	return h, nil
-}
-
 // cut shortens text for a frame to at most n bytes of valid UTF-8.
 func cut(s string, n int) string {
 	s = strings.ToValidUTF8(s, "\uFFFD")

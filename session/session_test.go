@@ -193,7 +193,7 @@ func TestStartRefusals(t *testing.T) {
 
 func TestLateAnswerIsDropped(t *testing.T) {
 	stats := new(Stats)
-	var ids = make(chan uint64, 1)
+	ids := make(chan uint64, 1)
 	f := pair(t, &Options{Stats: stats}, &Options{Handler: &handler{call: func(s *Session, id uint64, c *fleetpb.Call) { ids <- id }}}, false)
 	w := newWaiter()
 	if err := f.overlord.Start(9, w, encode(&fleetpb.Call{Method: "test.sleep"})); err != nil {

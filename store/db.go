@@ -34,6 +34,8 @@ type Options struct {
 	OnCheckpoint func(note []byte) error
 
 	MaxOutput int64 // bytes of kept outputs of closed jobs, after which the oldest are dropped; 0: 2 GiB
+
+	commit func(ctx context.Context, commit func(context.Context) error) error // in its place; for tests of what a disk can do
 }
 
 // DB is an open store. Its methods are safe for concurrent use; those that
@@ -47,7 +49,7 @@ type DB struct {
 	pool   *sql.DB // readers
 	writer *writer
 
-	queue   chan *op   // of one group: what the writer takes next
+	queue   chan *op    // of one group: what the writer takes next
 	latest  chan []byte // of one: the checkpoint to be kept outside
 	running sync.WaitGroup
 

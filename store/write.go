@@ -65,27 +65,20 @@ func (db *DB) enqueue(ctx context.Context, o *op) error {
 
 // writer is the one goroutine that writes, and what only it touches.
 type writer struct {
-	db    *DB
-	pool  *sql.DB
-	conn  *sql.Conn
-	stmts map[string]*sql.Stmt // prepared on conn
+	db      *DB
+	pool    *sql.DB
+	conn    *sql.Conn
+	stmts   map[string]*sql.Stmt // prepared on conn
 	inserts map[insertKey]string
 
 	tree        *audit.Tree // of what is committed
 	epoch       uint64
 	nextJob     int64
 	outputBytes int64
-
-	// begin and commit are "BEGIN IMMEDIATE" and "COMMIT"; a test makes them fail.
-	begin, commit func(ctx context.Context) error
 }
 
 func (w *writer) run(ctx context.Context) {
 	defer close(w.db.latest)
-	if w.begin == nil {
-		w.begin = func(ctx context.Context) error { return w.exec(ctx, "BEGIN IMMEDIATE") }
-		w.commit = func(ctx context.Context) error { return w.exec(ctx, "COMMIT") }
-	}
 	ops := make([]*op, 0, maxGroup)
 	for first := range w.db.queue {
 		ops = append(ops[:0], first)
@@ -146,7 +139,7 @@ func (w *writer) transact(ctx context.Context, ops []*op) (*Tx, []byte, error) {
 	if broken != "" {
 		return nil, nil, unavailable(broken)
 	}
-	if err := w.begin(ctx); err != nil {
+	if err := w.exec(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return nil, nil, err
 	}
 	tx := &Tx{w: w, tree: w.tree.Clone(), epoch: w.epoch, nextJob: w.nextJob}
@@ -168,6 +161,14 @@ func (w *writer) transact(ctx context.Context, ops []*op) (*Tx, []byte, error) {
 		return nil, nil, err
 	}
 	return tx, note, nil
+}
+
+func (w *writer) commit(ctx context.Context) error {
+	commit := func(ctx context.Context) error { return w.exec(ctx, "COMMIT") }
+	if w.db.opt.commit != nil {
+		return w.db.opt.commit(ctx, commit)
+	}
+	return commit(ctx)
 }
 
 // savepoint runs one op; its error is that of the whole group.
