@@ -109,6 +109,9 @@ func (a fleetAPI) Minions(ctx context.Context, r *connect.Request[apipb.MinionsR
 			if st.session != nil {
 				m.Address = st.session.RemoteAddr().String()
 				m.LastSeenMs = ms(time.Now())
+				if r.Msg.Certs {
+					m.Chain = [][]byte{st.session.PeerCert().Raw, a.o.keys.issuing.Load().Cert.Raw}
+				}
 			}
 		}
 		out.Minions = append(out.Minions, m)

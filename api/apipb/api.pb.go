@@ -610,6 +610,7 @@ type MinionsRequest struct {
 	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"` // empty: all
 	Exclude       string                 `protobuf:"bytes,2,opt,name=exclude,proto3" json:"exclude,omitempty"`
 	Facts         bool                   `protobuf:"varint,3,opt,name=facts,proto3" json:"facts,omitempty"`
+	Certs         bool                   `protobuf:"varint,4,opt,name=certs,proto3" json:"certs,omitempty"` // with the certificates of those connected
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -661,6 +662,13 @@ func (x *MinionsRequest) GetExclude() string {
 func (x *MinionsRequest) GetFacts() bool {
 	if x != nil {
 		return x.Facts
+	}
+	return false
+}
+
+func (x *MinionsRequest) GetCerts() bool {
+	if x != nil {
+		return x.Certs
 	}
 	return false
 }
@@ -731,6 +739,7 @@ type Minion struct {
 	Facts         []byte                 `protobuf:"bytes,10,opt,name=facts,proto3" json:"facts,omitempty"`                               // JSON
 	FactsAtMs     int64                  `protobuf:"varint,11,opt,name=facts_at_ms,json=factsAtMs,proto3" json:"facts_at_ms,omitempty"`
 	Problem       string                 `protobuf:"bytes,12,opt,name=problem,proto3" json:"problem,omitempty"` // why it has no session, when we know
+	Chain         [][]byte               `protobuf:"bytes,13,rep,name=chain,proto3" json:"chain,omitempty"`     // DER: its certificate and the issuing CA's; only while connected, and when asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -847,6 +856,13 @@ func (x *Minion) GetProblem() string {
 		return x.Problem
 	}
 	return ""
+}
+
+func (x *Minion) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
 }
 
 type SetMinionRequest struct {
@@ -4225,14 +4241,15 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\runknown_count\x18\x04 \x01(\x04R\funknownCount\x12\x1f\n" +
 	"\vuses_groups\x18\x05 \x01(\bR\n" +
 	"usesGroups\x12\x17\n" +
-	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\"X\n" +
+	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\"n\n" +
 	"\x0eMinionsRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x18\n" +
 	"\aexclude\x18\x02 \x01(\tR\aexclude\x12\x14\n" +
-	"\x05facts\x18\x03 \x01(\bR\x05facts\"Z\n" +
+	"\x05facts\x18\x03 \x01(\bR\x05facts\x12\x14\n" +
+	"\x05certs\x18\x04 \x01(\bR\x05certs\"Z\n" +
 	"\x0fMinionsResponse\x12-\n" +
 	"\aminions\x18\x01 \x03(\v2\x13.dominion.v1.MinionR\aminions\x12\x18\n" +
-	"\aunknown\x18\x02 \x01(\tR\aunknown\"\xf3\x02\n" +
+	"\aunknown\x18\x02 \x01(\tR\aunknown\"\x89\x03\n" +
 	"\x06Minion\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x19\n" +
@@ -4247,7 +4264,8 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x05facts\x18\n" +
 	" \x01(\fR\x05facts\x12\x1e\n" +
 	"\vfacts_at_ms\x18\v \x01(\x03R\tfactsAtMs\x12\x18\n" +
-	"\aproblem\x18\f \x01(\tR\aproblem\"I\n" +
+	"\aproblem\x18\f \x01(\tR\aproblem\x12\x14\n" +
+	"\x05chain\x18\r \x03(\fR\x05chain\"I\n" +
 	"\x10SetMinionRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fdial_address\x18\x02 \x01(\tR\vdialAddress\"\x13\n" +
