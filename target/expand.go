@@ -12,7 +12,8 @@ import (
 // case, each once; the empty text has none. At most 16 MiB of text that
 // stands for at most call.MaxMachines names, doubles counted; errors wrap
 // ErrSyntax. Parse reads the same set in every text that Expand accepts and
-// that is short enough for it.
+// that is short enough for it. People write such lists too, so Expand accepts
+// more than the one text that Fold would write for a set.
 func Expand(folded string) ([]string, error) {
 	const what = "names"
 	if len(folded) > maxFolded {

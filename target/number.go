@@ -6,6 +6,8 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+
+	"dominion/call"
 )
 
 // maxDigits is the longest number in a bracket; longer ones are only text.
@@ -100,6 +102,9 @@ func parseNumbers(s string) (numbers, *problem) {
 		var p *problem
 		if spans, p = appendItem(spans, item); p != nil {
 			return nil, p.shift(at)
+		}
+		if len(spans) > call.MaxMachines { // bounds the memory; each stands for a name at least
+			return nil, problemf(at, "the bracket holds more than %d ranges; write fewer", call.MaxMachines)
 		}
 		at += len(item) + 1
 	}

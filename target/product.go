@@ -39,7 +39,7 @@ func (f *family) fold() [][]numbers {
 		s.order[i] = int32(i)
 	}
 	for k := s.columns - 1; k >= 0; k-- {
-		if s.varies(k) {
+		if k == s.columns-1 || s.varies(k) { // the first pass also drops doubles
 			s.foldColumn(k)
 		}
 	}
@@ -57,7 +57,7 @@ func (s *sheet) varies(k int) bool {
 			return true
 		}
 	}
-	return len(s.order) > 1 && s.columns > 0 && k == s.columns-1 // removes doubles
+	return false
 }
 
 // foldColumn makes one row of those that differ in column k only. The first

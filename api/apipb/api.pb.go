@@ -2678,6 +2678,7 @@ func (x *SignCertRequest) GetReplace() bool {
 type SignCertResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Signed        []string               `protobuf:"bytes,1,rep,name=signed,proto3" json:"signed,omitempty"`
+	Held          []string               `protobuf:"bytes,2,rep,name=held,proto3" json:"held,omitempty"` // matched by the pattern and left alone: a conflict, several keys, or rejected before
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2715,6 +2716,13 @@ func (*SignCertResponse) Descriptor() ([]byte, []int) {
 func (x *SignCertResponse) GetSigned() []string {
 	if x != nil {
 		return x.Signed
+	}
+	return nil
+}
+
+func (x *SignCertResponse) GetHeld() []string {
+	if x != nil {
+		return x.Held
 	}
 	return nil
 }
@@ -3885,7 +3893,7 @@ func (x *AuditVerifyEvent) GetRoot() []byte {
 
 type AuditHeadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	OldSize       uint64                 `protobuf:"varint,1,opt,name=old_size,json=oldSize,proto3" json:"old_size,omitempty"`
+	Remembered    []byte                 `protobuf:"bytes,1,opt,name=remembered,proto3" json:"remembered,omitempty"` // the newest checkpoint the caller has seen, a signed note; empty: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3920,20 +3928,22 @@ func (*AuditHeadRequest) Descriptor() ([]byte, []int) {
 	return file_apipb_api_proto_rawDescGZIP(), []int{60}
 }
 
-func (x *AuditHeadRequest) GetOldSize() uint64 {
+func (x *AuditHeadRequest) GetRemembered() []byte {
 	if x != nil {
-		return x.OldSize
+		return x.Remembered
 	}
-	return 0
+	return nil
 }
 
 type AuditHeadResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Checkpoint    []byte                 `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
-	LogKey        []byte                 `protobuf:"bytes,2,opt,name=log_key,json=logKey,proto3" json:"log_key,omitempty"`
-	Proof         [][]byte               `protobuf:"bytes,3,rep,name=proof,proto3" json:"proof,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoint       []byte                 `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	LogKey           []byte                 `protobuf:"bytes,2,opt,name=log_key,json=logKey,proto3" json:"log_key,omitempty"`
+	Proof            [][]byte               `protobuf:"bytes,3,rep,name=proof,proto3" json:"proof,omitempty"`
+	Recovery         []byte                 `protobuf:"bytes,4,opt,name=recovery,proto3" json:"recovery,omitempty"` // as in fleet/1's LogHead, after a restore
+	RecoveriesBefore [][]byte               `protobuf:"bytes,5,rep,name=recoveries_before,json=recoveriesBefore,proto3" json:"recoveries_before,omitempty"`
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *AuditHeadResponse) Reset() {
@@ -3983,6 +3993,20 @@ func (x *AuditHeadResponse) GetLogKey() []byte {
 func (x *AuditHeadResponse) GetProof() [][]byte {
 	if x != nil {
 		return x.Proof
+	}
+	return nil
+}
+
+func (x *AuditHeadResponse) GetRecovery() []byte {
+	if x != nil {
+		return x.Recovery
+	}
+	return nil
+}
+
+func (x *AuditHeadResponse) GetRecoveriesBefore() [][]byte {
+	if x != nil {
+		return x.RecoveriesBefore
 	}
 	return nil
 }
@@ -4355,9 +4379,10 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x0fSignCertRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\x12\x18\n" +
-	"\areplace\x18\x03 \x01(\bR\areplace\"*\n" +
+	"\areplace\x18\x03 \x01(\bR\areplace\">\n" +
 	"\x10SignCertResponse\x12\x16\n" +
-	"\x06signed\x18\x01 \x03(\tR\x06signed\"I\n" +
+	"\x06signed\x18\x01 \x03(\tR\x06signed\x12\x12\n" +
+	"\x04held\x18\x02 \x03(\tR\x04held\"I\n" +
 	"\x11RejectCertRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\"0\n" +
@@ -4434,15 +4459,19 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x04root\x18\x06 \x01(\fR\x04root\x1a3\n" +
 	"\aProblem\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x03R\x05index\x12\x12\n" +
-	"\x04what\x18\x02 \x01(\tR\x04what\"-\n" +
-	"\x10AuditHeadRequest\x12\x19\n" +
-	"\bold_size\x18\x01 \x01(\x04R\aoldSize\"b\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\"2\n" +
+	"\x10AuditHeadRequest\x12\x1e\n" +
+	"\n" +
+	"remembered\x18\x01 \x01(\fR\n" +
+	"remembered\"\xab\x01\n" +
 	"\x11AuditHeadResponse\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\fR\n" +
 	"checkpoint\x12\x17\n" +
 	"\alog_key\x18\x02 \x01(\fR\x06logKey\x12\x14\n" +
-	"\x05proof\x18\x03 \x03(\fR\x05proof\"/\n" +
+	"\x05proof\x18\x03 \x03(\fR\x05proof\x12\x1a\n" +
+	"\brecovery\x18\x04 \x01(\fR\brecovery\x12+\n" +
+	"\x11recoveries_before\x18\x05 \x03(\fR\x10recoveriesBefore\"/\n" +
 	"\x13AuditRecoverRequest\x12\x18\n" +
 	"\aconfirm\x18\x01 \x01(\bR\aconfirm\"\x8c\x01\n" +
 	"\x14AuditRecoverResponse\x12\x14\n" +

@@ -259,13 +259,14 @@ func (x *OverlordName) GetAddresses() []string {
 // LogHead is the overlord's newest checkpoint with what a minion needs to
 // believe it.
 type LogHead struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Checkpoint    []byte                 `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`       // a signed note
-	LogKey        []byte                 `protobuf:"bytes,2,opt,name=log_key,json=logKey,proto3" json:"log_key,omitempty"` // the log key's certificate by the root (pki.LogKey)
-	Proof         [][]byte               `protobuf:"bytes,3,rep,name=proof,proto3" json:"proof,omitempty"`                 // RFC 6962 consistency proof from the remembered size, hashes of 32 bytes
-	Recovery      []byte                 `protobuf:"bytes,4,opt,name=recovery,proto3" json:"recovery,omitempty"`           // a statement signed by the root key, after a restore
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Checkpoint       []byte                 `protobuf:"bytes,1,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`                                     // a signed note
+	LogKey           []byte                 `protobuf:"bytes,2,opt,name=log_key,json=logKey,proto3" json:"log_key,omitempty"`                               // the log key's certificate by the root (pki.LogKey)
+	Proof            [][]byte               `protobuf:"bytes,3,rep,name=proof,proto3" json:"proof,omitempty"`                                               // RFC 6962 consistency proof from the remembered size, hashes of 32 bytes
+	Recovery         []byte                 `protobuf:"bytes,4,opt,name=recovery,proto3" json:"recovery,omitempty"`                                         // a statement signed by the root key, after a restore
+	RecoveriesBefore [][]byte               `protobuf:"bytes,5,rep,name=recoveries_before,json=recoveriesBefore,proto3" json:"recoveries_before,omitempty"` // the statements of earlier epochs, oldest first, for a minion that missed them
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *LogHead) Reset() {
@@ -322,6 +323,13 @@ func (x *LogHead) GetProof() [][]byte {
 func (x *LogHead) GetRecovery() []byte {
 	if x != nil {
 		return x.Recovery
+	}
+	return nil
+}
+
+func (x *LogHead) GetRecoveriesBefore() [][]byte {
+	if x != nil {
+		return x.RecoveriesBefore
 	}
 	return nil
 }
@@ -1348,14 +1356,15 @@ const file_fleetpb_fleet_proto_rawDesc = "" +
 	"\asharers\x18\v \x03(\v2\x1f.dominion.fleet.v1.OverlordNameR\asharers\"@\n" +
 	"\fOverlordName\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
-	"\taddresses\x18\x02 \x03(\tR\taddresses\"t\n" +
+	"\taddresses\x18\x02 \x03(\tR\taddresses\"\xa1\x01\n" +
 	"\aLogHead\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\fR\n" +
 	"checkpoint\x12\x17\n" +
 	"\alog_key\x18\x02 \x01(\fR\x06logKey\x12\x14\n" +
 	"\x05proof\x18\x03 \x03(\fR\x05proof\x12\x1a\n" +
-	"\brecovery\x18\x04 \x01(\fR\brecovery\"\x8b\x02\n" +
+	"\brecovery\x18\x04 \x01(\fR\brecovery\x12+\n" +
+	"\x11recoveries_before\x18\x05 \x03(\fR\x10recoveriesBefore\"\x8b\x02\n" +
 	"\x04Call\x12\x16\n" +
 	"\x06method\x18\x01 \x01(\tR\x06method\x12\x12\n" +
 	"\x04args\x18\x02 \x01(\fR\x04args\x12\x1d\n" +

@@ -1,0 +1,307 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"dominion/api/apipb"
+	"dominion/call"
+	"dominion/module"
+	"dominion/target"
+)
+
+const (
+	// DefaultTimeout is how long a method may run when neither the caller nor
+	// the method's schema says.
+	DefaultTimeout = time.Minute
+	// OrderLife is how long after its making an order may still start.
+	OrderLife = time.Hour
+	// DefaultPing is how long Ping waits for answers.
+	DefaultPing = 5 * time.Second
+)
+
+// Options say how a client reaches the overlord and what it asks for.
+type Options struct {
+	Endpoint // where the overlord is; zero: found as Dial says
+
+	Exclude string        // expression of machines to leave out; empty: none
+	Limit   int           // refuse a target of more machines; zero: no limit
+	Timeout time.Duration // of each call once it runs, and of a ping; zero: the method's own, else DefaultTimeout; negative: none
+	Stream  bool          // live output is wanted as events of the job
+}
+
+// Client gives orders to one target through one overlord. It may be used by
+// several goroutines.
+type Client struct {
+	conn   *Conn
+	owned  bool
+	target string
+	opt    Options
+	expr   *target.Expr
+	except *target.Expr // nil: nothing is excluded
+}
+
+// New connects to an overlord to give orders to target, an expression such as
+// "web*" or "web[01-20],db1". Close the client when done. A malformed target is
+// a *call.Error with the code Invalid.
+func New(ctx context.Context, target string, opt Options) (*Client, error) {
+	conn, err := Dial(ctx, opt.Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	c, err := conn.Target(target, opt)
+	if err != nil {
+		_ = conn.Close() // nothing was sent
+		return nil, err
+	}
+	c.owned = true
+	return c, nil
+}
+
+// Target makes a client on a connection that is already there; the endpoint in
+// opt is not looked at, and closing the client leaves the connection open.
+func (c *Conn) Target(expr string, opt Options) (*Client, error) {
+	cl := &Client{conn: c, target: expr, opt: opt}
+	var err error
+	if cl.expr, err = target.Parse(expr); err != nil {
+		return nil, call.Errorf(call.Invalid, "%v", err)
+	}
+	if opt.Exclude != "" {
+		if cl.except, err = target.Parse(opt.Exclude); err != nil {
+			return nil, call.Errorf(call.Invalid, "exclude: %v", err)
+		}
+	}
+	if opt.Limit < 0 {
+		return nil, call.Errorf(call.Invalid, "limit %d: give a number of machines", opt.Limit)
+	}
+	return cl, nil
+}
+
+// Close lets go of the connection if New made it. Jobs being read end.
+func (c *Client) Close() error {
+	if !c.owned {
+		return nil
+	}
+	return c.conn.Close()
+}
+
+// Resolved is what a target names now.
+type Resolved struct {
+	Names      []string // machines that are known, sorted
+	Unknown    []string // names written out in the target that nobody knows, sorted
+	UsesGroups bool     // a group was named: nobody but the overlord can check Names
+}
+
+// Resolve asks the overlord which machines the target names and checks the
+// answer as far as the expression alone allows. It is an error with the code
+// NoMatch when there is neither a machine nor an unknown name.
+func (c *Client) Resolve(ctx context.Context) (Resolved, error) {
+	resp, err := c.conn.Fleet.Resolve(ctx, connect.NewRequest(&apipb.ResolveRequest{
+		Target: c.target, Exclude: c.opt.Exclude, Limit: uint64(c.opt.Limit),
+	}))
+	if err != nil {
+		return Resolved{}, fmt.Errorf("resolve %q: %w", c.target, err)
+	}
+	r := Resolved{UsesGroups: c.expr.UsesGroups() || c.except != nil && c.except.UsesGroups()}
+	if r.Names, err = expand(resp.Msg.GetNames()); err != nil {
+		return Resolved{}, err
+	}
+	if r.Unknown, err = expand(resp.Msg.GetUnknown()); err != nil {
+		return Resolved{}, err
+	}
+	if len(r.Names) == 0 && len(r.Unknown) == 0 {
+		return Resolved{}, call.Errorf(call.NoMatch, "no minion matches %q", c.target)
+	}
+	if n := len(r.Names); c.opt.Limit > 0 && n > c.opt.Limit {
+		return Resolved{}, call.Errorf(call.TooMany, "%q names %d minions and the limit is %d", c.target, n, c.opt.Limit)
+	}
+	if err := c.check(r.Names); err != nil {
+		return Resolved{}, err
+	}
+	return r, c.check(r.Unknown)
+}
+
+// check holds the overlord's answer against the expression: no machine is
+// signed for that the operator did not name. Only the parts without groups can
+// be checked here.
+func (c *Client) check(names []string) error {
+	if !c.expr.UsesGroups() {
+		matched, err := c.expr.Resolve(target.Env{Known: names})
+		if err != nil {
+			return fmt.Errorf("check what %q names: %w", c.target, err)
+		}
+		if extra := without(names, matched.Names); len(extra) > 0 {
+			return call.Errorf(call.Internal, "the overlord says that %q names %q, which it does not; nothing was sent", c.target, target.Fold(extra))
+		}
+	}
+	if c.except != nil && !c.except.UsesGroups() {
+		matched, err := c.except.Resolve(target.Env{Known: names})
+		if err != nil {
+			return fmt.Errorf("check what %q names: %w", c.opt.Exclude, err)
+		}
+		if len(matched.Names) > 0 {
+			return call.Errorf(call.Internal, "the overlord names %q, which %q excludes; nothing was sent", target.Fold(matched.Names), c.opt.Exclude)
+		}
+	}
+	return nil
+}
+
+// without gives the sorted names that are not in the sorted some.
+func without(names, some []string) []string {
+	var out []string
+	for _, n := range names {
+		if _, ok := slices.BinarySearch(some, n); !ok {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// Call orders method with args of every machine the target names now, and
+// returns when the overlord has taken the job over. args is a value that
+// encoding/json makes an object of; nil is the object without fields, and
+// json.RawMessage is sent as it is, at most 512 KiB. The arguments are checked
+// against the method's schema before anything is sent; then the error has the
+// code Invalid, or NotFound when there is no such method.
+//
+// When ctx ends the job's events end, and the job goes on; Job.Cancel stops it.
+func (c *Client) Call(ctx context.Context, method string, args any) (*Job, error) {
+	raw, err := encodeArgs(args)
+	if err != nil {
+		return nil, err
+	}
+	schema, err := c.conn.Schema(ctx, method)
+	if err != nil {
+		return nil, err
+	}
+	if err := schema.Validate(raw); err != nil {
+		return nil, err // it names the method
+	}
+	r, err := c.Resolve(ctx)
+	if err != nil {
+		return nil, err
+	}
+	job := &Job{Names: r.Names, Unknown: r.Unknown, UsesGroups: r.UsesGroups, conn: c.conn}
+	job.counts.Targeted = job.Targeted()
+	if len(r.Names) == 0 {
+		job.first = []Event{unknownGroup(r.Unknown)}
+		return job, nil
+	}
+	req, id, err := c.order(method, raw, r)
+	if err != nil {
+		return nil, err
+	}
+	req.TimeoutMs = uint64(c.timeout(schema).Milliseconds())
+	job.ID = id
+	job.awaited = make(map[string]struct{}, job.Targeted())
+	for _, names := range [][]string{r.Names, r.Unknown} {
+		for _, n := range names {
+			job.awaited[n] = struct{}{}
+		}
+	}
+	return job, job.start(ctx, req)
+}
+
+// start sends the order and waits until the overlord has accepted it.
+func (j *Job) start(ctx context.Context, req *apipb.CallRequest) error {
+	stream, err := j.conn.Fleet.Call(ctx, connect.NewRequest(req))
+	if err != nil {
+		return fmt.Errorf("order %s: %w", j.ID, err)
+	}
+	j.stream = stream
+	if !stream.Receive() {
+		err := stream.Err()
+		if err == nil {
+			err = call.Errorf(call.Internal, "the overlord ended the answer before it accepted the order")
+		}
+		_ = stream.Close() // the error before it says more
+		return fmt.Errorf("order %s: %w", j.ID, err)
+	}
+	if stream.Msg().GetAccepted() != nil {
+		return nil
+	}
+	e, err := j.take(stream.Msg())
+	if err != nil {
+		_ = stream.Close() // the error before it says more
+		return fmt.Errorf("order %s: %w", j.ID, err)
+	}
+	if e != nil {
+		j.first = append(j.first, e)
+	}
+	return nil
+}
+
+// order signs for exactly the resolved machines.
+func (c *Client) order(method string, args []byte, r Resolved) (*apipb.CallRequest, call.JobID, error) {
+	key, cert, err := c.conn.signer()
+	if err != nil {
+		return nil, call.JobID{}, err
+	}
+	tree, err := call.NewNames(r.Names)
+	if err != nil {
+		return nil, call.JobID{}, fmt.Errorf("make the order: %w", err)
+	}
+	salt := make([]byte, call.SaltSize)
+	rand.Read(salt) // never fails (crypto/rand since Go 1.24)
+	now := time.Now().Truncate(time.Millisecond)
+	o := &call.Order{
+		Job: call.NewJobID(now), Method: method, ArgsDigest: call.Digest(salt, args),
+		IssuedAt: now, NotBefore: now, Expiry: now.Add(OrderLife), Count: tree.Len(), Root: tree.Root(),
+	}
+	signed, err := call.Sign(o, key, cert)
+	if err != nil {
+		return nil, call.JobID{}, fmt.Errorf("make the order: %w", err)
+	}
+	return &apipb.CallRequest{
+		Order: signed.Order, Signature: signed.Signature, OperatorCert: signed.Cert, Salt: salt, Args: args,
+		Names: target.Fold(r.Names), Unknown: target.Fold(r.Unknown), Stream: c.opt.Stream, Target: c.target,
+	}, o.Job, nil
+}
+
+// timeout is how long each call may run; zero: without limit.
+func (c *Client) timeout(s module.Schema) time.Duration {
+	switch {
+	case c.opt.Timeout < 0:
+		return 0
+	case c.opt.Timeout > 0:
+		return max(c.opt.Timeout, time.Millisecond)
+	}
+	if d, err := time.ParseDuration(s.Timeout); err == nil && d >= 0 {
+		return d
+	}
+	return DefaultTimeout
+}
+
+func unknownGroup(names []string) *Group {
+	return &Group{Names: names, Status: call.Unreachable, Code: call.UnknownName, Detail: "no minion of this name is enrolled"}
+}
+
+// encodeArgs gives the JSON object to be sent.
+func encodeArgs(args any) ([]byte, error) {
+	var raw []byte
+	switch args := args.(type) {
+	case nil:
+		return []byte("{}"), nil
+	case json.RawMessage:
+		raw = args
+	default:
+		var b bytes.Buffer
+		enc := json.NewEncoder(&b)
+		enc.SetEscapeHTML(false)
+		if err := enc.Encode(args); err != nil {
+			return nil, call.Errorf(call.Invalid, "arguments: %v", err)
+		}
+		raw = bytes.TrimSuffix(b.Bytes(), []byte("\n"))
+	}
+	if len(raw) > call.MaxArgs {
+		return nil, call.Errorf(call.Invalid, "arguments of %d bytes are more than %d", len(raw), call.MaxArgs)
+	}
+	return raw, nil
+}

@@ -1,0 +1,36 @@
+// Package client gives orders to a fleet through its overlord. The dominion
+// command does everything through it, and so can any Go program:
+//
+//	c, err := client.New(ctx, "web*", client.Options{})
+//	if err != nil { … }
+//	defer c.Close()
+//	job, err := c.Call(ctx, "service.status", map[string]any{"name": "chronyd"})
+//	if err != nil { … }
+//	defer job.Close()
+//	for r, err := range job.Results() {
+//		if err != nil { … }
+//		fmt.Println(r.Machine, r.Status(), string(r.Output))
+//	}
+//
+// # Where the overlord is
+//
+// On the overlord's own host root speaks through the socket in the overlord's
+// state directory and signs with the key kept there. From anywhere else an
+// operator uses a context, made by "dominion login": a key and certificate of
+// the operator's own, the overlord's address, and the root it is held to. The
+// server must present an overlord's certificate signed directly by that root;
+// a minion's certificate is refused.
+//
+// # What is signed
+//
+// A target is resolved by the overlord first. The client then checks, for
+// every target without groups, that each machine the overlord named is one the
+// target names, and signs an order for exactly those machines. Names that the
+// operator wrote out and nobody knows are not signed; they are reported as
+// unreachable.
+//
+// # Errors
+//
+// What the overlord refuses is a *call.Error; ask with call.CodeOf. A job that
+// some machines failed is not an error: its results say so.
+package client

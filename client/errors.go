@@ -1,0 +1,86 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"io"
+
+	"connectrpc.com/connect"
+
+	"dominion/api/apierr"
+	"dominion/call"
+)
+
+// errorMapper turns what Connect reports into errors that keep their meaning.
+// where names the overlord, for people.
+type errorMapper struct{ where string }
+
+var _ connect.Interceptor = errorMapper{}
+
+// WrapUnary implements connect.Interceptor.
+func (m errorMapper) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		resp, err := next(ctx, req)
+		if err != nil {
+			return nil, m.error(ctx, err)
+		}
+		return resp, nil
+	}
+}
+
+// WrapStreamingClient implements connect.Interceptor.
+func (m errorMapper) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return func(ctx context.Context, spec connect.Spec) connect.StreamingClientConn {
+		return &mappedConn{StreamingClientConn: next(ctx, spec), mapper: m, cause: func(err error) error { return m.error(ctx, err) }}
+	}
+}
+
+// WrapStreamingHandler implements connect.Interceptor; clients have none.
+func (m errorMapper) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return next
+}
+
+type mappedConn struct {
+	connect.StreamingClientConn
+	mapper errorMapper
+	cause  func(error) error
+}
+
+func (c *mappedConn) Receive(m any) error {
+	err := c.StreamingClientConn.Receive(m)
+	if err == nil || errors.Is(err, io.EOF) {
+		return err
+	}
+	return c.cause(err)
+}
+
+// error gives the *call.Error that the overlord sent, or one that says why it
+// could not be asked. The context's own end stays what it is.
+func (m errorMapper) error(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	if e := apierr.FromPeer(err); e != nil {
+		return e
+	}
+	if ce, ok := errors.AsType[*connect.Error](err); ok {
+		return m.local(ce)
+	}
+	return err
+}
+
+// local explains an error that arose on this side: nothing listens, the
+// connection broke, the server's certificate is not an overlord's.
+func (m errorMapper) local(ce *connect.Error) error {
+	if e, ok := errors.AsType[*call.Error](ce.Unwrap()); ok {
+		return e
+	}
+	if ce.Code() == connect.CodeUnavailable {
+		return &call.Error{Code: call.Unavailable, Detail: "no overlord answers at " + m.where + ": " + ce.Message()}
+	}
+	code := call.Internal
+	if ce.Code() == connect.CodeDeadlineExceeded {
+		code = call.Timeout
+	}
+	return &call.Error{Code: code, Detail: "ask the overlord at " + m.where + ": " + ce.Message()}
+}

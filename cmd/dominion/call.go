@@ -1,0 +1,144 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"dominion/call"
+	"dominion/client"
+	"dominion/module"
+)
+
+func (a *app) callCmd() *cobra.Command {
+	var (
+		flags jobFlags
+		raw   string
+	)
+	cmd := &cobra.Command{
+		Use:   "call TARGET MODULE.METHOD [VALUE | name=value]...",
+		Short: "Call a method on machines",
+		Long: `Call orders one method of every machine that TARGET names, and shows equal
+answers once, with all machines that gave them.
+
+A word is the value of the method's next field, unless it begins with the name
+of one of its fields and "=". The arguments are checked before anything is sent;
+dominion modules MODULE.METHOD shows what a method takes.
+
+TARGET: name, glob web*, range web[01-20,30], @group, @group:web1*; joined by
+"," (or), "&" (and), "!" (but not), from left to right.
+
+Ctrl-C cancels what has not started and waits for the rest; twice leaves at once.
+
+With -o jsonl each machine is one line, {"machine", "status", "reason",
+"result"}, and the counts go to standard error; with -o json all is one
+document, {"job", "method", "counts", "results"}.`,
+		Example: `  dominion call '*' test.ping
+  dominion call 'web[01-20]' test.echo 'hello there'
+  dominion call '@db' test.add a=1 b=2 -o jsonl
+  dominion call 'web*' -x web07 test.sleep 10s --timeout 5s
+  echo '{"text": "from a file"}' | dominion call web1 test.echo --args -`,
+		Args:              args(2, -1, "a target and a method"),
+		ValidArgsFunction: a.completeCall,
+	}
+	cmd.RunE = a.raw(func(ctx context.Context, cmd *cobra.Command, words []string) error {
+		opt, err := flags.options(cmd)
+		if err != nil {
+			return err
+		}
+		if raw != "" && len(words) > 2 {
+			return usagef("--args gives all arguments; leave out %q", words[2])
+		}
+		v := &jobView{a: a, name: cmd.CommandPath(), target: words[0], method: words[1], body: resultLines}
+		if strings.HasPrefix(words[1], "command.") {
+			v.body = runLines
+		}
+		return v.follow(ctx, func(ctx context.Context) (*client.Job, error) {
+			return v.order(ctx, opt, func(s module.Schema) ([]byte, error) {
+				if raw != "" {
+					return a.readArgs(raw)
+				}
+				return module.ParseArgs(s, words[2:])
+			})
+		})
+	})
+	flags.register(cmd, "how long the method may run, a `DURATION`; 0: no limit (default: the method's own)")
+	cmd.Flags().StringVar(&raw, "args", "", "all arguments at once: `JSON`, @FILE, or - for standard input")
+	return cmd
+}
+
+// order makes and sends the order; its arguments are made once the method's
+// schema is known.
+func (v *jobView) order(ctx context.Context, opt client.Options, arguments func(module.Schema) ([]byte, error)) (*client.Job, error) {
+	conn, err := v.a.dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	v.conn = conn
+	c, err := conn.Target(v.target, opt)
+	if err != nil {
+		return nil, err
+	}
+	schema, err := conn.Schema(ctx, v.method)
+	if e, ok := errors.AsType[*call.Error](err); ok && e.Code == call.NotFound {
+		return nil, usagef("%s", e.Detail)
+	}
+	if err != nil {
+		return nil, err
+	}
+	raw, err := arguments(schema)
+	if err != nil {
+		return nil, err
+	}
+	return c.Call(ctx, v.method, json.RawMessage(raw))
+}
+
+// readArgs reads --args.
+func (a *app) readArgs(s string) ([]byte, error) {
+	var (
+		b   []byte
+		err error
+	)
+	switch {
+	case s == "-":
+		b, err = readLimited(a.in, call.MaxArgs)
+	case strings.HasPrefix(s, "@"):
+		b, err = readFileLimited(s[1:], call.MaxArgs)
+	default:
+		b = []byte(s)
+	}
+	if err != nil {
+		return nil, usagef("--args %s: %v", s, err)
+	}
+	if !json.Valid(b) {
+		return nil, usagef("--args: not a JSON object: %.60q", b)
+	}
+	return b, nil
+}
+
+// readFileLimited reads a file of at most n bytes.
+func readFileLimited(name string, n int) ([]byte, error) {
+	f, err := os.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() // only read from
+	return readLimited(f, n)
+}
+
+func readLimited(r io.Reader, n int) ([]byte, error) {
+	b, err := io.ReadAll(io.LimitReader(r, int64(n)+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > n {
+		return nil, fmt.Errorf("more than %d bytes", n)
+	}
+	return b, nil
+}

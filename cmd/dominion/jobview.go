@@ -1,0 +1,231 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"dominion/call"
+	"dominion/client"
+)
+
+// jobFlags are the flags of every command that addresses machines.
+type jobFlags struct {
+	exclude string
+	limit   int
+	timeout time.Duration
+}
+
+func (f *jobFlags) register(cmd *cobra.Command, timeout string) {
+	cmd.Flags().StringVarP(&f.exclude, "exclude", "x", "", "leave out the machines of `TARGET`")
+	cmd.Flags().IntVar(&f.limit, "limit", 0, "refuse a target of more than `N` machines")
+	cmd.Flags().DurationVar(&f.timeout, "timeout", 0, timeout)
+}
+
+// options checks the flags. none is what a time-out of 0, written out, means.
+func (f *jobFlags) options(cmd *cobra.Command) (client.Options, error) {
+	o := client.Options{Exclude: f.exclude, Limit: f.limit, Timeout: f.timeout}
+	switch {
+	case f.timeout < 0:
+		return o, usagef("--timeout %s: give a duration such as 30s, or 0 for none", f.timeout)
+	case f.timeout == 0 && cmd.Flags().Changed("timeout"):
+		o.Timeout = -1
+	case f.limit < 0 || f.limit == 0 && cmd.Flags().Changed("limit"):
+		return o, usagef("--limit %d: give a number of machines", f.limit)
+	}
+	return o, nil
+}
+
+// jobView shows one job as it goes on.
+type jobView struct {
+	a      *app
+	name   string // of the command, "dominion run"
+	target string
+	method string
+	body   func([]byte) []string // shows a result in text
+	live   *liveWriter           // nil: results are folded at the end
+	raw    bool                  // live output as it is, without names
+
+	conn    *client.Conn // nil until the order is made
+	bar     *progress
+	folder  client.Folder
+	results []resultDoc
+	problem string
+}
+
+func (a *app) bar() *progress {
+	p := &progress{width: a.width}
+	if a.errTerm && a.output == outText {
+		p.w = a.err
+	}
+	return p
+}
+
+// follow orders a job with start and shows it until it is closed.
+func (v *jobView) follow(ctx context.Context, start func(context.Context) (*client.Job, error)) error {
+	v.bar = v.a.bar()
+	ctx, in := watchInterrupts(ctx, v.a.teller(v.name, v.bar))
+	defer in.stop()
+	defer v.bar.clear()
+	defer func() {
+		if v.conn != nil {
+			_ = v.conn.Close() // nothing is asked of it any more
+		}
+	}()
+	job, err := start(ctx)
+	if err != nil {
+		return interruptedOr(ctx, err)
+	}
+	defer job.Close() // what it tells was told by its events
+	in.follow(job)
+	if job.UsesGroups && v.a.output == outText {
+		v.tell("%q names %s", v.target, plural(job.Targeted(), "minion"))
+	}
+	for e, err := range job.Events() {
+		if err == nil {
+			err = v.event(job, e)
+		}
+		if err != nil {
+			_ = v.end(job, "") // shows what is known; the error before it says more
+			return interruptedOr(ctx, err)
+		}
+		if c, ok := e.(*client.Closed); ok {
+			return v.end(job, c.Reason)
+		}
+	}
+	return nil
+}
+
+func interruptedOr(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return errInterrupted
+	}
+	return err
+}
+
+func (v *jobView) tell(format string, args ...any) {
+	v.bar.clear()
+	v.a.note(v.name+": "+format, args...)
+}
+
+func (v *jobView) event(job *client.Job, e client.Event) error {
+	switch e := e.(type) {
+	case *client.Output:
+		return v.output(e)
+	case *client.Group:
+		if err := v.group(e); err != nil {
+			return err
+		}
+		v.bar.show(job.Counts(), "")
+	case *client.Progress:
+		if e.Problem != v.problem && e.Problem != "" {
+			v.tell("the results are not on the overlord's disk yet: %s", e.Problem)
+		}
+		v.problem = e.Problem
+		v.bar.show(e.Counts, e.Waiting)
+	}
+	return nil
+}
+
+func (v *jobView) output(o *client.Output) error {
+	v.bar.clear()
+	switch {
+	case v.raw && o.Stream == "stderr":
+		if _, err := v.a.err.Write(o.Data); err != nil {
+			return fmt.Errorf("write output of %s: %w", o.Machine, err)
+		}
+		return nil
+	case v.raw:
+		if err := v.a.write(o.Data); err != nil {
+			return err
+		}
+		return v.a.flush()
+	case v.live != nil:
+		if err := v.live.write(o.Machine, o.Stream, o.Data, o.Dropped); err != nil {
+			return err
+		}
+		return v.a.flush()
+	}
+	return nil
+}
+
+func (v *jobView) group(g *client.Group) error {
+	switch {
+	case v.live != nil:
+		for _, n := range g.Names {
+			if err := v.live.end(n); err != nil {
+				return err
+			}
+		}
+		g.Output = nil // was shown
+		fallthrough
+	case v.a.output == outText:
+		v.folder.Add(g)
+		return v.a.flush()
+	}
+	for r := range g.Results() {
+		doc := resultDocOf(r, g.Status)
+		if v.a.output == outJSON {
+			v.results = append(v.results, doc)
+			continue
+		}
+		if err := v.a.line(doc); err != nil {
+			return err
+		}
+	}
+	if g.Status != call.Answered {
+		g.Output = nil // the message at the end needs the names and reasons alone
+		v.folder.Add(g)
+	}
+	return v.a.flush()
+}
+
+// end shows what was kept for the end, and is the error of a job that not
+// every machine answered.
+func (v *jobView) end(job *client.Job, why string) error {
+	v.bar.clear()
+	groups := v.folder.Groups()
+	switch v.a.output {
+	case outJSON:
+		doc := jobDoc{Method: v.method, Counts: countsDocOf(job.Counts()), Reason: why, Results: v.results}
+		if doc.Results == nil {
+			doc.Results = []resultDoc{}
+		}
+		if !job.ID.IsZero() {
+			doc.Job = job.ID.String()
+		}
+		if err := v.a.document(doc); err != nil {
+			return err
+		}
+	case outJSONL:
+		v.tell("%s", countsLine(job.Counts()))
+	default:
+		if err := v.show(groups); err != nil {
+			return err
+		}
+	}
+	if why != "" {
+		v.tell("the job ended early: %s", why)
+	}
+	if err := v.a.flush(); err != nil {
+		return err
+	}
+	return incomplete(job.Counts(), groups)
+}
+
+func (v *jobView) show(groups []*client.Group) error {
+	if v.live != nil || v.raw {
+		return nil
+	}
+	for _, g := range groups {
+		if g.Status != call.Answered && len(g.Output) == 0 {
+			continue // the message at the end names them
+		}
+		if err := v.a.write([]byte(renderGroup(g, v.body))); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,16 @@
+// Dominion runs a fleet of Linux machines: the overlord, the agent on each
+// machine, and the commands of operators are all this one program.
+//
+// Exit codes: 0 done, 1 failed, 2 usage, 3 incomplete (some or all machines
+// failed or did not answer), 4 no machine matched, 130 interrupted.
+package main
+
+import (
+	"context"
+	"os"
+)
+
+func main() {
+	a := newApp(os.Stdin, os.Stdout, os.Stderr, os.Getenv)
+	os.Exit(a.main(context.Background(), os.Args[1:]))
+}

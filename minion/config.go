@@ -1,0 +1,287 @@
+package minion
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"dominion/call"
+	"dominion/pki"
+)
+
+// DefaultState is the agent's state directory when nothing else is said.
+const DefaultState = "/var/lib/dominion/minion"
+
+// DefaultConfig is the agent's configuration file when nothing else is said.
+const DefaultConfig = "/etc/dominion/minion.yaml"
+
+// maxConfig bounds the configuration file in bytes.
+const maxConfig = 1 << 20
+
+// Config says how the agent of one machine runs: the keys of minion.yaml.
+// Every key may be left out; the zero Config with an overlord and a pin is
+// enough.
+type Config struct {
+	// Name of this machine: DNS labels, lower-cased. Empty: the full host name.
+	Name string `yaml:"name"`
+	// State is the directory of keys, certificates and logs, made with mode
+	// 0700. Empty: /var/lib/dominion/minion.
+	State string `yaml:"state"`
+	// Overlords are dialled, host:port (51235 when the port is left out); a
+	// session is kept with each. Empty is allowed only with Listen, for a
+	// machine that has enrolled before.
+	Overlords []string `yaml:"overlords"`
+	// Pin is the digest of the fleet's root key, "sha256:…", as `dominion pin`
+	// prints it. Needed to enrol; afterwards the root is kept in the state
+	// directory and a pin given here must still match it.
+	Pin string `yaml:"pin"`
+	// TokenFile holds a join token, on a line of its own; it is read only while
+	// there is no certificate. Empty: wait until an operator signs the request.
+	TokenFile string `yaml:"token_file"`
+	// Listen is an address (":51234") on which overlords may dial this machine.
+	// Empty: none may.
+	Listen string `yaml:"listen"`
+	// Policy is a file that says which operators may call what here; it is
+	// final for this machine. Empty: policy.yaml in the state directory, if
+	// there is one. A file named here must exist.
+	Policy string `yaml:"policy"`
+	// LogLevel is debug, info, warn or error. Empty: info.
+	LogLevel string `yaml:"log_level"`
+	// MaxRunning bounds the calls that run at a time. Zero: 64.
+	MaxRunning int `yaml:"max_running"`
+	// MaxQueued bounds the calls that wait to run; more are refused as busy.
+	// Zero: 1,024.
+	MaxQueued int `yaml:"max_queued"`
+
+	// Token is a join token given by other means than a file; it wins over TokenFile.
+	Token string `yaml:"-"`
+	// Version of the agent, shown by agent.version and in HELLO. Empty: "devel".
+	Version string `yaml:"-"`
+	// Reload, when not nil, makes Run read the policy again each time it yields.
+	Reload <-chan os.Signal `yaml:"-"`
+	// Ready, when not nil, is called once the agent has its certificate and
+	// listens, with the address it listens on (nil: it does not).
+	Ready func(listening net.Addr) `yaml:"-"`
+}
+
+// ConfigError says where a configuration file is wrong.
+type ConfigError struct {
+	Path string
+	Line int    // 1 is the first; 0: unknown
+	Key  string // as written in the file; empty: none in particular
+	Err  error
+}
+
+// Error gives "minion.yaml:3: key "pinn": unknown".
+func (e *ConfigError) Error() string {
+	s := e.Path
+	if e.Line > 0 {
+		s = fmt.Sprintf("%s:%d", s, e.Line)
+	}
+	if e.Key != "" {
+		s += fmt.Sprintf(": key %q", e.Key)
+	}
+	return s + ": " + e.Err.Error()
+}
+
+// Unwrap gives the reason.
+func (e *ConfigError) Unwrap() error { return e.Err }
+
+// LoadConfig reads a configuration file, refusing unknown keys and wrong
+// types with a *ConfigError. The result has been read, not checked: flags may
+// still change it, and Check or Run then says what is wrong.
+func LoadConfig(path string) (Config, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return Config{}, fmt.Errorf("read configuration: %w", err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
+	if err != nil {
+		return Config{}, fmt.Errorf("read configuration %s: %w", path, err)
+	}
+	return parseConfig(path, b)
+}
+
+func parseConfig(path string, b []byte) (Config, error) {
+	if len(b) > maxConfig {
+		return Config{}, &ConfigError{Path: path, Err: fmt.Errorf("it has more than %d bytes", maxConfig)}
+	}
+	var c Config
+	dec := yaml.NewDecoder(strings.NewReader(string(b)))
+	dec.KnownFields(true)
+	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
+		return Config{}, yamlError(path, err)
+	}
+	var rest yaml.Node
+	if err := dec.Decode(&rest); !errors.Is(err, io.EOF) {
+		return Config{}, &ConfigError{Path: path, Line: rest.Line, Err: errors.New("a second document; one file holds one")}
+	}
+	return c, nil
+}
+
+var (
+	yamlLine    = regexp.MustCompile(`line (\d+): (.*)`)
+	yamlUnknown = regexp.MustCompile(`^field (\S+) not found in type `)
+)
+
+// yamlError turns the decoder's text into line, key and reason.
+func yamlError(path string, err error) error {
+	text := err.Error()
+	if e, ok := errors.AsType[*yaml.TypeError](err); ok && len(e.Errors) > 0 {
+		text = e.Errors[0]
+	}
+	ce := &ConfigError{Path: path, Err: errors.New(strings.TrimPrefix(text, "yaml: "))}
+	m := yamlLine.FindStringSubmatch(text)
+	if m == nil {
+		return ce
+	}
+	fmt.Sscan(m[1], &ce.Line) // digits, by the expression
+	ce.Err = errors.New(m[2])
+	if u := yamlUnknown.FindStringSubmatch(m[2]); u != nil {
+		ce.Key, ce.Err = u[1], errors.New("unknown; keys are: name, state, overlords, pin, token_file, listen, policy, log_level, max_running, max_queued")
+	}
+	return ce
+}
+
+// settings is a Config that has been checked.
+type settings struct {
+	name       string
+	state      string
+	overlords  []string // host:port
+	pin        string   // empty: taken from root.crt
+	token      string
+	tokenFile  string
+	listen     string
+	policy     string
+	policyMust bool // the policy file was named and must exist
+	level      slog.Level
+	running    int
+	queued     int
+	version    string
+}
+
+// Check says whether the configuration can be run, naming the key at fault.
+func (c Config) Check() error {
+	_, err := c.check()
+	return err
+}
+
+// Level is the log level asked for.
+func (c Config) Level() (slog.Level, error) { return parseLevel(c.LogLevel) }
+
+func (c Config) check() (settings, error) {
+	s := settings{
+		state: c.State, token: c.Token, tokenFile: c.TokenFile, policy: c.Policy, policyMust: c.Policy != "",
+		version: c.Version, pin: c.Pin,
+	}
+	if err := s.setName(c.Name); err != nil {
+		return settings{}, err
+	}
+	if s.state == "" {
+		s.state = DefaultState
+	}
+	if s.policy == "" {
+		s.policy = filepath.Join(s.state, "policy.yaml")
+	}
+	if s.version == "" {
+		s.version = "devel"
+	}
+	for _, a := range c.Overlords {
+		addr, err := withPort(a, "51235")
+		if err != nil {
+			return settings{}, fmt.Errorf("overlords: %w", err)
+		}
+		s.overlords = append(s.overlords, addr)
+	}
+	if c.Listen != "" {
+		addr, err := withPort(c.Listen, "51234")
+		if err != nil {
+			return settings{}, fmt.Errorf("listen: %w", err)
+		}
+		s.listen = addr
+	}
+	if len(s.overlords) == 0 && s.listen == "" {
+		return settings{}, errors.New("overlords: none is named; give --overlord HOST:51235, or listen for one")
+	}
+	if s.pin != "" {
+		if err := pki.CheckPin(s.pin); err != nil {
+			return settings{}, fmt.Errorf("pin: %w", err)
+		}
+	}
+	var err error
+	if s.level, err = parseLevel(c.LogLevel); err != nil {
+		return settings{}, err
+	}
+	if s.running, err = bound("max_running", c.MaxRunning, defaultRunning, 10_000); err != nil {
+		return settings{}, err
+	}
+	if s.queued, err = bound("max_queued", c.MaxQueued, defaultQueued, 100_000); err != nil {
+		return settings{}, err
+	}
+	return s, nil
+}
+
+func (s *settings) setName(name string) error {
+	if name == "" {
+		host, err := os.Hostname()
+		if err != nil {
+			return fmt.Errorf("name: it is not given and the host name is not known: %w", err)
+		}
+		name = host
+	}
+	n, err := call.ParseName(name)
+	if err != nil {
+		return fmt.Errorf("name: %w", err)
+	}
+	s.name = n
+	return nil
+}
+
+func parseLevel(s string) (slog.Level, error) {
+	if s == "" {
+		return slog.LevelInfo, nil
+	}
+	var l slog.Level
+	if err := l.UnmarshalText([]byte(s)); err != nil {
+		return 0, fmt.Errorf("log_level: %q is none of debug, info, warn, error", s)
+	}
+	return l, nil
+}
+
+func bound(key string, v, def, highest int) (int, error) {
+	switch {
+	case v == 0:
+		return def, nil
+	case v < 0 || v > highest:
+		return 0, fmt.Errorf("%s: %d is not between 1 and %d", key, v, highest)
+	}
+	return v, nil
+}
+
+// withPort gives host:port, adding the usual port when there is none.
+func withPort(addr, port string) (string, error) {
+	host, p, err := net.SplitHostPort(addr)
+	if err != nil {
+		host, p = strings.TrimSuffix(strings.TrimPrefix(addr, "["), "]"), port
+		if _, err := netip.ParseAddr(host); err != nil && strings.Contains(host, ":") {
+			return "", fmt.Errorf("%q is not host:port", addr)
+		}
+	}
+	if addr == "" || strings.ContainsAny(host, " \t\r\n/@?#") {
+		return "", fmt.Errorf("%q is not host:port", addr)
+	}
+	if _, err := net.LookupPort("tcp", p); err != nil {
+		return "", fmt.Errorf("%q: %q is not a port", addr, p)
+	}
+	return net.JoinHostPort(host, p), nil
+}

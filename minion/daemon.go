@@ -1,0 +1,230 @@
+package minion
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"dominion/audit"
+	"dominion/enrol"
+	"dominion/module"
+	"dominion/pki"
+	"dominion/policy"
+	"dominion/session"
+)
+
+const drainTime = 30 * time.Second // for calls that run when the agent is told to end
+
+// errStop ends the sessions when the agent ends.
+var errStop = errors.New("the agent ends")
+
+// daemon is one machine's agent with its state directory.
+type daemon struct {
+	cfg   settings
+	log   *slog.Logger
+	dir   *pki.Dir
+	key   *ecdsa.PrivateKey
+	trust *pki.Trust
+	agent *Agent
+	own   *audit.FileLog
+	ask   asker
+	clock *session.Clock
+
+	mu        sync.Mutex
+	overlords map[string]string      // dialled address to the overlord found there
+	certs     map[string]*credential // by overlord
+}
+
+// Run is the agent of one machine: it enrols, keeps its sessions and carries
+// out orders until ctx ends. Then it takes no more calls, lets those that run
+// finish for up to 30 s, and returns nil. Any error it returns is about its
+// configuration or its state directory; what can pass is logged and tried again.
+func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
+	s, err := cfg.check()
+	if err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	d := &daemon{cfg: s, log: log, ask: enrol.Ask, clock: session.NewClock(0, 0)}
+	if err := d.open(); err != nil {
+		return errors.Join(err, d.close())
+	}
+	err = d.run(ctx, cfg.Reload, cfg.Ready)
+	return errors.Join(err, d.close())
+}
+
+// open reads the state directory, making what is missing.
+func (d *daemon) open() error {
+	var err error
+	if d.dir, err = pki.OpenDir(d.cfg.state); err != nil {
+		return err
+	}
+	if err := d.dir.Lock(); err != nil {
+		return err
+	}
+	if d.key, err = d.dir.LoadOrCreateKey("minion.key"); err != nil {
+		return err
+	}
+	if err := d.loadTrust(); err != nil {
+		return err
+	}
+	if err := d.loadCredentials(); err != nil {
+		return err
+	}
+	pol, err := d.readPolicy()
+	if err != nil {
+		return err
+	}
+	d.own, err = audit.OpenFileLog(filepath.Join(d.cfg.state, "log"), audit.FileLogOptions{SetAside: true, Log: d.log})
+	if err != nil {
+		return err
+	}
+	return d.makeAgent(pol)
+}
+
+func (d *daemon) makeAgent(pol *policy.Policy) error {
+	table, err := module.NewTable(Modules(d.own, d.key))
+	if err != nil {
+		return fmt.Errorf("make table of modules: %w", err)
+	}
+	saved := make(map[string][]byte)
+	for _, name := range []string{FileRevocations, FileCheckpoints, FileSharers} {
+		b, err := d.dir.ReadFile(name)
+		switch {
+		case err == nil:
+			saved[name] = b
+		case !errors.Is(err, fs.ErrNotExist):
+			return err
+		}
+	}
+	d.agent, err = New(Options{
+		Name: d.cfg.name, Trust: d.trust, Table: table, Overlords: d.enrolledWith(), Policy: pol, Own: d.own,
+		Save: d.dir.WriteFile, Saved: saved, Credit: session.NewPool(0), Heartbeat: d.clock, Log: d.log,
+		Version: d.cfg.version, MaxRunning: d.cfg.running, MaxQueued: d.cfg.queued,
+	})
+	return err
+}
+
+func (d *daemon) close() error {
+	var errs []error
+	if d.own != nil {
+		errs = append(errs, d.own.Close())
+	}
+	if d.dir != nil {
+		errs = append(errs, d.dir.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// run starts everything, waits for ctx, and ends it in the reverse order.
+func (d *daemon) run(ctx context.Context, reload <-chan os.Signal, ready func(net.Addr)) error {
+	ln, err := d.listen()
+	if err != nil {
+		return err
+	}
+	// Sessions and calls live longer than ctx: until what runs has finished.
+	work, stop := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer stop(errStop)
+	g, accept := errgroup.WithContext(ctx)
+	g.Go(func() error { return ended(work, d.clock.Run(work)) })
+	if ln != nil {
+		l := session.NewListener(ln, session.ListenOptions{
+			Fleet: session.TLSOptions{Certificate: d.anyCertificate, Verify: d.agent.VerifyPeer},
+			Serve: func(_ context.Context, conn *tls.Conn) { d.serve(work, conn) },
+			Log:   d.log,
+		})
+		g.Go(func() error { return ended(accept, l.Run(accept)) })
+	}
+	for _, addr := range d.cfg.overlords {
+		g.Go(func() error { d.keep(accept, work, addr); return nil })
+	}
+	g.Go(func() error { d.renewals(accept); return nil })
+	g.Go(func() error { d.gatherFacts(accept); return nil })
+	g.Go(func() error { d.reloads(accept, reload); return nil })
+	g.Go(func() error {
+		<-accept.Done()
+		last, cancel := context.WithTimeoutCause(work, drainTime, errStop)
+		defer cancel()
+		d.agent.Drain(last)
+		stop(errStop)
+		return nil
+	})
+	if ready != nil {
+		var at net.Addr
+		if ln != nil {
+			at = ln.Addr()
+		}
+		ready(at)
+	}
+	return g.Wait()
+}
+
+// ended gives no error for a part that ended because it was told to.
+func ended(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (d *daemon) listen() (net.Listener, error) {
+	if d.cfg.listen == "" {
+		return nil, nil
+	}
+	ln, err := net.Listen("tcp", d.cfg.listen)
+	if err != nil {
+		return nil, fmt.Errorf("listen for overlords: %w", err)
+	}
+	d.log.Info("listening for overlords", "address", ln.Addr().String())
+	return ln, nil
+}
+
+func (d *daemon) serve(ctx context.Context, conn *tls.Conn) {
+	if _, err := d.agent.serve(ctx, conn); err != nil && ctx.Err() == nil {
+		d.log.Debug("session ended", "err", err)
+	}
+}
+
+// readPolicy gives nil when there is no file and none was asked for.
+func (d *daemon) readPolicy() (*policy.Policy, error) {
+	p, err := policy.Load(d.cfg.policy)
+	if err == nil && p == nil && d.cfg.policyMust {
+		err = fmt.Errorf("read policy: %s does not exist", d.cfg.policy)
+	}
+	return p, err
+}
+
+// reloads reads the policy again when it is asked to. A file that does not
+// hold leaves the older one in use.
+func (d *daemon) reloads(ctx context.Context, reload <-chan os.Signal) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case _, ok := <-reload:
+			if !ok {
+				return
+			}
+		}
+		p, err := d.readPolicy()
+		if err != nil {
+			d.log.Error("policy not read again; the older one stays in use", "err", err)
+			continue
+		}
+		d.agent.SetPolicy(p)
+		d.log.Info("policy read again", "path", d.cfg.policy, "present", p != nil)
+	}
+}

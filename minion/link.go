@@ -1,0 +1,279 @@
+package minion
+
+import (
+	"context"
+	"encoding/json"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"dominion/api/fleetpb"
+	"dominion/call"
+	"dominion/session"
+)
+
+// link is one session with an overlord: the agent's part of it. It implements
+// session.Handler.
+type link struct {
+	agent   *Agent
+	ctx     context.Context //nolint:containedctx // of Serve: handlers are given none
+	session *session.Session
+	peer    string // the overlord's name, once HELLO was exchanged
+	opened  bool   // HELLO was exchanged; read when Serve has returned
+	wg      sync.WaitGroup
+
+	mu    sync.Mutex
+	calls map[uint64]*work // accepted and not answered
+	audit error            // why the overlord's log is not accepted; nil: it is
+	skew  skew
+}
+
+// skew is what HELLO told of the overlord's clock.
+type skew struct {
+	theirs time.Time // zero: nothing was told
+	at     time.Time // when it came; its monotonic part is what counts
+}
+
+// of gives this machine's clock less the overlord's as it must show now.
+func (k skew) of(now time.Time) time.Duration {
+	if k.theirs.IsZero() {
+		return 0
+	}
+	return now.Round(0).Sub(k.theirs.Add(time.Since(k.at)))
+}
+
+// hello makes this side's HELLO, and later judges the overlord's.
+func (l *link) hello(s *session.Session, peer *fleetpb.Hello) (*fleetpb.Hello, error) {
+	if peer == nil {
+		return l.agent.hello(), nil
+	}
+	l.peer = s.Peer().Name
+	// The handshake checked this before; the list may have changed meanwhile.
+	if err := l.agent.admit(s.Peer(), s.PeerCert()); err != nil {
+		return nil, err
+	}
+	if peer.TimeMs > 0 {
+		l.skew = skew{theirs: time.UnixMilli(peer.TimeMs), at: time.Now()}
+		if d := l.skew.of(l.agent.now()); skewed(d) {
+			l.agent.log.Warn("clocks differ: orders will be refused", "overlord", l.peer, "ahead", d.Round(time.Second).String())
+		}
+	}
+	if len(peer.Revocations) > 0 {
+		if _, err := l.agent.takeRevocations(peer.Revocations); err != nil {
+			l.agent.log.Error("revocation list refused", "overlord", l.peer, "err", err)
+		} else if err := l.agent.admit(s.Peer(), s.PeerCert()); err != nil {
+			return nil, err
+		}
+	}
+	l.agent.takeSharers(l.peer, peer.Sharers)
+	_ = l.takeHead(peer.LogHead) // kept for the calls of this session
+	return nil, nil
+}
+
+// ready is called when the session can be used.
+func (l *link) ready(s *session.Session) {
+	if err := l.agent.attach(l); err != nil {
+		s.Close(call.CodeOf(err), err.Error())
+		return
+	}
+	l.opened = true
+	l.agent.log.Info("session opened", "overlord", l.peer, "address", s.RemoteAddr().String(), "dialled", s.Dialled())
+	l.wg.Go(func() { l.sendFacts(l.ctx) })
+}
+
+// takeHead judges a head of the overlord's audit log and remembers the answer
+// for this session.
+func (l *link) takeHead(head *fleetpb.LogHead) error {
+	err := l.agent.takeHead(l.peer, head)
+	l.mu.Lock()
+	before := l.audit
+	l.audit = err
+	l.mu.Unlock()
+	switch {
+	case err != nil:
+		l.agent.log.Error("audit log of the overlord refused: no order of it runs here", "overlord", l.peer, "err", err)
+	case before != nil:
+		l.agent.log.Info("audit log of the overlord accepted again", "overlord", l.peer)
+	}
+	return err
+}
+
+// view is what the verification of one call needs of this session.
+func (l *link) view(now time.Time) sessionView {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return sessionView{audit: l.audit, skew: l.skew.of(now), peer: l.peer}
+}
+
+// Call implements session.Handler. Verification costs some 60 µs of the reader's
+// time; everything that takes longer runs elsewhere.
+func (l *link) Call(s *session.Session, id uint64, c *fleetpb.Call) {
+	if strings.HasPrefix(c.Method, "session.") {
+		l.wg.Go(func() { l.own(id, c) })
+		return
+	}
+	a := l.agent
+	now := a.now()
+	d, err := a.verifier.verify(c, l.view(now), now)
+	if err == nil {
+		err = l.accept(id, c, d, now)
+	}
+	if err != nil {
+		l.refuse(s, id, d, err, now)
+	}
+}
+
+// accept claims the job and hands it to the crew.
+func (l *link) accept(id uint64, c *fleetpb.Call, d verdict, now time.Time) error {
+	a := l.agent
+	// Asked first, so that a busy machine does not use up the job's only try.
+	if err := a.crew.room(); err != nil {
+		return err
+	}
+	if err := a.book.Receive(d.order.Job, d.order.Expiry, now); err != nil {
+		return err
+	}
+	w := &work{link: l, id: id, verdict: d, args: c.Args, stream: c.Stream, timeout: millis(c.TimeoutMs)}
+	l.mu.Lock()
+	if l.calls == nil {
+		l.calls = make(map[uint64]*work)
+	}
+	l.calls[id] = w
+	l.mu.Unlock()
+	if err := a.crew.add(l.ctx, w); err != nil { // only when several sessions raced for the last place
+		l.forget(id)
+		return err
+	}
+	return nil
+}
+
+// refuse answers a call that does not run, and records it as far as the rate allows.
+func (l *link) refuse(s *session.Session, id uint64, d verdict, err error, now time.Time) {
+	r := failure(err)
+	a := l.agent
+	a.log.Info("call refused", "overlord", l.peer, "operator", d.operator, "code", codeText(r), "detail", r.Detail)
+	before, ok := a.own.wants(now)
+	if !ok {
+		_ = s.Reply(id, r) // an error: the session is over, and nobody asks
+		return
+	}
+	l.wg.Go(func() { // the record waits for the disk; the reader must not
+		if err := a.own.refused(record(now, d, l.peer, r), before); err != nil {
+			a.log.Error("refusal not recorded", "err", err)
+		}
+		_ = s.Reply(id, r)
+	})
+}
+
+// forget ends the bookkeeping of one call.
+func (l *link) forget(id uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.calls, id)
+	if len(l.calls) == 0 {
+		l.calls = nil
+	}
+}
+
+// Cancel implements session.Handler.
+func (l *link) Cancel(_ *session.Session, id uint64) {
+	l.mu.Lock()
+	w := l.calls[id]
+	l.mu.Unlock()
+	if w == nil {
+		return // answered already, or one of the session's own
+	}
+	cause := call.Errorf(call.Cancelled, "withdrawn by the operator")
+	if l.agent.crew.withdraw(w, cause) {
+		l.wg.Go(func() { l.agent.finish(w, failure(cause)) })
+	}
+}
+
+// Ack implements session.Handler.
+func (l *link) Ack(_ *session.Session, _ uint64, m *fleetpb.Ack) {
+	if m.State != fleetpb.Ack_STORED {
+		return
+	}
+	for _, b := range m.Jobs {
+		if len(b) == len(call.JobID{}) {
+			l.agent.book.Release(call.JobID(b))
+		}
+	}
+}
+
+// Open implements session.Handler. No overlord opens a stream towards a minion.
+func (l *link) Open(*session.Session, *session.Stream) {}
+
+// Closed implements session.Handler.
+func (l *link) Closed(_ *session.Session, err error) {
+	l.agent.detach(l)
+	l.agent.log.Info("session closed", "overlord", l.peer, "reason", err.Error())
+}
+
+// checkpoint judges a head that came after HELLO; without one it only tells
+// what is remembered.
+func (l *link) checkpoint(b []byte) (any, error) {
+	if len(b) > 0 {
+		head := new(fleetpb.LogHead)
+		if err := proto.Unmarshal(b, head); err != nil {
+			return nil, call.Errorf(call.Invalid, "head: %v", err)
+		}
+		if err := l.takeHead(head); err != nil {
+			return nil, err
+		}
+	}
+	return checkpointState{Checkpoints: l.agent.notes()}, nil
+}
+
+// own answers one of the session's own methods.
+func (l *link) own(id uint64, c *fleetpb.Call) {
+	out, err := l.answer(c)
+	r := &fleetpb.Result{}
+	if err == nil {
+		r.Output, err = json.Marshal(out)
+	}
+	if err != nil {
+		r = failure(err)
+	}
+	_ = l.session.Reply(id, r) // an error: the session is over
+}
+
+func (l *link) answer(c *fleetpb.Call) (any, error) {
+	a := l.agent
+	switch c.Method {
+	case session.MethodFacts:
+		doc, _ := a.currentFacts()
+		if doc == nil {
+			return nil, call.Errorf(call.Unavailable, "no facts have been gathered yet")
+		}
+		return json.RawMessage(doc), nil
+	case session.MethodRevocations:
+		var in session.RevocationsArgs
+		if err := decodeArgs(c.Args, &in); err != nil {
+			return nil, err
+		}
+		n, err := a.takeRevocations(in.List)
+		return revocationsState{Number: n}, err
+	case session.MethodCheckpoint:
+		var in session.CheckpointArgs
+		if err := decodeArgs(c.Args, &in); err != nil {
+			return nil, err
+		}
+		return l.checkpoint(in.Head)
+	}
+	return nil, call.Errorf(call.NotFound, "a minion has no method %q", cut(c.Method, call.MaxMethod))
+}
+
+func decodeArgs(b []byte, to any) error {
+	if err := json.Unmarshal(b, to); err != nil {
+		return call.Errorf(call.Invalid, "%v", err)
+	}
+	return nil
+}
+
+// millis reads a duration that a peer sent.
+func millis(ms uint64) time.Duration {
+	return time.Duration(min(ms, uint64(call.MaxLife/time.Millisecond))) * time.Millisecond
+}

@@ -1,0 +1,114 @@
+package store
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"dominion/call"
+)
+
+// Job is one order with what became of it.
+type Job struct {
+	ID           call.JobID
+	Record       int64 // index of its audit record
+	Operator     string
+	Method       string
+	Order        []byte // the signed bytes
+	Signature    []byte
+	OperatorCert []byte // DER
+	Args         []byte // JSON; nil once the job is closed
+	Salt         []byte // nil once the job is closed
+	Target       string // as the operator wrote it
+	Names        string // folded; the signed set
+	Unknown      string // folded; named by the operator, known to nobody
+	Created      time.Time
+	Expires      time.Time
+	Closed       time.Time // zero: not yet
+	Counts       call.Counts
+	Reason       string // why it ended early; empty: it did not
+	OutputBytes  int64  // of its stored outputs
+	Dropped      bool   // the outputs were removed to make room
+}
+
+const jobColumns = `id, record, operator, method, order_bytes, signature, operator_cert, args, salt, target, names, unknown_names,
+	created_ms, expires_ms, closed_ms, targeted, answered, failed, unreachable, skipped, reason, output_bytes, dropped`
+
+func scanJob(s scanner) (Job, error) {
+	var j Job
+	var id []byte
+	c := &j.Counts
+	err := s.Scan(&id, &j.Record, &j.Operator, &j.Method, &j.Order, &j.Signature, &j.OperatorCert, &j.Args, &j.Salt, &j.Target, &j.Names, &j.Unknown,
+		at{&j.Created}, at{&j.Expires}, at{&j.Closed}, &c.Targeted, &c.Answered, &c.Failed, &c.Unreachable, &c.Skipped, &j.Reason, &j.OutputBytes, flag{&j.Dropped})
+	if err == nil && len(id) != len(j.ID) {
+		err = fmt.Errorf("a job has an id of %d bytes", len(id))
+	}
+	copy(j.ID[:], id)
+	return j, err
+}
+
+// AddJob stores a new job, which must not be closed. A job id that is there
+// already is an error of code Repeated.
+func (tx *Tx) AddJob(ctx context.Context, j Job) error {
+	if _, err := jobNumber(ctx, &tx.reader, j.ID); err == nil {
+		return call.Errorf(call.Repeated, "job %s was ordered before", j.ID)
+	}
+	c := j.Counts
+	err := tx.exec(ctx, "INSERT INTO jobs (num, "+jobColumns+") VALUES ("+params(24)+")",
+		tx.nextJob, j.ID[:], j.Record, j.Operator, j.Method, bytesOrEmpty(j.Order), bytesOrEmpty(j.Signature), bytesOrEmpty(j.OperatorCert),
+		j.Args, j.Salt, j.Target, j.Names, j.Unknown, ms(j.Created), ms(j.Expires), 0,
+		c.Targeted, c.Answered, c.Failed, c.Unreachable, c.Skipped, j.Reason, 0, 0)
+	if err == nil {
+		tx.nextJob++
+	}
+	return err
+}
+
+// CloseJob stores how a job ended, and removes its arguments and their salt.
+func (tx *Tx) CloseJob(ctx context.Context, id call.JobID, closed time.Time, c call.Counts, reason string) error {
+	n, err := tx.execCount(ctx, `UPDATE jobs SET closed_ms = $1, targeted = $2, answered = $3, failed = $4, unreachable = $5, skipped = $6,
+		reason = $7, args = NULL, salt = NULL WHERE id = $8`,
+		ms(closed), c.Targeted, c.Answered, c.Failed, c.Unreachable, c.Skipped, reason, id[:])
+	if err == nil && n == 0 {
+		err = fmt.Errorf("job %s: %w", id, ErrNotFound)
+	}
+	return err
+}
+
+// Job gives one job.
+func (r *reader) Job(ctx context.Context, id call.JobID) (Job, error) {
+	return one(ctx, r.q, scanJob, "job "+id.String(), "SELECT "+jobColumns+" FROM jobs WHERE id = $1", id[:])
+}
+
+// Jobs gives up to limit jobs, the newest first. before is the id of the last
+// one of the page before; the zero id begins with the newest.
+func (r *reader) Jobs(ctx context.Context, before call.JobID, limit int) ([]Job, error) {
+	if before.IsZero() {
+		return all(ctx, r.q, scanJob, "SELECT "+jobColumns+" FROM jobs ORDER BY id DESC LIMIT $1", limit)
+	}
+	return all(ctx, r.q, scanJob, "SELECT "+jobColumns+" FROM jobs WHERE id < $1 ORDER BY id DESC LIMIT $2", before[:], limit)
+}
+
+// OpenJobs gives the jobs that are not closed: at the start, those that the
+// overlord was carrying out when it died.
+func (r *reader) OpenJobs(ctx context.Context) ([]Job, error) {
+	return all(ctx, r.q, scanJob, "SELECT "+jobColumns+" FROM jobs WHERE closed_ms = 0 ORDER BY num")
+}
+
+// jobNumber gives the key that the results of a job are stored under.
+func jobNumber(ctx context.Context, r *reader, id call.JobID) (int64, error) {
+	return one(ctx, r.q, scanInt, "job "+id.String(), "SELECT num FROM jobs WHERE id = $1", id[:])
+}
+
+// params gives "$1, $2, … $n".
+func params(n int) string {
+	var b strings.Builder
+	for i := range n {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		fmt.Fprintf(&b, "$%d", i+1)
+	}
+	return b.String()
+}
