@@ -38,6 +38,8 @@ type keep struct {
 	logKeyCert []byte // the log key, certified by the root
 	logKey     audit.LogKey
 
+	groups atomic.Pointer[map[string][]string] // all groups, as the store has them; the map is not changed
+
 	mu   sync.Mutex
 	seen map[string][]byte // newest checkpoint of our log that a minion showed and that is ahead of ours, by minion; at most maxSeen
 }
