@@ -20,6 +20,7 @@ import (
 
 	"connectrpc.com/connect"
 
+	"dominion/api/apierr"
 	"dominion/api/apipb"
 	"dominion/api/apipb/apipbconnect"
 	"dominion/call"
@@ -365,7 +366,7 @@ func TestAskUnreachable(t *testing.T) {
 func TestAskBusy(t *testing.T) {
 	w := newWorld(t, nil)
 	busy := connect.NewError(connect.CodeResourceExhausted, errors.New("too many ask"))
-	busy.Meta().Set(enrol.CodeHeader, "10")
+	busy.Meta().Set(apierr.Header, "10")
 	_, h := apipbconnect.NewEnrolServiceHandler(liar(func() (*apipb.EnrolResponse, error) { return nil, busy }))
 	o := w.options(serve(t, w.serverCert(), h), "minion/web1", newKey(t))
 	_, err := enrol.Ask(t.Context(), o)
@@ -405,7 +406,7 @@ func TestHandler(t *testing.T) {
 	}
 	body, err := io.ReadAll(resp.Body)
 	resp.Body.Close()
-	if err != nil || resp.StatusCode != http.StatusBadRequest || resp.Header.Get(enrol.CodeHeader) != "2" || !strings.Contains(string(body), "not a role") {
+	if err != nil || resp.StatusCode != http.StatusBadRequest || resp.Header.Get(apierr.Header) != "2" || !strings.Contains(string(body), "not a role") {
 		t.Errorf("JSON: %s %v %s, %v", resp.Status, resp.Header, body, err)
 	}
 }
