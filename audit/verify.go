@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"dominion/api/auditpb"
+	"dominion/call"
 )
 
 // Row is one leaf as it is stored.
@@ -105,7 +106,7 @@ type Report struct {
 // each group of results. It reports the first bad record. An error means that
 // the log could not be read.
 func Verify(ctx context.Context, log logSource, results resultSource, opt VerifyOptions) (*Report, error) {
-	v := &verifier{ctx: ctx, log: log, results: results, opt: opt, report: &Report{}}
+	v := &verifier{ctx: ctx, log: log, results: results, opt: opt, report: &Report{}, dropped: make(map[string]int64)}
 	err := v.run()
 	if p, ok := errors.AsType[*problemError](err); ok {
 		v.report.Problem = &p.Problem
@@ -133,11 +134,13 @@ type verifier struct {
 	opt     VerifyOptions
 	report  *Report
 
-	tree  Tree
-	good  int64 // records under the newest checkpoint that agreed
-	buf   []Hash
-	total int64 // records that there must be
-	cut   string
+	tree    Tree
+	good    int64 // records under the newest checkpoint that agreed
+	signed  int64 // records under the stored checkpoint read last
+	buf     []Hash
+	total   int64            // records that there must be
+	cut     string           // why
+	dropped map[string]int64 // jobs with an output that was removed, and the record of the first one
 }
 
 func (v *verifier) run() error {
@@ -163,6 +166,36 @@ func (v *verifier) run() error {
 	}
 	if n > v.report.Results {
 		return bad(-1, "%d stored groups of results have no record in the log", n-v.report.Results)
+	}
+	return v.drops(size)
+}
+
+// drops reports an output that was removed without a record that says so. The
+// record may have come since the verification began.
+func (v *verifier) drops(size int64) error {
+	if len(v.dropped) == 0 {
+		return nil
+	}
+	_, now, err := v.log.LogHead(v.ctx)
+	if err != nil {
+		return err
+	}
+	for row, err := range v.log.LogRows(v.ctx, size, now) {
+		if err != nil {
+			return err
+		}
+		if r, err := Decode(row.Leaf); err == nil && r.GetAction() == ActionDropped {
+			delete(v.dropped, r.GetSubject())
+		}
+	}
+	first, job := int64(-1), ""
+	for j, i := range v.dropped {
+		if first < 0 || i < first {
+			first, job = i, j
+		}
+	}
+	if first >= 0 {
+		return bad(first, "record %d: the stored output of job %s was removed, and no record says so", first, job)
 	}
 	return nil
 }
@@ -275,9 +308,10 @@ func (v *verifier) checkpoint(next func() ([]byte, error, bool)) (*Checkpoint, e
 	if err != nil {
 		return nil, bad(-1, "the stored checkpoint after record %d: %v", v.tree.Size()-1, err)
 	}
-	if c.Size < v.tree.Size() {
+	if c.Size <= v.signed {
 		return nil, bad(-1, "the stored checkpoint of %d records is out of order", c.Size)
 	}
+	v.signed = c.Size
 	return &c, nil
 }
 
@@ -316,6 +350,9 @@ func (v *verifier) row(row Row) error {
 			return err
 		}
 	}
+	if r.GetAction() == ActionDropped {
+		delete(v.dropped, r.GetSubject())
+	}
 	if v.opt.Each != nil {
 		v.opt.Each(i, r)
 	}
@@ -336,6 +373,10 @@ func (v *verifier) result(i int64, rec *Record) error {
 	v.report.Results++
 	if s.Dropped {
 		v.report.Dropped++
+		job := call.JobID(r.GetJob()).String() // 16 bytes: the row was found by it
+		if _, known := v.dropped[job]; !known {
+			v.dropped[job] = i
+		}
 	} else if sum := sha256.Sum256(s.Output); sum != s.Sum || string(sum[:]) != string(r.GetStoredSha256()) {
 		return bad(i, "record %d: the stored output of %s (%s) was changed", i, what, r.GetNames())
 	}

@@ -70,7 +70,7 @@ func (c *Conn) AuditHead(ctx context.Context, dir string) (head, before audit.Ch
 	}
 	logID := status.Msg.GetLogId()
 	before = memories[logID].Checkpoint
-	resp, err := c.Audit.Head(ctx, connect.NewRequest(&apipb.AuditHeadRequest{OldSize: uint64(before.Size)}))
+	resp, err := c.Audit.Head(ctx, connect.NewRequest(&apipb.AuditHeadRequest{Remembered: memories[logID].Note}))
 	if err != nil {
 		return head, before, fmt.Errorf("ask for the head of the audit log: %w", err)
 	}

@@ -182,7 +182,7 @@ func (c *Client) Call(ctx context.Context, method string, args any) (*Job, error
 		return nil, err
 	}
 	if err := schema.Validate(raw); err != nil {
-		return nil, fmt.Errorf("%s: %w", method, err)
+		return nil, err // it names the method
 	}
 	r, err := c.Resolve(ctx)
 	if err != nil {

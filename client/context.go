@@ -10,9 +10,11 @@ import (
 	"fmt"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -73,10 +75,21 @@ func Address(s string) (string, error) {
 	if err != nil {
 		host, port = strings.Trim(s, "[]"), DefaultPort
 	}
-	if host == "" || port == "" || strings.ContainsAny(host, "/@ \t") || net.ParseIP(host) == nil && strings.Contains(host, ":") {
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 || !hostOK(host) {
 		return "", call.Errorf(call.Invalid, "%q is not an address; write HOST or HOST:PORT", s)
 	}
 	return net.JoinHostPort(host, port), nil
+}
+
+// hostOK takes IP addresses and what may be a host's name.
+func hostOK(host string) bool {
+	if _, err := netip.ParseAddr(host); err == nil {
+		return true
+	}
+	odd := func(r rune) bool {
+		return r != '.' && r != '-' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	}
+	return host != "" && strings.IndexFunc(host, odd) < 0
 }
 
 // FindContext reads the context called name; without a name the one whose

@@ -3,7 +3,9 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"net"
 
 	"connectrpc.com/connect"
 
@@ -74,6 +76,10 @@ func (m errorMapper) error(ctx context.Context, err error) error {
 func (m errorMapper) local(ce *connect.Error) error {
 	if e, ok := errors.AsType[*call.Error](ce.Unwrap()); ok {
 		return e
+	}
+	if e, ok := errors.AsType[*net.OpError](ce); ok && e.Op == "remote error" { // a TLS alert
+		return &call.Error{Code: call.Denied, Detail: fmt.Sprintf(
+			"the overlord at %s refuses this operator's certificate (%v): it may be revoked or expired; dominion operator list shows it there", m.where, e.Err)}
 	}
 	if ce.Code() == connect.CodeUnavailable {
 		return &call.Error{Code: call.Unavailable, Detail: "no overlord answers at " + m.where + ": " + ce.Message()}

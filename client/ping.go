@@ -70,7 +70,7 @@ func (p *Pings) Results() iter.Seq2[call.Result, error] {
 		if err == nil {
 			err = call.Errorf(call.Internal, "the overlord ended the answer too early")
 		}
-		yield(call.Result{}, fmt.Errorf("ping: %w", err))
+		yield(call.Result{}, err)
 	}
 }
 

@@ -19,7 +19,7 @@ type Signed struct {
 // PendingAll gives the requests that wait or were rejected, sorted by name.
 // Those past their time are left out.
 func (r *Registrar) PendingAll(ctx context.Context) (out []Pending, err error) {
-	err = r.Store.Update(ctx, func(tx Tx) error {
+	err = r.cfg.Store.Update(ctx, func(tx Tx) error {
 		out, err = r.pending(tx)
 		return err
 	})
@@ -34,33 +34,41 @@ func (r *Registrar) pending(tx Tx) ([]Pending, error) {
 	if err != nil {
 		return nil, err
 	}
-	_, live := split(all, func(p Pending) bool { return r.Now().Sub(p.Last) >= PendingLife })
+	_, live := split(all, func(p Pending) bool { return r.cfg.Now().Sub(p.Last) >= PendingLife })
 	slices.SortFunc(live, func(a, b Pending) int {
 		return strings.Compare(a.Identity.Name+"\x00"+a.Fingerprint, b.Identity.Name+"\x00"+b.Fingerprint)
 	})
 	return live, nil
 }
 
-// Sign grants requests that wait, in one transaction. name is a name, or a
-// pattern; fingerprint is empty, or names one key.
+// Sign grants requests that wait, in one transaction. name is a minion's name, a
+// pattern of minions' names, or "operator/NAME"; fingerprint is empty, or names
+// one key.
 //
-// A pattern signs minions only, and leaves alone what needs a closer look:
-// rejected requests, names that several keys ask for, names in use by another
-// key unless replace is set. A plain name is signed or refused with the reason.
-// An operator's request is signed only by name and fingerprint together, so that
-// nobody becomes an operator by waiting beside machines.
+// A pattern leaves alone what needs a closer look: rejected requests, names that
+// several keys ask for, names in use by another key. A plain name is signed or
+// refused with the reason; with replace the certificates that it has under other
+// keys are revoked. An operator's request is signed only by role, name and
+// fingerprint together: nobody becomes an operator by waiting beside machines.
 //
 // Codes: Invalid, NotFound, Conflict, Unavailable.
 func (r *Registrar) Sign(ctx context.Context, actor, name, fingerprint string, replace bool) (Signed, error) {
+	role, bare := cutRole(name)
+	exact := isName(bare)
+	if !exact && (replace || role != pki.Minion) {
+		return Signed{}, call.Errorf(call.Invalid, "to sign an operator, or to replace a certificate, give one name, not the pattern %.80q", name)
+	}
+	if role == pki.Operator && fingerprint == "" {
+		return Signed{}, call.Errorf(call.Invalid, "to sign %.80q give the fingerprint too; dominion cert pending shows it", name)
+	}
 	var out Signed
-	var revs []*revoking
-	err := r.Store.Update(ctx, func(tx Tx) error {
-		chosen, held, err := r.choose(tx, name, fingerprint)
+	var rev *revoking
+	err := r.cfg.Store.Update(ctx, func(tx Tx) error {
+		chosen, held, err := r.choose(tx, role, bare, fingerprint)
 		if err != nil {
 			return err
 		}
 		out.Held = held
-		exact := isName(name)
 		for _, p := range chosen {
 			a, err := r.asks(tx, p)
 			if err != nil {
@@ -73,35 +81,22 @@ func (r *Registrar) Sign(ctx context.Context, actor, name, fingerprint string, r
 				out.Held = append(out.Held, p)
 				continue
 			}
-			c, rev, err := r.signOne(tx, a, actor, replace)
-			if err != nil {
+			var c Cert
+			if c, rev, err = r.signOne(tx, a, actor, replace); err != nil {
 				return err
 			}
 			out.Certs = append(out.Certs, c)
-			if rev != nil {
-				revs = append(revs, rev)
-			}
 		}
 		return nil
 	})
 	if err != nil {
 		return Signed{}, fmt.Errorf("sign %q: %w", name, err)
 	}
-	r.announce(merge(revs))
+	r.announce(rev)
+	for _, c := range out.Certs {
+		r.tell(c.Identity)
+	}
 	return out, nil
-}
-
-// merge makes one announcement of several lists, of which the last holds all.
-func merge(revs []*revoking) *revoking {
-	if len(revs) == 0 {
-		return nil
-	}
-	last := *revs[len(revs)-1]
-	last.ids = nil
-	for _, rev := range revs {
-		last.ids = append(last.ids, rev.ids...)
-	}
-	return &last
 }
 
 // asks makes of a held request what it was when it came.
@@ -135,9 +130,16 @@ func isName(s string) bool {
 	return err == nil
 }
 
-// choose gives the requests that name and fingerprint mean, and those a pattern
-// passes over.
-func (r *Registrar) choose(tx Tx, name, fingerprint string) (chosen, held []Pending, err error) {
+// cutRole splits "operator/alice"; what has no role is a minion's.
+func cutRole(s string) (pki.Role, string) {
+	if role, name, ok := strings.Cut(s, "/"); ok && pki.Role(role).Valid() {
+		return pki.Role(role), name
+	}
+	return pki.Minion, s
+}
+
+// choose gives the requests that are meant, and those that a pattern passes over.
+func (r *Registrar) choose(tx Tx, role pki.Role, name, fingerprint string) (chosen, held []Pending, err error) {
 	all, err := r.pending(tx)
 	if err != nil {
 		return nil, nil, err
@@ -149,31 +151,27 @@ func (r *Registrar) choose(tx Tx, name, fingerprint string) (chosen, held []Pend
 			return nil, nil, err
 		}
 	}
-	all = slices.DeleteFunc(all, func(p Pending) bool {
-		return !match(p.Identity.Name) || fingerprint != "" && p.Fingerprint != fingerprint
+	matching, _ := split(all, func(p Pending) bool {
+		return match(p.Identity.Name) && (fingerprint == "" || p.Fingerprint == fingerprint)
 	})
-	if len(all) == 0 {
+	wanted, others := split(matching, func(p Pending) bool { return p.Identity.Role == role })
+	if len(wanted) == 0 {
+		if len(others) > 0 && exact {
+			p := others[0]
+			return nil, nil, call.Errorf(call.Invalid, "%s asks to be an %s; if that is meant: dominion cert sign %s --fingerprint %s",
+				p.Identity.Name, p.Identity.Role, p.Identity, p.Fingerprint)
+		}
 		return nil, nil, call.Errorf(call.NotFound, "no request of that name waits; dominion cert pending shows those that do")
 	}
 	keys := make(map[string]int)
-	for _, p := range all {
-		if p.Identity.Role == pki.Minion {
-			keys[p.Identity.Name]++
-		}
+	for _, p := range wanted {
+		keys[p.Identity.Name]++
 	}
-	for _, p := range all {
-		switch {
-		case p.Identity.Role != pki.Minion && (!exact || fingerprint == ""):
-			if exact && keys[p.Identity.Name] == 0 {
-				return nil, nil, call.Errorf(call.Invalid, "%s asks to be an operator; confirm it with the fingerprint: %s", p.Identity.Name, p.Fingerprint)
-			}
-			held = append(held, p)
-		case keys[p.Identity.Name] > 1:
-			if exact {
-				return nil, nil, call.Errorf(call.Invalid, "%d keys ask for the name %s; say which by its fingerprint", keys[p.Identity.Name], p.Identity.Name)
-			}
-			held = append(held, p)
-		case p.Rejected && !exact:
+	for _, p := range wanted {
+		switch n := keys[p.Identity.Name]; {
+		case n > 1 && exact:
+			return nil, nil, call.Errorf(call.Invalid, "%d keys ask for the name %s; say which by its fingerprint", n, p.Identity.Name)
+		case !exact && (n > 1 || p.Rejected):
 			held = append(held, p)
 		default:
 			chosen = append(chosen, p)
@@ -183,19 +181,21 @@ func (r *Registrar) choose(tx Tx, name, fingerprint string) (chosen, held []Pend
 }
 
 // Reject refuses requests that wait, until they have not asked for 7 days. name
-// is a name or a pattern of any role; fingerprint is empty, or names one key.
+// is a name or a pattern, of any role or as "operator/NAME"; fingerprint is
+// empty, or names one key. Codes: Invalid, NotFound.
 func (r *Registrar) Reject(ctx context.Context, actor, name, fingerprint string) (rejected []Pending, err error) {
-	err = r.Store.Update(ctx, func(tx Tx) error {
+	role, bare := cutRole(name)
+	match, err := r.compile(bare, nil)
+	if err != nil {
+		return nil, fmt.Errorf("reject %q: %w", name, err)
+	}
+	err = r.cfg.Store.Update(ctx, func(tx Tx) error {
 		all, err := r.pending(tx)
 		if err != nil {
 			return err
 		}
-		match, err := r.compile(name, nil)
-		if err != nil {
-			return err
-		}
 		for _, p := range all {
-			if p.Rejected || !match(p.Identity.Name) || fingerprint != "" && p.Fingerprint != fingerprint {
+			if bare != name && p.Identity.Role != role || p.Rejected || !match(p.Identity.Name) || fingerprint != "" && p.Fingerprint != fingerprint {
 				continue
 			}
 			p.Rejected = true

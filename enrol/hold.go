@@ -8,15 +8,16 @@ import (
 	"time"
 
 	"dominion/call"
+	"dominion/pki"
 )
 
 // hold keeps a request for an operator. A conflict is recorded when it is new.
 func (r *Registrar) hold(tx Tx, a *asking, p Pending, known bool, conflict string) (d Decision, revoked *revoking, refusal, err error) {
-	if known && r.Now().Sub(p.Last) >= PendingLife {
+	if known && r.cfg.Now().Sub(p.Last) >= PendingLife {
 		known = false
 	}
 	if !known {
-		p = Pending{Identity: a.Identity, Fingerprint: a.fingerprint, CSR: a.Raw, Source: a.source, First: r.Now()}
+		p = Pending{Identity: a.Identity, Fingerprint: a.fingerprint, CSR: a.Raw, Source: a.source, First: r.cfg.Now()}
 		if refusal, err = r.makeRoom(tx, a); refusal != nil || err != nil {
 			return Decision{}, nil, refusal, err
 		}
@@ -34,19 +35,19 @@ func (r *Registrar) hold(tx Tx, a *asking, p Pending, known bool, conflict strin
 }
 
 func (r *Registrar) recordConflict(tx Tx, a *asking, conflict string) error {
-	r.Log.Warn("request held: the name is in use", "identity", a.Identity.String(), "fingerprint", a.fingerprint, "source", a.source.String())
-	more, ok := r.denials.take()
+	r.cfg.Log.Warn("request held: the name is in use", "identity", a.Identity.String(), "fingerprint", a.fingerprint, "source", from(a.source))
+	more, ok := r.denials.Take()
 	if !ok {
 		return nil
 	}
 	return r.record(tx, a.Identity.String(), "conflict", a.Identity, nil,
-		fmt.Sprintf("enrolment from %s with key %s is held: %s%s", a.source, a.fingerprint, conflict, others(more)))
+		fmt.Sprintf("enrolment from %s with key %s is held: %s%s", from(a.source), a.fingerprint, conflict, others(more)))
 }
 
 // waiting answers a request that is held or was rejected, and notes, once a
 // minute at most, that it was asked again.
 func (r *Registrar) waiting(tx Tx, a *asking, p Pending, known bool) (Decision, error) {
-	if now := r.Now(); !known || now.Sub(p.Last) >= lastEvery {
+	if now := r.cfg.Now(); !known || now.Sub(p.Last) >= lastEvery {
 		p.Last, p.Source = now, a.source
 		if err := tx.PutPending(p); err != nil {
 			return Decision{}, err
@@ -56,10 +57,13 @@ func (r *Registrar) waiting(tx Tx, a *asking, p Pending, known bool) (Decision, 
 		return Decision{State: StateRejected, Detail: "an operator rejected this request"}, nil
 	}
 	detail := "waiting for an operator: dominion cert sign " + a.Identity.Name
-	if p.Conflict != "" {
+	if a.Identity.Role != pki.Minion {
+		detail = "waiting for an operator: dominion cert sign " + a.Identity.String() + " --fingerprint " + a.fingerprint
+	}
+	if p.Conflict != "" && a.Identity.Role == pki.Minion {
 		detail = "waiting for an operator: the name is in use by another key"
 	}
-	return Decision{State: StateWaiting, Detail: detail, Retry: r.Retry}, nil
+	return Decision{State: StateWaiting, Detail: detail, Retry: r.cfg.Retry}, nil
 }
 
 // makeRoom drops what has waited too long and, when too many wait, what may go
@@ -69,7 +73,7 @@ func (r *Registrar) makeRoom(tx Tx, a *asking) (refusal, err error) {
 	if err != nil {
 		return nil, err
 	}
-	expired, rest := split(all, func(p Pending) bool { return r.Now().Sub(p.Last) >= PendingLife })
+	expired, rest := split(all, func(p Pending) bool { return r.cfg.Now().Sub(p.Last) >= PendingLife })
 	drop := expired
 	source := bucket(a.source)
 	mine, _ := split(rest, func(p Pending) bool { return bucket(p.Source) == source })
@@ -78,7 +82,7 @@ func (r *Registrar) makeRoom(tx Tx, a *asking) (refusal, err error) {
 	case len(mine) >= MaxSource:
 		gone, _ := split(mine, rejected)
 		if len(gone) == 0 {
-			return call.Errorf(call.Busy, "%d requests from %s wait already; sign or reject some: dominion cert pending", len(mine), source), dropAll(tx, drop)
+			return call.Errorf(call.Busy, "%d requests from %s wait already; sign or reject some: dominion cert pending", len(mine), bucketName(source)), dropAll(tx, drop)
 		}
 		drop = append(drop, oldest(gone))
 	case len(rest) >= MaxPending:
@@ -145,4 +149,11 @@ func bucket(a netip.Addr) netip.Prefix {
 		return netip.Prefix{} // not known
 	}
 	return p
+}
+
+func bucketName(p netip.Prefix) string {
+	if !p.IsValid() {
+		return "unknown addresses"
+	}
+	return p.String()
 }

@@ -9,9 +9,12 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
+	"unicode/utf8"
 
 	"dominion/api/auditpb"
+	"dominion/audit"
 	"dominion/call"
 	"dominion/pki"
 )
@@ -49,9 +52,14 @@ type Config struct {
 	// Glob compiles a pattern of names; required.
 	Glob func(pattern string) (match func(name string) bool, err error)
 	// OnRevoked is called after certificates were revoked and that is durable:
-	// with the signed list, the list, and whose sessions are to be cut. Calls may
-	// come in another order than the numbers of their lists. Nil: nobody listens.
+	// with the signed list, the list, and whose sessions are to be looked at. It
+	// must not block. Calls may come in another order than the numbers of their
+	// lists. Nil: nobody listens.
 	OnRevoked func(signed []byte, list *pki.RevocationList, ids []pki.Identity)
+
+	// OnGranted is called after a certificate was granted and that is durable,
+	// and again each time it is fetched. Nil: nobody listens.
+	OnGranted func(id pki.Identity)
 
 	Retry time.Duration    // zero: DefaultRetry
 	Now   func() time.Time // nil: time.Now
@@ -61,8 +69,9 @@ type Config struct {
 // Registrar grants certificates. Its methods may be called from any goroutine.
 // Their errors are *call.Error, but for faults of the store.
 type Registrar struct {
-	Config
-	denials *meter
+	cfg     Config
+	denials *audit.Meter
+	issuing atomic.Pointer[pki.Authority]
 
 	mu    sync.RWMutex
 	rules []rule
@@ -93,8 +102,14 @@ func New(cfg Config) (*Registrar, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Registrar{Config: cfg, denials: newMeter(cfg.Now)}, nil
+	r := &Registrar{cfg: cfg, denials: audit.NewMeter(cfg.Now)}
+	r.issuing.Store(cfg.Issuing)
+	return r, nil
 }
+
+// SetIssuing takes a renewed issuing CA into use. Certificates of the one before
+// stay valid.
+func (r *Registrar) SetIssuing(a *pki.Authority) { r.issuing.Store(a) }
 
 // SetAutosign replaces the rules; on an error, which is Invalid, they stay as
 // they were.
@@ -120,7 +135,10 @@ func (r *Registrar) compile(pattern string, networks []netip.Prefix) (func(strin
 	if len(networks) > maxNetworks {
 		return nil, call.Errorf(call.Invalid, "%d networks are more than %d", len(networks), maxNetworks)
 	}
-	match, err := r.Glob(pattern)
+	if !utf8.ValidString(pattern) {
+		return nil, call.Errorf(call.Invalid, "pattern %q is not UTF-8", pattern)
+	}
+	match, err := r.cfg.Glob(pattern)
 	if err != nil {
 		return nil, call.Errorf(call.Invalid, "pattern %q: %v", pattern, err)
 	}
@@ -155,20 +173,20 @@ func within(networks []netip.Prefix, addr netip.Addr) bool {
 // authority gives who signs a role.
 func (r *Registrar) authority(role pki.Role) (*pki.Authority, error) {
 	if role == pki.Minion {
-		return r.Issuing, nil
+		return r.issuing.Load(), nil
 	}
-	if r.Root == nil {
+	if r.cfg.Root == nil {
 		return nil, call.Errorf(call.Unavailable, "the root's key is not on this overlord; ask the one that holds it")
 	}
-	return r.Root, nil
+	return r.cfg.Root, nil
 }
 
 // chain gives what is served for a leaf: leaf, issuing CA if any, root.
 func (r *Registrar) chain(role pki.Role, leaf []byte) [][]byte {
 	if role == pki.Minion {
-		return [][]byte{leaf, r.Issuing.Cert.Raw, r.RootCert.Raw}
+		return [][]byte{leaf, r.issuing.Load().Cert.Raw, r.cfg.RootCert.Raw}
 	}
-	return [][]byte{leaf, r.RootCert.Raw}
+	return [][]byte{leaf, r.cfg.RootCert.Raw}
 }
 
 // grant signs a leaf, keeps it and records it.
@@ -180,7 +198,7 @@ func (r *Registrar) grant(tx Tx, t pki.Template, by, actor, action string) (Cert
 	if t.Identity.Role == pki.Minion && t.DNS == nil {
 		t.DNS = []string{t.Identity.Name}
 	}
-	leaf, err := a.Sign(t, r.Now())
+	leaf, err := a.Sign(t, r.cfg.Now())
 	if err != nil {
 		return Cert{}, err
 	}
@@ -203,7 +221,7 @@ func certRow(id pki.Identity, leaf *x509.Certificate, by string) Cert {
 // record appends to the audit log. Subjects of minions are their bare name.
 func (r *Registrar) record(tx Tx, actor, action string, id pki.Identity, digest []byte, detail string) error {
 	return tx.Audit(&auditpb.Record{
-		TimeMs: r.Now().UnixMilli(), Actor: actor, Action: action, Subject: subject(id), Digest: digest, Detail: detail,
+		TimeMs: r.cfg.Now().UnixMilli(), Actor: actor, Action: action, Subject: subject(id), Digest: digest, Detail: detail,
 	})
 }
 
@@ -218,7 +236,7 @@ func subject(id pki.Identity) string {
 // Issue signs a leaf for the overlord's own use: its server certificate, its
 // local operator. It gives the chain to serve.
 func (r *Registrar) Issue(ctx context.Context, actor string, t pki.Template) (chain [][]byte, err error) {
-	err = r.Store.Update(ctx, func(tx Tx) error {
+	err = r.cfg.Store.Update(ctx, func(tx Tx) error {
 		c, err := r.grant(tx, t, actor, actor, "enrolled")
 		chain = r.chain(t.Identity.Role, c.DER)
 		return err
@@ -231,7 +249,7 @@ func (r *Registrar) Issue(ctx context.Context, actor string, t pki.Template) (ch
 
 // Revocations gives the newest signed list; empty: nothing was revoked yet.
 func (r *Registrar) Revocations(ctx context.Context) (signed []byte, err error) {
-	err = r.Store.Update(ctx, func(tx Tx) error {
+	err = r.cfg.Store.Update(ctx, func(tx Tx) error {
 		signed, err = tx.Revocations()
 		return err
 	})
@@ -239,4 +257,19 @@ func (r *Registrar) Revocations(ctx context.Context) (signed []byte, err error) 
 		return nil, fmt.Errorf("read revocation list: %w", err)
 	}
 	return signed, nil
+}
+
+// from names where a request came from, in records.
+func from(a netip.Addr) string {
+	if !a.IsValid() {
+		return "an unknown address"
+	}
+	return a.String()
+}
+
+// tell says that an identity has a certificate.
+func (r *Registrar) tell(id pki.Identity) {
+	if r.cfg.OnGranted != nil {
+		r.cfg.OnGranted(id)
+	}
 }

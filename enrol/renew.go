@@ -28,7 +28,7 @@ func (r *Registrar) Renew(ctx context.Context, peer Peer, csr []byte) (chain [][
 		return nil, call.Errorf(call.Denied, "%s may not ask for a certificate of %s", peer.Identity, req.Identity)
 	}
 	a := &asking{Request: req, fingerprint: pki.Fingerprint(req.PublicKey)}
-	err = r.Store.Update(ctx, func(tx Tx) error {
+	err = r.cfg.Store.Update(ctx, func(tx Tx) error {
 		c, err := r.renew(tx, a, peer)
 		chain = r.chain(req.Identity.Role, c.DER)
 		return err
@@ -45,7 +45,7 @@ func (r *Registrar) renew(tx Tx, a *asking, peer Peer) (Cert, error) {
 		return Cert{}, err
 	}
 	if len(signed) > 0 {
-		list, err := pki.ParseRevocations(r.RootCert, signed)
+		list, err := pki.ParseRevocations(r.cfg.RootCert, signed)
 		if err != nil {
 			return Cert{}, err
 		}
@@ -56,7 +56,7 @@ func (r *Registrar) renew(tx Tx, a *asking, peer Peer) (Cert, error) {
 	if a.certs, err = tx.Certs(a.Identity); err != nil {
 		return Cert{}, err
 	}
-	now := r.Now()
+	now := r.cfg.Now()
 	serial := peer.Cert.SerialNumber.Text(16)
 	live := 0
 	for _, c := range a.certs {

@@ -63,7 +63,7 @@ func (r *Registrar) Request(ctx context.Context, req Request) (Decision, error) 
 	var d Decision
 	var refusal error     // said to the asker, after the transaction that records it
 	var revoked *revoking // by a token that replaces
-	err = r.Store.Update(ctx, func(tx Tx) error {
+	err = r.cfg.Store.Update(ctx, func(tx Tx) error {
 		var err error
 		if a.certs, err = tx.Certs(a.Identity); err != nil {
 			return err
@@ -82,6 +82,9 @@ func (r *Registrar) Request(ctx context.Context, req Request) (Decision, error) 
 	}
 	r.announce(revoked)
 	d.Identity, d.Fingerprint = a.Identity, a.fingerprint
+	if d.State == StateGranted {
+		r.tell(a.Identity)
+	}
 	return d, nil
 }
 
@@ -104,13 +107,13 @@ func (r *Registrar) check(req Request) (*asking, error) {
 	if string(csr.Identity.Role) != req.Role {
 		return nil, call.Errorf(call.Invalid, "the request says %s and its certificate request %s", req.Role, csr.Identity.Role)
 	}
-	return &asking{Request: csr, fingerprint: pki.Fingerprint(csr.PublicKey), token: req.Token, source: req.Source.Unmap()}, nil
+	return &asking{Request: csr, fingerprint: pki.Fingerprint(csr.PublicKey), token: req.Token, source: req.Source.Unmap().WithZone("")}, nil
 }
 
 // decide is the table in the package's documentation. A refusal is for the
 // asker and lets the transaction stand; an error undoes it.
 func (r *Registrar) decide(tx Tx, a *asking) (d Decision, revoked *revoking, refusal, err error) {
-	now := r.Now()
+	now := r.cfg.Now()
 	for _, c := range a.certs {
 		if c.Fingerprint != a.fingerprint {
 			continue
@@ -154,7 +157,7 @@ func (r *Registrar) current(c Cert) bool {
 // conflict says why a request must not be signed without somebody's word;
 // empty: it may.
 func (r *Registrar) conflict(a *asking) string {
-	now := r.Now()
+	now := r.cfg.Now()
 	for i, c := range a.certs {
 		switch {
 		case c.Fingerprint == a.fingerprint:
@@ -176,7 +179,7 @@ func (r *Registrar) granted(tx Tx, a *asking, by string) (Decision, error) {
 	if err := tx.DeletePending(a.Identity, a.fingerprint); err != nil {
 		return Decision{}, err
 	}
-	r.Log.Info("certificate granted", "identity", a.Identity.String(), "by", by, "fingerprint", a.fingerprint)
+	r.cfg.Log.Info("certificate granted", "identity", a.Identity.String(), "by", by, "fingerprint", a.fingerprint)
 	return Decision{State: StateGranted, Chain: r.chain(a.Identity.Role, c.DER)}, nil
 }
 
@@ -218,8 +221,8 @@ func (r *Registrar) byToken(tx Tx, a *asking, conflict string) (d Decision, revo
 
 // unfit says why a token that is known does not cover a request.
 func (r *Registrar) unfit(t Token, a *asking) string {
-	match, err := r.Glob(t.Name)
-	switch now := r.Now(); {
+	match, err := r.cfg.Glob(t.Name)
+	switch now := r.cfg.Now(); {
 	case !now.Before(t.Expires):
 		return fmt.Sprintf("it expired at %s and the overlord's clock shows %s", t.Expires.UTC().Format(time.RFC3339), now.UTC().Format(time.RFC3339))
 	case t.Used >= t.Uses:
@@ -229,18 +232,18 @@ func (r *Registrar) unfit(t Token, a *asking) string {
 	case err != nil || !match(a.Identity.Name):
 		return fmt.Sprintf("it enrols %q, not %q", t.Name, a.Identity.Name)
 	case !within(t.Networks, a.source):
-		return fmt.Sprintf("it may not be used from %s", a.source)
+		return fmt.Sprintf("it may not be used from %s", from(a.source))
 	}
 	return ""
 }
 
 // deny records a refusal, as far as the meter lets it.
 func (r *Registrar) deny(tx Tx, a *asking, why string) error {
-	more, ok := r.denials.take()
+	more, ok := r.denials.Take()
 	if !ok {
 		return nil
 	}
-	return r.record(tx, a.Identity.String(), "denied", a.Identity, nil, fmt.Sprintf("enrolment from %s with key %s: %s%s", a.source, a.fingerprint, why, others(more)))
+	return r.record(tx, a.Identity.String(), "denied", a.Identity, nil, fmt.Sprintf("enrolment from %s with key %s: %s%s", from(a.source), a.fingerprint, why, others(more)))
 }
 
 func others(n int) string {

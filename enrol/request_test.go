@@ -180,6 +180,7 @@ func TestTokenManagement(t *testing.T) {
 	}{
 		{"no name", enrol.TokenSpec{}, "pattern of 0 bytes"},
 		{"a bad pattern", enrol.TokenSpec{Name: "[a"}, `"[a"`},
+		{"a pattern that is no text", enrol.TokenSpec{Name: "\xff"}, "UTF-8"},
 		{"a long pattern", enrol.TokenSpec{Name: strings.Repeat("a", 2000)}, "pattern of 2000"},
 		{"an operator", enrol.TokenSpec{Name: "bob", Role: pki.Operator}, "operator add"},
 		{"an overlord", enrol.TokenSpec{Name: "dc2", Role: pki.Overlord}, "does not enrol overlords"},

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
+	"unicode/utf8"
 
 	"dominion/api/auditpb"
 	"dominion/call"
@@ -27,9 +28,9 @@ func (r *Registrar) announce(rev *revoking) {
 	if rev == nil {
 		return
 	}
-	r.Log.Info("certificates revoked", "number", rev.list.Number(), "identities", len(rev.ids))
-	if r.OnRevoked != nil {
-		r.OnRevoked(rev.signed, rev.list, rev.ids)
+	r.cfg.Log.Info("certificates revoked", "number", rev.list.Number(), "identities", len(rev.ids))
+	if r.cfg.OnRevoked != nil {
+		r.cfg.OnRevoked(rev.signed, rev.list, rev.ids)
 	}
 }
 
@@ -41,21 +42,21 @@ func (r *Registrar) Revoke(ctx context.Context, actor string, id pki.Identity, s
 	if err := id.Check(); err != nil {
 		return nil, 0, call.Errorf(call.Invalid, "%v", err)
 	}
-	if len(reason) > pki.MaxReason {
-		return nil, 0, call.Errorf(call.Invalid, "a reason of %d bytes; give at most %d", len(reason), pki.MaxReason)
+	if len(reason) > pki.MaxReason || !utf8.ValidString(reason) {
+		return nil, 0, call.Errorf(call.Invalid, "a reason of %d bytes; give at most %d, in UTF-8", len(reason), pki.MaxReason)
 	}
 	if reason == "" || reason == pki.Replaced {
 		reason = "revoked by " + actor
 	}
 	var rev *revoking
-	err = r.Store.Update(ctx, func(tx Tx) error {
+	err = r.cfg.Store.Update(ctx, func(tx Tx) error {
 		certs, err := tx.Certs(id)
 		if err != nil {
 			return err
 		}
 		var chosen []Cert
 		for _, c := range certs {
-			if c.Live(r.Now()) && (serial == "" || c.Serial == serial) {
+			if c.Live(r.cfg.Now()) && (serial == "" || c.Serial == serial) {
 				chosen = append(chosen, c)
 				serials = append(serials, c.Serial)
 			}
@@ -84,7 +85,7 @@ func ofSerial(serial string) string {
 func (r *Registrar) replace(tx Tx, a *asking, actor string) (*revoking, error) {
 	var chosen []Cert
 	for _, c := range a.certs {
-		if c.Live(r.Now()) && c.Fingerprint != a.fingerprint {
+		if c.Live(r.cfg.Now()) && c.Fingerprint != a.fingerprint {
 			chosen = append(chosen, c)
 		}
 	}
@@ -96,10 +97,10 @@ func (r *Registrar) replace(tx Tx, a *asking, actor string) (*revoking, error) {
 
 // revoke makes, signs and keeps the next list.
 func (r *Registrar) revoke(tx Tx, actor string, id pki.Identity, certs []Cert, reason string) (*revoking, error) {
-	if r.Root == nil {
+	if r.cfg.Root == nil {
 		return nil, call.Errorf(call.Unavailable, "the root's key is not on this overlord, and only it can revoke")
 	}
-	now := r.Now()
+	now := r.cfg.Now()
 	entries := make([]pki.Revoked, len(certs))
 	for i, c := range certs {
 		leaf, err := x509.ParseCertificate(c.DER)
@@ -140,12 +141,12 @@ func (r *Registrar) nextList(tx Tx, entries []pki.Revoked) (*revoking, error) {
 		return nil, err
 	}
 	if len(signed) > 0 {
-		if list, err = pki.ParseRevocations(r.RootCert, signed); err != nil {
+		if list, err = pki.ParseRevocations(r.cfg.RootCert, signed); err != nil {
 			return nil, fmt.Errorf("stored list: %w", err)
 		}
 	}
-	list = list.Add(r.Now(), entries...)
-	if signed, err = pki.SignRevocations(r.Root, list); err != nil {
+	list = list.Add(r.cfg.Now(), entries...)
+	if signed, err = pki.SignRevocations(r.cfg.Root, list); err != nil {
 		return nil, err
 	}
 	return &revoking{signed: signed, list: list}, tx.PutRevocations(list.Number(), signed)

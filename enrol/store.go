@@ -72,7 +72,8 @@ type Tx interface {
 
 // CertTx keeps certificates.
 type CertTx interface {
-	// Certs gives all certificates of an identity, the newest (NotBefore) first.
+	// Certs gives all certificates of an identity, the newest (NotBefore) first. It
+	// may leave out those that expired 90 days ago and more.
 	Certs(id pki.Identity) ([]Cert, error)
 	// PutCert adds a certificate, or replaces the one of that serial.
 	PutCert(c Cert) error

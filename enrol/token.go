@@ -71,13 +71,13 @@ func (r *Registrar) addToken(ctx context.Context, actor, action string, spec Tok
 	if spec.Uses > MaxTokenUses || spec.Life < 0 || spec.Life > MaxTokenLife {
 		return "", Token{}, call.Errorf(call.Invalid, "%d uses for %s; at most %d for %s are allowed", spec.Uses, spec.Life, MaxTokenUses, MaxTokenLife)
 	}
-	now := r.Now()
+	now := r.cfg.Now()
 	text, hash := newToken()
 	t := Token{
 		ID: tokenID(hash), Hash: hash, Name: spec.Name, Role: spec.Role, Uses: spec.Uses,
 		Created: now, CreatedBy: actor, Expires: now.Add(spec.Life), Replace: spec.Replace, Networks: slices.Clone(spec.Networks),
 	}
-	err := r.Store.Update(ctx, func(tx Tx) error {
+	err := r.cfg.Store.Update(ctx, func(tx Tx) error {
 		if err := r.tokenRoom(tx); err != nil {
 			return err
 		}
@@ -111,7 +111,7 @@ func (r *Registrar) tokenRoom(tx Tx) error {
 	}
 	left := 0
 	for _, t := range all {
-		if r.Now().Before(t.Expires) {
+		if r.cfg.Now().Before(t.Expires) {
 			left++
 			continue
 		}
@@ -135,14 +135,14 @@ func newToken() (text string, hash [sha256.Size]byte) {
 // Tokens gives all tokens that have not expired, the used up included, the
 // newest first.
 func (r *Registrar) Tokens(ctx context.Context) (out []Token, err error) {
-	err = r.Store.Update(ctx, func(tx Tx) error {
+	err = r.cfg.Store.Update(ctx, func(tx Tx) error {
 		out, err = tx.Tokens()
 		return err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list tokens: %w", err)
 	}
-	out = slices.DeleteFunc(out, func(t Token) bool { return !r.Now().Before(t.Expires) })
+	out = slices.DeleteFunc(out, func(t Token) bool { return !r.cfg.Now().Before(t.Expires) })
 	slices.SortFunc(out, func(a, b Token) int {
 		if c := b.Created.Compare(a.Created); c != 0 {
 			return c
@@ -154,7 +154,7 @@ func (r *Registrar) Tokens(ctx context.Context) (out []Token, err error) {
 
 // RevokeToken withdraws a token. What it enrolled stays. Code: NotFound.
 func (r *Registrar) RevokeToken(ctx context.Context, actor, id string) error {
-	err := r.Store.Update(ctx, func(tx Tx) error {
+	err := r.cfg.Store.Update(ctx, func(tx Tx) error {
 		t, ok, err := tx.Token(id)
 		if err != nil {
 			return err
@@ -175,6 +175,6 @@ func (r *Registrar) RevokeToken(ctx context.Context, actor, id string) error {
 
 func (r *Registrar) recordToken(tx Tx, actor, action string, t Token, detail string) error {
 	return tx.Audit(&auditpb.Record{
-		TimeMs: r.Now().UnixMilli(), Actor: actor, Action: action, Subject: "token/" + t.ID, Detail: detail,
+		TimeMs: r.cfg.Now().UnixMilli(), Actor: actor, Action: action, Subject: "token/" + t.ID, Detail: detail,
 	})
 }

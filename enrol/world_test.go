@@ -151,6 +151,7 @@ func (t *memoryTx) PutRevocations(number uint64, signed []byte) error {
 type world struct {
 	*enrol.Registrar
 	t       testing.TB
+	cfg     enrol.Config
 	store   *memory
 	root    *pki.Authority
 	issuing *pki.Authority
@@ -181,6 +182,7 @@ func newWorld(t testing.TB, change func(*enrol.Config)) *world {
 	if change != nil {
 		change(&cfg)
 	}
+	w.cfg = cfg
 	if w.Registrar, err = enrol.New(cfg); err != nil {
 		t.Fatal(err)
 	}

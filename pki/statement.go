@@ -88,7 +88,8 @@ func marshal(m proto.Message) ([]byte, error) {
 
 // unmarshal accepts exactly what marshal writes.
 func unmarshal(b []byte, m proto.Message) error {
-	if err := proto.Unmarshal(b, m); err != nil {
+	// What is unknown is dropped, and then missing from the encoding below.
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(b, m); err != nil {
 		return err
 	}
 	again, err := marshal(m)

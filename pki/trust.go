@@ -1,6 +1,7 @@
 package pki
 
 import (
+	"bytes"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
@@ -125,7 +126,8 @@ func (t *Trust) verify(certs []*x509.Certificate, now time.Time) (Verified, erro
 func (t *Trust) splitRoot(certs []*x509.Certificate) (*x509.Certificate, []*x509.Certificate, error) {
 	root := t.Root()
 	last := certs[len(certs)-1]
-	if len(certs) > 1 && Pin(last) == t.pin {
+	selfIssued := bytes.Equal(last.RawIssuer, last.RawSubject)
+	if len(certs) > 1 && selfIssued && Pin(last) == t.pin {
 		if root == nil {
 			// The pin covers the key alone; the rest of the root is believed because it signed it.
 			if err := checkRoot(last); err != nil {
@@ -135,7 +137,7 @@ func (t *Trust) splitRoot(certs []*x509.Certificate) (*x509.Certificate, []*x509
 		}
 		certs = certs[:len(certs)-1]
 	}
-	if root == nil {
+	if root == nil || len(certs) > 1 && selfIssued && Pin(last) != t.pin {
 		return nil, nil, fmt.Errorf("the root of %s is not the one that is pinned (%s)", describe(certs[0]), t.pin)
 	}
 	return root, certs, nil

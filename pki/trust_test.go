@@ -228,40 +228,54 @@ func TestTrustPin(t *testing.T) {
 	}
 }
 
-// The cache is bounded, keeps what is used, and is safe from many goroutines.
+// The cache is bounded and keeps what is used.
 func TestVerifyCache(t *testing.T) {
 	f := newFleet(t)
 	first := leaf(t, f.root, pki.Operator, "first")
+	for i := range 1100 {
+		cert := leaf(t, f.root, pki.Operator, fmt.Sprintf("o%d", i))
+		for _, c := range []*x509.Certificate{cert, first} {
+			if v, err := f.trust.Verify([]*x509.Certificate{c}, now); err != nil || v.Leaf != c {
+				t.Fatalf("Verify = %v, %v", v.Identity, err)
+			}
+		}
+	}
+	if n := f.trust.CacheLen(); n > 1024 {
+		t.Errorf("the cache holds %d leaves; want at most 1024", n)
+	}
+}
+
+// A root is learnt once, whoever comes first.
+func TestVerifyFromManyGoroutines(t *testing.T) {
+	f := newFleet(t)
+	trust, err := pki.TrustPin(pki.Pin(f.root.Cert))
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain := raw(leaf(t, f.issuing, pki.Minion, "web1"), f.issuing.Cert, f.root.Cert)
 	var wg sync.WaitGroup
-	for g := range 4 {
+	for range 8 {
 		wg.Go(func() {
-			for i := range 400 {
-				cert := leaf(t, f.root, pki.Operator, fmt.Sprintf("o%d-%d", g, i))
-				if _, err := f.trust.Verify([]*x509.Certificate{cert}, now); err != nil {
-					t.Error(err)
-				}
-				if v, err := f.trust.VerifyRaw([][]byte{first.Raw}, now); err != nil || v.Identity.Name != "first" {
-					t.Errorf("Verify = %v, %v", v.Identity, err)
+			for range 4 {
+				if v, err := trust.VerifyRaw(chain, now); err != nil || v.Identity.Name != "web1" || !trust.Root().Equal(f.root.Cert) {
+					t.Errorf("VerifyRaw = %v, %v", v.Identity, err)
 				}
 			}
 		})
 	}
 	wg.Wait()
-	if n := f.trust.CacheLen(); n > 1024 {
-		t.Errorf("the cache holds %d leaves; want at most 1024", n)
-	}
 }
 
 func BenchmarkVerifyRaw(b *testing.B) {
 	f := newFleet(b)
 	chain := raw(leaf(b, f.issuing, pki.Minion, "web1"), f.issuing.Cert, f.root.Cert)
 	b.Run("cold", func(b *testing.B) {
-		for b.Loop() {
-			trust, err := pki.NewTrust(f.root.Cert)
-			if err != nil {
-				b.Fatal(err)
-			}
-			if _, err := trust.VerifyRaw(chain, now); err != nil {
+		leaves := make([][][]byte, 1100) // more than the cache keeps
+		for i := range leaves {
+			leaves[i] = raw(leaf(b, f.issuing, pki.Minion, "web1"), f.issuing.Cert, f.root.Cert)
+		}
+		for i := 0; b.Loop(); i++ {
+			if _, err := f.trust.VerifyRaw(leaves[i%len(leaves)], now); err != nil {
 				b.Fatal(err)
 			}
 		}

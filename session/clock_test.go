@@ -2,14 +2,17 @@ package session
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/pki"
 )
@@ -22,24 +25,26 @@ func runClock(t testing.TB, c *Clock) {
 	t.Cleanup(func() { cancel(); wg.Wait() })
 }
 
-func TestHeartbeatKeepsAliveAndFindsTheDead(t *testing.T) {
+func TestHeartbeatIsAnswered(t *testing.T) {
+	clock := NewClock(5*time.Millisecond, time.Minute)
+	runClock(t, clock)
+	f := pair(t, &Options{Heartbeat: clock}, &Options{}, false)
+	for range 5 {
+		last := f.overlord.LastHeard()
+		eventually(t, "a PONG comes", func() bool { return f.overlord.LastHeard().After(last) })
+	}
+}
+
+func TestHeartbeatFindsTheDead(t *testing.T) {
 	clock := NewClock(5*time.Millisecond, 100*time.Millisecond)
 	runClock(t, clock)
 	stats := new(Stats)
 	f := pair(t, &Options{Heartbeat: clock, Stats: stats}, &Options{}, false)
-	first := f.overlord.LastHeard()
-	eventually(t, "the session outlives its dead time", func() bool { return f.overlord.LastHeard().Sub(first) > 200*time.Millisecond })
-	if f.overlord.Err() != nil {
-		t.Fatalf("the session ended: %v", f.overlord.Err())
-	}
 	// The minion's reader hangs: what SIGSTOP looks like from outside.
 	hang := make(chan struct{})
-	f.minion.opt.Handler.(*handler).cancel = nil
 	f.minion.mu.Lock()
 	go func() { <-hang; f.minion.mu.Unlock() }()
-	if err := f.overlord.Start(1, newWaiter()); err != nil {
-		t.Fatal(err)
-	}
+	_ = f.overlord.Start(1, newWaiter()) // takes the minion's mutex
 	err := receive(t, f.overErr, "end of the session")
 	if !errors.Is(err, ErrDead) || stats.Dead.Load() != 1 {
 		t.Errorf("Serve = %v; want ErrDead", err)
@@ -132,4 +137,71 @@ func TestBackoff(t *testing.T) {
 			t.Errorf("Wait = %v; want the cause", err)
 		}
 	})
+}
+
+// Two sessions' ends with the real times, over a pipe and under a false clock: an
+// hour of silence does no harm, a peer that hangs is ended after 45 s.
+func TestIdleHourAndHang(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ca := newAuthority(t)
+		a, b := net.Pipe()
+		server := tls.Server(Wrap(a, false), ServerTLS(ca.options(t, "overlord/main", pki.Minion)))
+		client := tls.Client(Wrap(b, true), ClientTLS(ca.options(t, "minion/web1", pki.Overlord)))
+		go func() { _ = server.HandshakeContext(t.Context()) }()
+		if err := client.HandshakeContext(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		clock, hang := NewClock(0, 0), make(chan struct{})
+		ctx, cancel := context.WithCancel(t.Context())
+		go func() { _ = clock.Run(ctx) }()
+		stats := new(Stats)
+		over := must(New(server, &Options{Answer: true, Handler: &handler{}, Heartbeat: clock, Stats: stats}))(t)
+		minion := must(New(client, &Options{Handler: &handler{call: func(*Session, uint64, *fleetpb.Call) { <-hang }}}))(t)
+		overErr, minErr := make(chan error, 1), make(chan error, 1)
+		go func() { overErr <- over.Serve(ctx) }()
+		go func() { minErr <- minion.Serve(ctx) }()
+		time.Sleep(time.Hour)
+		if over.Err() != nil || minion.Err() != nil {
+			t.Fatalf("an idle hour ended the session: %v, %v", over.Err(), minion.Err())
+		}
+		began := time.Now()
+		w := newWaiter()
+		if err := over.Start(1, w); err != nil {
+			t.Fatal(err)
+		}
+		err := <-overErr
+		if took := time.Since(began); !errors.Is(err, ErrDead) || took < DeadAfter-PingEvery || took > DeadAfter {
+			t.Errorf("a peer that hangs was ended after %s with %v; want ErrDead within %s", took, err, DeadAfter)
+		}
+		if err := <-w.lost; call.CodeOf(err) != call.SessionLost {
+			t.Errorf("Lost got %v", err)
+		}
+		close(hang)
+		if err := <-minErr; err == nil {
+			t.Error("the minion's Serve = nil")
+		}
+		cancel()
+	})
+}
+
+func TestPendingAndDrain(t *testing.T) {
+	ids := make(chan uint64, 1)
+	f := pair(t, &Options{}, &Options{Handler: &handler{call: func(s *Session, id uint64, c *fleetpb.Call) { ids <- id }}}, false)
+	w := newWaiter()
+	if err := f.overlord.Start(1, w); err != nil {
+		t.Fatal(err)
+	}
+	id := receive(t, ids, "call")
+	if ours, theirs := f.overlord.Pending(); ours != 1 || theirs != 0 {
+		t.Errorf("the overlord's Pending() = %d, %d; want 1, 0", ours, theirs)
+	}
+	if ours, theirs := f.minion.Pending(); ours != 0 || theirs != 1 {
+		t.Errorf("the minion's Pending() = %d, %d; want 0, 1", ours, theirs)
+	}
+	_ = f.minion.Reply(id, &fleetpb.Result{})
+	receive(t, w.body, "RESULT")
+	if ours, theirs := f.overlord.Pending(); ours+theirs != 0 {
+		t.Errorf("after the answer Pending() = %d, %d; want 0, 0", ours, theirs)
+	}
 }

@@ -143,9 +143,9 @@ func (s *Session) onCall(id uint64, body []byte) error {
 		refusal = call.Busy
 	default:
 		if s.inbound == nil {
-			s.inbound = make(map[uint64]*Stream)
+			s.inbound = make(map[uint64]struct{})
 		}
-		s.inbound[id] = nil
+		s.inbound[id] = struct{}{}
 	}
 	s.mu.Unlock()
 	switch refusal {
@@ -165,11 +165,8 @@ func (s *Session) onCancel(id uint64, body []byte) error {
 		return err
 	}
 	s.mu.Lock()
-	st, pending := s.inbound[id]
+	_, pending := s.inbound[id]
 	s.mu.Unlock()
-	if st != nil {
-		st.CloseWithReason("cancelled") // Reply is sending the result: nobody wants it
-	}
 	if pending {
 		s.opt.Handler.Cancel(s, id)
 	}
@@ -209,38 +206,6 @@ func DecodeResult(body []byte) (*fleetpb.Result, error) {
 		return nil, fmt.Errorf("%w: RESULT with %d bytes of output and %d of detail", ErrProtocol, len(r.Output), len(r.Detail))
 	}
 	return r, nil
-}
-
-// Limits inside HELLO.
-const (
-	maxFeatures    = 64
-	maxWord        = 128 // bytes of a feature, version, name or address
-	maxCheckpoints = 64
-	maxCheckpoint  = 4 << 10 // bytes
-	maxSharers     = 64
-)
-
-func decodeHello(body []byte) (*fleetpb.Hello, error) {
-	h := new(fleetpb.Hello)
-	if err := decode(TypeHello, body, h); err != nil {
-		return nil, err
-	}
-	ok := len(h.Features) <= maxFeatures && len(h.AgentVersion) <= maxWord && len(h.Checkpoints) <= maxCheckpoints &&
-		len(h.Sharers) <= maxSharers && (len(h.JournalId) == 0 || len(h.JournalId) == 16) &&
-		(len(h.FactsDigest) == 0 || len(h.FactsDigest) == 32)
-	for _, f := range h.Features {
-		ok = ok && len(f) <= maxWord
-	}
-	for _, c := range h.Checkpoints {
-		ok = ok && len(c) <= maxCheckpoint
-	}
-	for _, o := range h.Sharers {
-		ok = ok && o != nil && len(o.Name) <= call.MaxName && len(o.Addresses) <= maxFeatures
-	}
-	if !ok {
-		return nil, fmt.Errorf("%w: HELLO with a field over its limit", ErrProtocol)
-	}
-	return h, nil
 }
 
 // cut shortens text for a frame to at most n bytes of valid UTF-8.

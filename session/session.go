@@ -71,7 +71,7 @@ type Options struct {
 	// is not noticed.
 	Heartbeat *Clock
 	Stats     *Stats       // nil: counted and thrown away
-	Log       *slog.Logger // nil: silent
+	Log       *slog.Logger // beginnings and ends, at Debug; nil: silent
 	Limits    Limits
 }
 
@@ -133,7 +133,7 @@ type Session struct {
 	err        error      // why it ended or ends
 	gone       *Goaway    // the peer's
 	waiters    map[uint64]waiting
-	inbound    map[uint64]*Stream // unanswered calls of the peer; the value is the result's stream, if it is being sent
+	inbound    map[uint64]struct{} // unanswered calls of the peer
 	streams    map[uint64]*Stream
 	calls      uint64 // ids used by Call
 	nextStream uint64
@@ -203,6 +203,14 @@ func (s *Session) LastHeard() time.Time { return s.since.Add(time.Duration(s.las
 
 // Done is closed when the session is over, before the Waiters' Lost are called.
 func (s *Session) Done() <-chan struct{} { return s.done }
+
+// Pending gives the calls that wait for an answer: ours, pings included, and the
+// peer's. When both are zero after Goaway nothing is lost by Close.
+func (s *Session) Pending() (ours, theirs int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.waiters), len(s.inbound)
+}
 
 // Err gives why the session ended, or is about to; nil while it lives. A *Goaway
 // in its chain is the peer's reason.
@@ -324,104 +332,6 @@ func (s *Session) Serve(ctx context.Context) error {
 	return s.teardown(err)
 }
 
-// greet exchanges HELLO.
-func (s *Session) greet() error {
-	s.mu.Lock()
-	if !s.closing.Load() {
-		_ = s.wire.SetReadDeadline(time.Now().Add(s.limits.Hello))
-	}
-	s.mu.Unlock()
-	if !s.opt.Answer {
-		if err := s.sayHello(nil); err != nil {
-			return err
-		}
-	}
-	if err := s.hearHello(); err != nil {
-		return err
-	}
-	if s.opt.Answer {
-		if err := s.sayHello(s.hello); err != nil {
-			return err
-		}
-	} else if s.opt.Hello != nil {
-		if _, err := s.opt.Hello(s, s.hello); err != nil {
-			return s.refuse(err)
-		}
-	}
-	s.mu.Lock()
-	if s.closing.Load() {
-		defer s.mu.Unlock()
-		return s.err
-	}
-	s.ready = true
-	_ = s.wire.SetReadDeadline(time.Time{})
-	s.mu.Unlock()
-	s.last.Store(int64(time.Since(s.since)))
-	if s.opt.Ready != nil {
-		s.opt.Ready(s)
-	}
-	return nil
-}
-
-func (s *Session) sayHello(peer *fleetpb.Hello) error {
-	mine := new(fleetpb.Hello)
-	if s.opt.Hello != nil {
-		h, err := s.opt.Hello(s, peer)
-		if err != nil {
-			return s.refuse(err)
-		}
-		mine = h
-	}
-	return s.send(TypeHello, 0, encode(mine))
-}
-
-func (s *Session) hearHello() error {
-	var head [HeaderSize]byte
-	h, body, pooled, err := s.next(head[:])
-	if err != nil {
-		if errors.Is(err, ErrProtocol) {
-			return s.breach(err)
-		}
-		return fmt.Errorf("wait for the peer's HELLO: %w", err)
-	}
-	if pooled != nil {
-		defer bufPool.Put(pooled)
-	}
-	switch h.Type {
-	case TypeGoaway:
-		if err = s.onGoaway(body); errors.Is(err, ErrProtocol) {
-			return s.breach(err)
-		}
-		return err
-	case TypeHello:
-	default:
-		return s.breach(fmt.Errorf("%w: %s before HELLO", ErrProtocol, h.Type))
-	}
-	hello, err := decodeHello(body)
-	if err != nil {
-		return s.breach(err)
-	}
-	s.hello = hello
-	return nil
-}
-
-// refuse ends the session because Options.Hello said so.
-func (s *Session) refuse(err error) error {
-	code, reason := call.CodeOf(err), ""
-	if e, ok := errors.AsType[*call.Error](err); ok {
-		reason = e.Detail
-	}
-	s.end(err, code, reason)
-	return err
-}
-
-// breach ends the session because the peer broke the protocol.
-func (s *Session) breach(err error) error {
-	s.stats.Protocol.Add(1)
-	s.end(err, call.Invalid, err.Error())
-	return err
-}
-
 // teardown says goodbye to everybody who waits.
 func (s *Session) teardown(err error) error {
 	s.linger()
@@ -454,7 +364,14 @@ func (s *Session) teardown(err error) error {
 	if ready {
 		s.opt.Handler.Closed(s, err)
 	}
+	s.log("session over", "err", err)
 	return err
+}
+
+func (s *Session) log(msg string, facts ...any) {
+	if s.opt.Log != nil {
+		s.opt.Log.Debug(msg, append([]any{"peer", s.peer, "remote", s.RemoteAddr(), "dialled", s.wire.dialled}, facts...)...)
+	}
 }
 
 // linger throws away what still comes after our GOAWAY, so that the peer's

@@ -38,9 +38,9 @@ func (tx *Tx) PutMinion(ctx context.Context, m Minion) error {
 }
 
 // SeeMinion notes a session of a known machine: when, which agent, from where.
-// Nothing else of the row changes; a machine that is not known is no error.
+// Nothing else of the row changes; the error wraps ErrNotFound when there is none.
 func (tx *Tx) SeeMinion(ctx context.Context, name string, seen time.Time, agentVersion, address string) error {
-	return tx.exec(ctx, "UPDATE minions SET last_seen_ms = $1, agent_version = $2, address = $3 WHERE name = $4", ms(seen), agentVersion, address, name)
+	return tx.changed(ctx, "machine "+name, "UPDATE minions SET last_seen_ms = $1, agent_version = $2, address = $3 WHERE name = $4", ms(seen), agentVersion, address, name)
 }
 
 // PutFacts stores a known machine's facts, JSON, with their SHA-256.

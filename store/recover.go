@@ -320,4 +320,3 @@ func (tx *Tx) recover(ctx context.Context, actor string, seen [][]byte, sign fun
 	})
 	return p, err
 }
-

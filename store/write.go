@@ -65,27 +65,21 @@ func (db *DB) enqueue(ctx context.Context, o *op) error {
 
 // writer is the one goroutine that writes, and what only it touches.
 type writer struct {
-	db    *DB
-	pool  *sql.DB
-	conn  *sql.Conn
-	stmts map[string]*sql.Stmt // prepared on conn
+	db      *DB
+	pool    *sql.DB
+	conn    *sql.Conn
+	stmts   map[string]*sql.Stmt // prepared on conn
 	inserts map[insertKey]string
 
 	tree        *audit.Tree // of what is committed
 	epoch       uint64
 	nextJob     int64
 	outputBytes int64
-
-	// begin and commit are "BEGIN IMMEDIATE" and "COMMIT"; a test makes them fail.
-	begin, commit func(ctx context.Context) error
+	jobs        map[call.JobID]int64 // numbers of jobs that results came for lately
 }
 
 func (w *writer) run(ctx context.Context) {
 	defer close(w.db.latest)
-	if w.begin == nil {
-		w.begin = func(ctx context.Context) error { return w.exec(ctx, "BEGIN IMMEDIATE") }
-		w.commit = func(ctx context.Context) error { return w.exec(ctx, "COMMIT") }
-	}
 	ops := make([]*op, 0, maxGroup)
 	for first := range w.db.queue {
 		ops = append(ops[:0], first)
@@ -146,7 +140,7 @@ func (w *writer) transact(ctx context.Context, ops []*op) (*Tx, []byte, error) {
 	if broken != "" {
 		return nil, nil, unavailable(broken)
 	}
-	if err := w.begin(ctx); err != nil {
+	if err := w.exec(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return nil, nil, err
 	}
 	tx := &Tx{w: w, tree: w.tree.Clone(), epoch: w.epoch, nextJob: w.nextJob}
@@ -170,6 +164,14 @@ func (w *writer) transact(ctx context.Context, ops []*op) (*Tx, []byte, error) {
 	return tx, note, nil
 }
 
+func (w *writer) commit(ctx context.Context) error {
+	commit := func(ctx context.Context) error { return w.exec(ctx, "COMMIT") }
+	if w.db.opt.commit != nil {
+		return w.db.opt.commit(ctx, commit)
+	}
+	return commit(ctx)
+}
+
 // savepoint runs one op; its error is that of the whole group.
 func (w *writer) savepoint(ctx context.Context, tx *Tx, o *op) error {
 	if err := w.exec(ctx, "SAVEPOINT op"); err != nil {
@@ -183,11 +185,13 @@ func (w *writer) savepoint(ctx context.Context, tx *Tx, o *op) error {
 		return o.err
 	}
 	*tx = before
+	clear(w.jobs) // may hold one that is not stored now
 	return errors.Join(w.exec(ctx, "ROLLBACK TO op"), w.exec(ctx, "RELEASE op"))
 }
 
 // failed rolls a group back, and says what its waiters are told.
 func (w *writer) failed(ctx context.Context, err error) error {
+	clear(w.jobs)
 	if again := w.exec(ctx, "ROLLBACK"); again != nil {
 		w.db.log.Debug("rollback", "error", again) // the engine has done it already
 	}
@@ -265,7 +269,10 @@ func (w *writer) close() error {
 	if w.conn != nil {
 		err = errors.Join(err, w.conn.Close())
 	}
-	return errors.Join(err, closePool(w.pool))
+	if w.pool != nil {
+		err = errors.Join(err, w.pool.Close())
+	}
+	return err
 }
 
 // Tx is a write in progress. It is valid while the function that got it runs,
@@ -278,9 +285,16 @@ type Tx struct {
 	nextJob int64
 	refused string // why no leaf may be appended; empty: it may
 
-	leaves      [][]byte // to be appended when the group is sealed
-	outputBytes int64    // change of the kept outputs
+	// What is written when the group is sealed. These only grow, so that taking
+	// back an op is taking back their lengths.
+	leaves  [][]byte
+	outputs []output
+
+	outputBytes int64 // change of the kept outputs
 }
+
+// output is what one write added to the outputs of a job.
+type output struct{ job, bytes int64 }
 
 // QueryContext implements querier with the writer's prepared statements. The
 // end of ctx does not interrupt it: the transaction is others' too.

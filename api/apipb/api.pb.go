@@ -610,6 +610,7 @@ type MinionsRequest struct {
 	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"` // empty: all
 	Exclude       string                 `protobuf:"bytes,2,opt,name=exclude,proto3" json:"exclude,omitempty"`
 	Facts         bool                   `protobuf:"varint,3,opt,name=facts,proto3" json:"facts,omitempty"`
+	Certs         bool                   `protobuf:"varint,4,opt,name=certs,proto3" json:"certs,omitempty"` // with the certificates of those connected
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -661,6 +662,13 @@ func (x *MinionsRequest) GetExclude() string {
 func (x *MinionsRequest) GetFacts() bool {
 	if x != nil {
 		return x.Facts
+	}
+	return false
+}
+
+func (x *MinionsRequest) GetCerts() bool {
+	if x != nil {
+		return x.Certs
 	}
 	return false
 }
@@ -731,6 +739,7 @@ type Minion struct {
 	Facts         []byte                 `protobuf:"bytes,10,opt,name=facts,proto3" json:"facts,omitempty"`                               // JSON
 	FactsAtMs     int64                  `protobuf:"varint,11,opt,name=facts_at_ms,json=factsAtMs,proto3" json:"facts_at_ms,omitempty"`
 	Problem       string                 `protobuf:"bytes,12,opt,name=problem,proto3" json:"problem,omitempty"` // why it has no session, when we know
+	Chain         [][]byte               `protobuf:"bytes,13,rep,name=chain,proto3" json:"chain,omitempty"`     // DER: its certificate and the issuing CA's; only while connected, and when asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -847,6 +856,13 @@ func (x *Minion) GetProblem() string {
 		return x.Problem
 	}
 	return ""
+}
+
+func (x *Minion) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
 }
 
 type SetMinionRequest struct {
@@ -3893,7 +3909,7 @@ func (x *AuditVerifyEvent) GetRoot() []byte {
 
 type AuditHeadRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	OldSize       uint64                 `protobuf:"varint,1,opt,name=old_size,json=oldSize,proto3" json:"old_size,omitempty"`
+	Remembered    []byte                 `protobuf:"bytes,1,opt,name=remembered,proto3" json:"remembered,omitempty"` // the newest checkpoint the caller has seen, a signed note; empty: none
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3928,11 +3944,11 @@ func (*AuditHeadRequest) Descriptor() ([]byte, []int) {
 	return file_apipb_api_proto_rawDescGZIP(), []int{60}
 }
 
-func (x *AuditHeadRequest) GetOldSize() uint64 {
+func (x *AuditHeadRequest) GetRemembered() []byte {
 	if x != nil {
-		return x.OldSize
+		return x.Remembered
 	}
-	return 0
+	return nil
 }
 
 type AuditHeadResponse struct {
@@ -4225,14 +4241,15 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\runknown_count\x18\x04 \x01(\x04R\funknownCount\x12\x1f\n" +
 	"\vuses_groups\x18\x05 \x01(\bR\n" +
 	"usesGroups\x12\x17\n" +
-	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\"X\n" +
+	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\"n\n" +
 	"\x0eMinionsRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x18\n" +
 	"\aexclude\x18\x02 \x01(\tR\aexclude\x12\x14\n" +
-	"\x05facts\x18\x03 \x01(\bR\x05facts\"Z\n" +
+	"\x05facts\x18\x03 \x01(\bR\x05facts\x12\x14\n" +
+	"\x05certs\x18\x04 \x01(\bR\x05certs\"Z\n" +
 	"\x0fMinionsResponse\x12-\n" +
 	"\aminions\x18\x01 \x03(\v2\x13.dominion.v1.MinionR\aminions\x12\x18\n" +
-	"\aunknown\x18\x02 \x01(\tR\aunknown\"\xf3\x02\n" +
+	"\aunknown\x18\x02 \x01(\tR\aunknown\"\x89\x03\n" +
 	"\x06Minion\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x19\n" +
@@ -4247,7 +4264,8 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x05facts\x18\n" +
 	" \x01(\fR\x05facts\x12\x1e\n" +
 	"\vfacts_at_ms\x18\v \x01(\x03R\tfactsAtMs\x12\x18\n" +
-	"\aproblem\x18\f \x01(\tR\aproblem\"I\n" +
+	"\aproblem\x18\f \x01(\tR\aproblem\x12\x14\n" +
+	"\x05chain\x18\r \x03(\fR\x05chain\"I\n" +
 	"\x10SetMinionRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fdial_address\x18\x02 \x01(\tR\vdialAddress\"\x13\n" +
@@ -4459,9 +4477,11 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x04root\x18\x06 \x01(\fR\x04root\x1a3\n" +
 	"\aProblem\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x03R\x05index\x12\x12\n" +
-	"\x04what\x18\x02 \x01(\tR\x04what\"-\n" +
-	"\x10AuditHeadRequest\x12\x19\n" +
-	"\bold_size\x18\x01 \x01(\x04R\aoldSize\"\xab\x01\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\"2\n" +
+	"\x10AuditHeadRequest\x12\x1e\n" +
+	"\n" +
+	"remembered\x18\x01 \x01(\fR\n" +
+	"remembered\"\xab\x01\n" +
 	"\x11AuditHeadResponse\x12\x1e\n" +
 	"\n" +
 	"checkpoint\x18\x01 \x01(\fR\n" +

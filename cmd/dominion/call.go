@@ -42,8 +42,8 @@ document, {"job", "method", "counts", "results"}.`,
 		Example: `  dominion call '*' test.ping
   dominion call 'web[01-20]' test.echo 'hello there'
   dominion call '@db' test.add a=1 b=2 -o jsonl
-  dominion call 'web*' -x web07 test.sleep 10s --timeout 5s
-  echo '{"message": "from a file"}' | dominion call web1 test.echo --args -`,
+  dominion call 'web*' -x web07 test.sleep 10 --timeout 5s
+  echo '{"text": "from a file"}' | dominion call web1 test.echo --args -`,
 		Args:              args(2, -1, "a target and a method"),
 		ValidArgsFunction: a.completeCall,
 	}

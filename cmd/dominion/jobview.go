@@ -1,8 +1,10 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -189,6 +191,7 @@ func (v *jobView) end(job *client.Job, why string) error {
 	groups := v.folder.Groups()
 	switch v.a.output {
 	case outJSON:
+		slices.SortFunc(v.results, func(x, y resultDoc) int { return cmp.Compare(x.Machine, y.Machine) })
 		doc := jobDoc{Method: v.method, Counts: countsDocOf(job.Counts()), Reason: why, Results: v.results}
 		if doc.Results == nil {
 			doc.Results = []resultDoc{}

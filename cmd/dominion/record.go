@@ -113,7 +113,7 @@ func recordLine(d recordDoc) string {
 	case d.Results != nil:
 		words = append(words, strings.TrimSuffix(d.Results.Names+" "+d.Results.Status+": "+d.Results.Reason, ": "))
 	}
-	if d.Detail != "" {
+	if d.Detail != "" && (d.Order == nil || d.Detail != d.Order.Method) {
 		words = append(words, d.Detail)
 	}
 	for i, w := range words {

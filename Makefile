@@ -1,0 +1,77 @@
+# make help lists the targets.
+GO ?= go
+TOOL = $(GO) tool -modfile=tools/go.mod
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+LDFLAGS = -s -w -X main.version=$(VERSION)
+
+.DEFAULT_GOAL := build
+
+## build: bin/dominion
+.PHONY: build
+build:
+	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/dominion ./cmd/dominion
+
+## demo: an overlord and 12 minions on this machine, until Ctrl-C
+.PHONY: demo
+demo: build
+	@exec bin/dominion demo
+
+## test: everything that must hold before a change lands
+.PHONY: test
+test: setup vet unit fleet fuzz-short
+	@cat .test/summary
+
+## setup: what the tests need beyond Go (Debian packages, when root)
+.PHONY: setup
+setup:
+	@mkdir -p .test && rm -f .test/summary
+	@tools/setup.sh
+
+## vet: go vet, staticcheck and formatting
+.PHONY: vet
+vet:
+	$(GO) vet ./...
+	$(GO) vet -tags fleet ./...
+	$(TOOL) staticcheck ./...
+	@out=$$(git ls-files '*.go' | grep -v '\.pb\.go$$\|\.connect\.go$$' | xargs $(TOOL) gofumpt -l); \
+	  if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
+
+## unit: all tests that need neither root nor many processes, under the race detector
+.PHONY: unit
+unit:
+	@tools/testrun.sh unit -race -timeout 10m ./...
+
+## fleet: tests with whole fleets of processes, with a binary built without the race detector
+.PHONY: fleet
+fleet: build
+	@DOMINION_BINARY=$(CURDIR)/bin/dominion tools/testrun.sh fleet -tags fleet -run 'Fleet' -timeout 10m ./...
+
+## fuzz-short: up to 10 s of each fuzz test, 3 minutes in all
+.PHONY: fuzz-short
+fuzz-short:
+	@tools/fuzz.sh 10 180
+
+## fuzz: 60 s of each fuzz test
+.PHONY: fuzz
+fuzz:
+	@tools/fuzz.sh 60 0
+
+## bench: every budget beside its measured figure
+.PHONY: bench
+bench: build
+	@$(GO) test -tags bench -run TestBudgets -count=1 -timeout 20m ./fleettest/ ./store/
+
+## lint: golangci-lint with the rules of .golangci.yml
+.PHONY: lint
+lint:
+	$(GO) tool -modfile=tools/lint/go.mod golangci-lint run ./...
+
+## generate: the code of api/*.proto (needs protoc)
+.PHONY: generate
+generate:
+	api/generate.sh
+
+## help: this list
+.PHONY: help
+help:
+	@sed -n 's/^## //p' Makefile

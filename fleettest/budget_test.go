@@ -1,0 +1,261 @@
+//go:build bench
+
+package fleettest_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"dominion/api/apipb"
+	"dominion/call"
+	"dominion/client"
+	"dominion/fleettest"
+)
+
+func TestMain(m *testing.M) {
+	fleettest.Play()
+	os.Exit(m.Run())
+}
+
+// rig is an overlord in one process and a crowd in another.
+type rig struct {
+	t        *testing.T
+	state    string
+	address  string
+	overlord *fleettest.Process
+	conn     *client.Conn
+}
+
+func newRig(t *testing.T) *rig {
+	t.Helper()
+	r := &rig{t: t, state: filepath.Join(t.TempDir(), "overlord")}
+	r.overlord, r.address = fleettest.StartOverlord(t, r.state, "127.0.0.1:0")
+	r.dial()
+	return r
+}
+
+func (r *rig) dial() {
+	r.t.Helper()
+	conn, err := client.Dial(r.t.Context(), client.Endpoint{State: r.state})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	r.conn = conn
+}
+
+func (r *rig) crowd(n int) *fleettest.Process {
+	return fleettest.StartCrowd(r.t, fleettest.Simulation{Overlord: r.address, State: r.state, Prefix: "s", Count: n})
+}
+
+func (r *rig) connected() int {
+	st, err := r.conn.Fleet.Status(r.t.Context(), connect.NewRequest(&apipb.StatusRequest{}))
+	if err != nil {
+		return -1
+	}
+	return int(st.Msg.Connected)
+}
+
+func (r *rig) await(n int) {
+	r.t.Helper()
+	fleettest.Until(r.t, fmt.Sprintf("%d minions are connected", n), func() bool { return r.connected() == n })
+}
+
+func (r *rig) ping(target string) time.Duration {
+	r.t.Helper()
+	start := time.Now()
+	c, err := r.conn.Target(target, client.Options{Timeout: 30 * time.Second})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	p, err := c.Ping(r.t.Context())
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	for _, err := range p.Results() {
+		if err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	if n := p.Counts(); n.Answered != n.Targeted {
+		r.t.Fatalf("ping: %+v", n)
+	}
+	return time.Since(start)
+}
+
+func (r *rig) order(target, method string) time.Duration {
+	r.t.Helper()
+	start := time.Now()
+	c, err := r.conn.Target(target, client.Options{Timeout: 30 * time.Second})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	j, err := c.Call(r.t.Context(), method, map[string]any{})
+	if err != nil {
+		r.t.Fatal(err)
+	}
+	if _, err := j.Groups(); err != nil {
+		r.t.Fatal(err)
+	}
+	if n := j.Counts(); n.Answered != n.Targeted {
+		r.t.Fatalf("%s: %+v", method, n)
+	}
+	return time.Since(start)
+}
+
+// measured runs f rounds times and gives the median of its walls, and the
+// overlord's CPU of one round.
+func (r *rig) measured(rounds int, f func() time.Duration) (wall, cpu time.Duration) {
+	var walls []time.Duration
+	before := fleettest.CPU(r.t, r.overlord.PID())
+	for range rounds {
+		walls = append(walls, f())
+	}
+	cpu = (fleettest.CPU(r.t, r.overlord.PID()) - before) / time.Duration(rounds)
+	slices.Sort(walls)
+	return walls[len(walls)/2], cpu
+}
+
+// budget prints a figure beside its budget. A figure over it fails the run.
+func budget(t *testing.T, what string, figure, at float64, unit string) {
+	t.Helper()
+	word := "within"
+	if figure > at {
+		word = "OVER"
+		t.Fail()
+	}
+	fmt.Printf("budget: %-64s %10.1f %-4s of %8.1f %-4s %s\n", what, figure, unit, at, unit, word)
+}
+
+func us(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
+
+func TestBudgetsFanOut(t *testing.T) {
+	for _, n := range []int{1000, 5000} {
+		r := newRig(t)
+		idle := func() int64 {
+			r.overlord.Signal(syscall.SIGUSR1)
+			time.Sleep(time.Second) // for the collector of another process
+			return fleettest.RSS(t, r.overlord.PID())
+		}
+		before := idle()
+		crowd := r.crowd(n)
+		r.await(n)
+		for range 3 {
+			r.ping("*")
+			r.order("*", "test.ping")
+		}
+		if n == 5000 {
+			budget(t, "memory per idle session, 5000 sessions", float64(idle()-before)/float64(n)/1024, 24, "KB")
+		}
+		wall, cpu := r.measured(15, func() time.Duration { return r.ping("*") })
+		budget(t, fmt.Sprintf("overlord CPU per call, session PING of %d", n), us(cpu)/float64(n), 20, "µs")
+		if n == 5000 {
+			budget(t, "wall of a session PING of 5000", us(wall)/1e3, 100, "ms")
+		}
+		wall, cpu = r.measured(15, func() time.Duration { return r.order("*", "test.ping") })
+		budget(t, fmt.Sprintf("overlord CPU per call, signed and stored, %d", n), us(cpu)/float64(n), 40, "µs")
+		if n == 5000 {
+			budget(t, "wall of an order to 5000, each verifying it", us(wall)/1e3, 300, "ms")
+		}
+		crowd.Kill()
+		r.overlord.Kill()
+	}
+}
+
+func TestBudgetsRecovery(t *testing.T) {
+	const n = 2000
+	r := newRig(t)
+	r.crowd(n)
+	r.await(n)
+	r.overlord.Kill()
+	time.Sleep(2 * time.Second) // the crowd is in its back-off
+	r.overlord, r.address = fleettest.StartOverlord(t, r.state, r.address)
+	start := time.Now()
+	r.dial()
+	last := 0
+	for last < n {
+		now := r.connected()
+		if now >= 0 && now < last {
+			t.Errorf("the count fell from %d to %d", last, now)
+		}
+		last = max(last, now)
+		if time.Since(start) > time.Minute {
+			t.Fatalf("only %d are back after a minute", last)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	budget(t, "2000 minions back after kill -9, from listening again", time.Since(start).Seconds(), 10, "s")
+}
+
+// streaming: another operator's pings of a minion that streams 1 GB.
+func TestBudgetsStreaming(t *testing.T) {
+	f := fleettest.New(t, 1)
+	big := filepath.Join(t.TempDir(), "big")
+	if err := os.WriteFile(big, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Truncate(big, 1<<30); err != nil {
+		t.Fatal(err)
+	}
+	c, err := f.Conn.Target("m01", client.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p99 := func(ctx context.Context, atMost int) time.Duration {
+		var all []time.Duration
+		for len(all) < atMost && ctx.Err() == nil {
+			p, err := c.Ping(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for r, err := range p.Results() {
+				if err != nil || r.Code != call.OK {
+					t.Fatal(r, err)
+				}
+				all = append(all, r.Took)
+			}
+			time.Sleep(2 * time.Millisecond)
+		}
+		slices.Sort(all)
+		return all[len(all)*99/100]
+	}
+	idle := p99(t.Context(), 500)
+	ctx, done := context.WithCancel(t.Context())
+	start := time.Now()
+	var got int64
+	go func() {
+		defer done()
+		s, err := f.Conn.Target("m01", client.Options{Stream: true, Timeout: -1})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		j, err := s.Call(t.Context(), "command.run", map[string]any{"argv": []string{"cat", big}})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for ev, err := range j.Events() {
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			if o, ok := ev.(*client.Output); ok {
+				got += int64(len(o.Data))
+			}
+		}
+	}()
+	busy := p99(ctx, 1<<30)
+	fmt.Printf("budget: streamed %d MB in %.1f s; ping p99 %v idle, %v beside it\n", got>>20, time.Since(start).Seconds(), idle, busy)
+	budget(t, "ping p99 beside a stream of 1 GB", us(busy)/1e3, max(10, 5*us(idle)/1e3), "ms")
+	if got != 1<<30 {
+		t.Errorf("%d bytes came; want %d", got, 1<<30)
+	}
+}

@@ -1,0 +1,193 @@
+package fleettest
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"os/exec"
+	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"dominion/overlord"
+)
+
+// roleEnv makes a test binary that was started again play a part.
+const roleEnv = "DOMINION_FLEETTEST"
+
+// part is what a child process plays: one of both.
+type part struct {
+	Overlord *overlordPart
+	Crowd    *Simulation
+}
+
+type overlordPart struct {
+	State, Listen string
+}
+
+// Play plays the part that a parent gave this process, and then ends it; with
+// no part it returns. TestMain of a package that starts processes calls it first.
+func Play() {
+	text := os.Getenv(roleEnv)
+	if text == "" {
+		return
+	}
+	var p part
+	if err := json.Unmarshal([]byte(text), &p); err != nil {
+		fmt.Fprintln(os.Stderr, "fleettest:", err)
+		os.Exit(2)
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	err := p.play(ctx)
+	stop()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "fleettest:", err)
+		os.Exit(1)
+	}
+	os.Exit(0)
+}
+
+func (p part) play(ctx context.Context) error {
+	usr1 := make(chan os.Signal, 1)
+	signal.Notify(usr1, syscall.SIGUSR1)
+	go func() { // for the life of the process: SIGUSR1 gives memory back, so that it can be measured
+		for range usr1 {
+			runtime.GC()
+			runtime.GC()
+			debug.FreeOSMemory()
+		}
+	}()
+	if p.Crowd != nil {
+		return p.Crowd.Run(ctx)
+	}
+	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	return overlord.Run(ctx, overlord.Config{
+		State: p.Overlord.State, Name: "overlord", Listen: p.Overlord.Listen,
+		Ready: func(address string) { fmt.Println("ready", address) },
+	}, log)
+}
+
+// Process is a child that plays a part. It ends with the test.
+type Process struct {
+	t     testing.TB
+	cmd   *exec.Cmd
+	lines chan string // of its standard output; closed at its end
+	ended chan struct{}
+}
+
+// StartOverlord starts an overlord in a process of its own and gives its
+// address. listen may be "127.0.0.1:0".
+func StartOverlord(t testing.TB, state, listen string) (*Process, string) {
+	t.Helper()
+	p := start(t, part{Overlord: &overlordPart{State: state, Listen: listen}})
+	select {
+	case line := <-p.lines:
+		address, ok := strings.CutPrefix(line, "ready ")
+		if !ok {
+			t.Fatalf("the overlord's process says %q", line)
+		}
+		return p, address
+	case <-time.After(Patience):
+		t.Fatal("the overlord's process is not ready")
+	}
+	return nil, ""
+}
+
+// StartCrowd starts simulated minions in a process of their own.
+func StartCrowd(t testing.TB, s Simulation) *Process {
+	t.Helper()
+	return start(t, part{Crowd: &s})
+}
+
+func start(t testing.TB, p part) *Process {
+	t.Helper()
+	text, err := json.Marshal(p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proc := &Process{t: t, cmd: exec.Command(os.Args[0]), lines: make(chan string, 16), ended: make(chan struct{})}
+	proc.cmd.Env = append(os.Environ(), roleEnv+"="+string(text))
+	proc.cmd.Stderr = os.Stderr
+	proc.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	out, err := proc.cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := proc.cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		defer close(proc.ended)
+		for sc := bufio.NewScanner(out); sc.Scan(); {
+			proc.lines <- sc.Text()
+		}
+		_ = proc.cmd.Wait() // how it ended is the test's affair
+	}()
+	t.Cleanup(proc.Kill)
+	return proc
+}
+
+// PID is the process's id.
+func (p *Process) PID() int { return p.cmd.Process.Pid }
+
+// Signal sends a signal to the process.
+func (p *Process) Signal(s syscall.Signal) {
+	p.t.Helper()
+	if err := p.cmd.Process.Signal(s); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		p.t.Errorf("signal %v: %v", s, err)
+	}
+}
+
+// Kill ends the process with SIGKILL and waits for its end.
+func (p *Process) Kill() {
+	p.Signal(syscall.SIGKILL)
+	<-p.ended
+}
+
+// CPU is the processor time that a process has used, user and system.
+func CPU(t testing.TB, pid int) time.Duration {
+	t.Helper()
+	tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/schedstat", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var sum time.Duration
+	for _, name := range tasks {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue // the thread has ended
+		}
+		first, _, _ := strings.Cut(string(b), " ")
+		ns, err := strconv.ParseInt(first, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sum += time.Duration(ns)
+	}
+	return sum
+}
+
+// RSS is the resident memory of a process in bytes.
+func RSS(t testing.TB, pid int) int64 {
+	t.Helper()
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/statm", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := strings.Fields(string(b))
+	pages, err := strconv.ParseInt(f[1], 10, 64)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return pages * int64(os.Getpagesize())
+}

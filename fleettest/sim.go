@@ -1,0 +1,125 @@
+package fleettest
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"dominion/minion"
+	"dominion/module"
+	"dominion/pki"
+	"dominion/session"
+)
+
+// Simulation is a crowd of minions in one process: the agent's real code over
+// real sessions, each with a key and certificate of its own, without state
+// directories.
+type Simulation struct {
+	Overlord string // host:port
+	State    string // of the overlord; its issuing CA signs the crowd
+	Prefix   string // of the names: s0001 and on
+	Count    int
+}
+
+// Run keeps the crowd connected until ctx ends.
+func (s Simulation) Run(ctx context.Context) error {
+	ca, root, err := issuing(s.State)
+	if err != nil {
+		return err
+	}
+	trust, err := pki.NewTrust(root)
+	if err != nil {
+		return err
+	}
+	table, err := module.NewTable(minion.Modules(nil, nil))
+	if err != nil {
+		return err
+	}
+	shared := minion.Options{
+		Trust: trust, Table: table, Overlords: []string{"overlord"}, Credit: session.NewPool(0), Heartbeat: session.NewClock(0, 0), Version: "simulated",
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = shared.Heartbeat.Run(ctx) }) // ends with ctx
+	for i := range s.Count {
+		opt := shared
+		opt.Name = fmt.Sprintf("%s%04d", s.Prefix, i+1)
+		one, err := newSimulated(opt, ca)
+		if err != nil {
+			return err
+		}
+		wg.Go(func() { one.run(ctx, s.Overlord) })
+	}
+	wg.Wait()
+	return nil
+}
+
+// issuing reads the CA that signs minions, and the root.
+func issuing(state string) (*pki.Authority, *x509.Certificate, error) {
+	read := func(name string) ([]byte, error) { return os.ReadFile(filepath.Join(state, "ca", name)) }
+	kb, err := read("issuing.key")
+	cb, cerr := read("issuing.crt")
+	if err = errors.Join(err, cerr); err != nil {
+		return nil, nil, fmt.Errorf("read issuing CA: %w", err)
+	}
+	key, err := pki.ParseKey(kb)
+	if err != nil {
+		return nil, nil, err
+	}
+	certs, err := pki.ParseCerts(cb)
+	if err != nil {
+		return nil, nil, err
+	}
+	return &pki.Authority{Cert: certs[0], Key: key}, certs[1], nil
+}
+
+type simulated struct {
+	agent *minion.Agent
+	cfg   *tls.Config
+}
+
+func newSimulated(opt minion.Options, ca *pki.Authority) (*simulated, error) {
+	agent, err := minion.New(opt)
+	if err != nil {
+		return nil, err
+	}
+	key, err := pki.NewKey()
+	if err != nil {
+		return nil, err
+	}
+	leaf, err := ca.Sign(pki.Template{Identity: pki.Identity{Role: pki.Minion, Name: opt.Name}, PublicKey: key.Public()}, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	cert := &tls.Certificate{Certificate: [][]byte{leaf.Raw, ca.Cert.Raw, opt.Trust.Root().Raw}, PrivateKey: key, Leaf: leaf}
+	return &simulated{agent: agent, cfg: session.ClientTLS(session.TLSOptions{
+		Certificate: func() (*tls.Certificate, error) { return cert, nil }, Verify: agent.VerifyPeer,
+	})}, nil
+}
+
+func (s *simulated) run(ctx context.Context, addr string) {
+	var b session.Backoff
+	for b.Wait(ctx, 0) == nil {
+		conn, err := session.Dial(ctx, addr, s.cfg)
+		if err != nil {
+			continue
+		}
+		b.Reset()
+		_ = s.agent.Serve(ctx, conn) // never nil: the session is over, and the next one begins
+	}
+}
+
+// Reachable says whether somebody listens at addr.
+func Reachable(addr string) bool {
+	c, err := net.DialTimeout("tcp", addr, time.Second)
+	if err == nil {
+		c.Close()
+	}
+	return err == nil
+}

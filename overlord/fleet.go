@@ -1,0 +1,224 @@
+package overlord
+
+import (
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"dominion/call"
+	"dominion/session"
+)
+
+// fleet knows the minions: which exist, and which have a session.
+type fleet struct {
+	mu    sync.RWMutex
+	known map[string]*minionState
+	names []string // sorted keys of known; replaced, never changed
+	up    int
+}
+
+// minionState is what the overlord knows of one minion. fleet.mu covers it.
+type minionState struct {
+	session *session.Session // nil: not connected
+	since   time.Time        // of the session, or when it was lost
+	reason  string           // why there is no session
+	dial    string           // address we dial; empty: it dials us
+	notes   [][]byte         // checkpoints that it remembers, as far as we know; nil: as in its HELLO
+}
+
+// load makes the minions of the store known.
+func (f *fleet) load(names []string, dial map[string]string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.known = make(map[string]*minionState, len(names))
+	for _, n := range names {
+		f.known[n] = &minionState{reason: "not connected since the overlord started", dial: dial[n]}
+	}
+	f.names = slices.Sorted(maps.Keys(f.known))
+}
+
+// enrolled makes a name known.
+func (f *fleet) enrolled(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.addLocked(name)
+}
+
+func (f *fleet) addLocked(name string) *minionState {
+	m := f.known[name]
+	if m == nil {
+		m = &minionState{reason: "not connected since it enrolled"}
+		if f.known == nil {
+			f.known = make(map[string]*minionState)
+		}
+		f.known[name] = m
+		i, _ := slices.BinarySearch(f.names, name)
+		f.names = slices.Insert(slices.Clone(f.names), i, name)
+	}
+	return m
+}
+
+// forget removes a name whose certificates are all revoked.
+func (f *fleet) forget(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m := f.known[name]; m != nil {
+		if m.session != nil {
+			f.up--
+		}
+		delete(f.known, name)
+		f.names = slices.Sorted(maps.Keys(f.known))
+	}
+}
+
+// join registers a session and gives the one it replaces, if any.
+func (f *fleet) join(s *session.Session, now time.Time) (old *session.Session) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m := f.addLocked(s.Peer().Name)
+	if old = m.session; old == nil {
+		f.up++
+	}
+	m.session, m.since, m.reason, m.notes = s, now, "", nil
+	return old
+}
+
+// leave notes that a session ended; false when another has taken its place.
+func (f *fleet) leave(s *session.Session, now time.Time, reason string) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m := f.known[s.Peer().Name]
+	if m == nil || m.session != s {
+		return false
+	}
+	f.up--
+	m.session, m.since, m.reason = nil, now, reason
+	return true
+}
+
+// get gives the session of a minion, or nil.
+func (f *fleet) get(name string) *session.Session {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if m := f.known[name]; m != nil {
+		return m.session
+	}
+	return nil
+}
+
+// of gives the sessions of those names that have one.
+func (f *fleet) of(names []string) []*session.Session {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	out := make([]*session.Session, 0, len(names))
+	for _, n := range names {
+		if m := f.known[n]; m != nil && m.session != nil {
+			out = append(out, m.session)
+		}
+	}
+	return out
+}
+
+// all gives every session.
+func (f *fleet) all() []*session.Session {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	out := make([]*session.Session, 0, f.up)
+	for _, m := range f.known {
+		if m.session != nil {
+			out = append(out, m.session)
+		}
+	}
+	return out
+}
+
+// list gives the sorted names of all minions; the caller must not change it.
+func (f *fleet) list() []string {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.names
+}
+
+// count gives how many minions are known and how many are connected.
+func (f *fleet) count() (known, up int) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return len(f.known), f.up
+}
+
+// look gives a copy of what is known of one minion.
+func (f *fleet) look(name string) (minionState, bool) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if m := f.known[name]; m != nil {
+		return *m, true
+	}
+	return minionState{}, false
+}
+
+// why says for people why a minion has no session.
+func (f *fleet) why(name string) string {
+	m, ok := f.look(name)
+	switch {
+	case !ok:
+		return "it is not enrolled any more"
+	case m.reason == "":
+		return "its connection just ended"
+	default:
+		return m.reason
+	}
+}
+
+// setDial sets the address at which the overlord dials a minion.
+func (f *fleet) setDial(name, address string) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m := f.known[name]
+	if m == nil {
+		return call.Errorf(call.NotFound, "no minion %q; dominion minions lists them", name)
+	}
+	m.dial = address
+	return nil
+}
+
+// dialled gives the minions that the overlord dials, with their addresses.
+func (f *fleet) dialled() map[string]string {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	out := make(map[string]string)
+	for n, m := range f.known {
+		if m.dial != "" {
+			out[n] = m.dial
+		}
+	}
+	return out
+}
+
+// unreached notes why a minion that is dialled has no session.
+func (f *fleet) unreached(name, reason string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m := f.known[name]; m != nil && m.session == nil {
+		m.reason = reason
+	}
+}
+
+// remember notes that a minion accepted a checkpoint.
+func (f *fleet) remember(s *session.Session, note []byte) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m := f.known[s.Peer().Name]; m != nil && m.session == s {
+		m.notes = [][]byte{note}
+	}
+}
+
+// remembered gives the checkpoints that a minion is known to remember.
+func (f *fleet) remembered(s *session.Session) [][]byte {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if m := f.known[s.Peer().Name]; m != nil && m.session == s && m.notes != nil {
+		return m.notes
+	}
+	return s.PeerHello().Checkpoints
+}

@@ -1,0 +1,367 @@
+package overlord
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"slices"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"dominion/api/apipb"
+	"dominion/call"
+	"dominion/job"
+	"dominion/target"
+)
+
+// fleetAPI serves dominion.v1.FleetService.
+type fleetAPI struct{ o *Overlord }
+
+// How often a watcher of a call hears who is still awaited.
+const progressEvery = time.Second
+
+const (
+	defaultPing = 5 * time.Second
+	maxWaiting  = 64 // names in a progress event
+)
+
+// resolve says which machines an expression names now.
+func (o *Overlord) resolve(expr, exclude string, limit uint64) (target.Result, error) {
+	e, err := target.Parse(expr)
+	if err != nil {
+		return target.Result{}, call.Errorf(call.Invalid, "%v", err)
+	}
+	if exclude != "" {
+		x, err := target.Parse(exclude)
+		if err != nil {
+			return target.Result{}, call.Errorf(call.Invalid, "exclude: %v", err)
+		}
+		e = e.Without(x)
+	}
+	res, err := e.Resolve(target.Env{Known: o.fleet.list(), Group: o.keep.group})
+	if err != nil {
+		return target.Result{}, call.Errorf(call.Invalid, "%v", err)
+	}
+	if n := uint64(len(res.Names)); limit > 0 && n > limit {
+		return res, call.Errorf(call.TooMany, "the target names %d machines, more than the limit of %d", n, limit)
+	}
+	return res, nil
+}
+
+func ms(t time.Time) int64 {
+	if t.IsZero() {
+		return 0
+	}
+	return t.UnixMilli()
+}
+
+// Status implements FleetServiceHandler.
+func (a fleetAPI) Status(ctx context.Context, _ *connect.Request[apipb.StatusRequest]) (*connect.Response[apipb.StatusResponse], error) {
+	o := a.o
+	known, up := o.fleet.count()
+	pending, err := o.keep.pendingCount(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&apipb.StatusResponse{
+		Name: o.cfg.Name, Version: o.cfg.Version, StartedAtMs: ms(o.started), TimeMs: ms(time.Now()), Minions: uint64(known), Connected: uint64(up),
+		PendingRequests: uint64(pending), LogId: o.keep.logID(), LogSize: uint64(o.keep.logSize()), AuditProblem: o.keep.auditProblem(),
+		RunningJobs: uint64(o.jobs.count()), RevocationNumber: o.revoked().Number(), RootKeyHere: true, StoreProblem: o.keep.problem(), Pin: o.keys.pin(),
+	}), nil
+}
+
+// Resolve implements FleetServiceHandler.
+func (a fleetAPI) Resolve(_ context.Context, r *connect.Request[apipb.ResolveRequest]) (*connect.Response[apipb.ResolveResponse], error) {
+	res, err := a.o.resolve(r.Msg.Target, r.Msg.Exclude, r.Msg.Limit)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&apipb.ResolveResponse{
+		Names: target.Fold(res.Names), Count: uint64(len(res.Names)), Unknown: target.Fold(res.Unknown), UnknownCount: uint64(len(res.Unknown)),
+		UsesGroups: res.UsedGroups, TimeMs: ms(time.Now()),
+	}), nil
+}
+
+// Minions implements FleetServiceHandler.
+func (a fleetAPI) Minions(ctx context.Context, r *connect.Request[apipb.MinionsRequest]) (*connect.Response[apipb.MinionsResponse], error) {
+	expr := r.Msg.Target
+	if expr == "" {
+		expr = "*"
+	}
+	res, err := a.o.resolve(expr, r.Msg.Exclude, 0)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := a.o.keep.minions(ctx, res.Names, r.Msg.Facts)
+	if err != nil {
+		return nil, err
+	}
+	out := &apipb.MinionsResponse{Unknown: target.Fold(res.Unknown), Minions: make([]*apipb.Minion, 0, len(res.Names))}
+	for _, n := range res.Names {
+		m := rows[n]
+		if m == nil {
+			m = &apipb.Minion{Name: n}
+		}
+		if st, ok := a.o.fleet.look(n); ok {
+			m.Connected, m.SinceMs, m.Problem, m.DialAddress = st.session != nil, ms(st.since), st.reason, st.dial
+			if st.session != nil {
+				m.Address = st.session.RemoteAddr().String()
+				m.LastSeenMs = ms(time.Now())
+				if r.Msg.Certs {
+					m.Chain = [][]byte{st.session.PeerCert().Raw, a.o.keys.issuing.Load().Cert.Raw}
+				}
+			}
+		}
+		out.Minions = append(out.Minions, m)
+	}
+	return connect.NewResponse(out), nil
+}
+
+// SetMinion implements FleetServiceHandler.
+func (a fleetAPI) SetMinion(ctx context.Context, r *connect.Request[apipb.SetMinionRequest]) (*connect.Response[apipb.SetMinionResponse], error) {
+	name, err := call.ParseName(r.Msg.Name)
+	if err != nil {
+		return nil, call.Errorf(call.Invalid, "%v", err)
+	}
+	if addr := r.Msg.DialAddress; addr != "" {
+		if _, _, err := net.SplitHostPort(addr); err != nil {
+			return nil, call.Errorf(call.Invalid, "address %q is not host:port", addr)
+		}
+	}
+	c, err := a.o.admit(ctx, "minion.set", name)
+	if err != nil {
+		return nil, err
+	}
+	if _, ok := a.o.fleet.look(name); !ok {
+		return nil, call.Errorf(call.NotFound, "no minion %q; dominion minions lists them", name)
+	}
+	if err := a.o.keep.setDial(ctx, c, name, r.Msg.DialAddress); err != nil {
+		return nil, err
+	}
+	if err := a.o.fleet.setDial(name, r.Msg.DialAddress); err != nil {
+		return nil, err
+	}
+	a.o.dialer.look()
+	return connect.NewResponse(&apipb.SetMinionResponse{}), nil
+}
+
+// Modules implements FleetServiceHandler.
+func (a fleetAPI) Modules(_ context.Context, r *connect.Request[apipb.ModulesRequest]) (*connect.Response[apipb.ModulesResponse], error) {
+	schemas := a.o.table.Schemas()
+	if name := r.Msg.Name; name != "" {
+		kept := schemas[:0:0]
+		for _, s := range schemas {
+			if s.Name == name || strings.HasPrefix(s.Name, name+".") {
+				kept = append(kept, s)
+			}
+		}
+		if len(kept) == 0 {
+			return nil, call.Errorf(call.NotFound, "there is no module or method %q; list them with: dominion modules", name)
+		}
+		schemas = kept
+	}
+	b, err := json.Marshal(schemas)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&apipb.ModulesResponse{Modules: b}), nil
+}
+
+// Ping implements FleetServiceHandler.
+func (a fleetAPI) Ping(ctx context.Context, r *connect.Request[apipb.PingRequest], out *connect.ServerStream[apipb.PingEvent]) error {
+	res, err := a.o.resolve(r.Msg.Target, r.Msg.Exclude, r.Msg.Limit)
+	if err != nil {
+		return err
+	}
+	counts := call.Counts{Targeted: len(res.Names) + len(res.Unknown)}
+	send := func(pongs []pong) error {
+		ev := &apipb.PingEvent{Pongs: make([]*apipb.Pong, len(pongs))}
+		for i, p := range pongs {
+			status := call.StatusOf(p.code)
+			counts.Add(status, 1)
+			ev.Pongs[i] = &apipb.Pong{
+				Machine: p.machine, Status: uint32(status), Code: uint32(p.code), Detail: p.detail, TookUs: uint64(p.took.Microseconds()),
+			}
+		}
+		return out.Send(ev)
+	}
+	if len(res.Unknown) > 0 {
+		pongs := make([]pong, len(res.Unknown))
+		for i, n := range res.Unknown {
+			pongs[i] = pong{machine: n, code: call.UnknownName, detail: "no machine of that name has enrolled"}
+		}
+		if err := send(pongs); err != nil {
+			return err
+		}
+	}
+	timeout := time.Duration(r.Msg.TimeoutMs) * time.Millisecond
+	if timeout == 0 {
+		timeout = defaultPing
+	}
+	if err := a.o.ping(ctx, res.Names, timeout, send); err != nil {
+		return err
+	}
+	return out.Send(&apipb.PingEvent{Closed: countsPB(counts)})
+}
+
+func countsPB(c call.Counts) *apipb.Counts {
+	return &apipb.Counts{
+		Targeted: uint64(c.Targeted), Answered: uint64(c.Answered), Failed: uint64(c.Failed), Unreachable: uint64(c.Unreachable), Skipped: uint64(c.Skipped),
+	}
+}
+
+// Call implements FleetServiceHandler.
+func (a fleetAPI) Call(ctx context.Context, r *connect.Request[apipb.CallRequest], out *connect.ServerStream[apipb.CallEvent]) error {
+	if problem := a.o.keep.auditProblem(); problem != "" {
+		return call.Errorf(call.AuditRefused, "the audit log is damaged, so no order is taken: %s; dominion audit verify says more", problem)
+	}
+	p, err := a.o.plan(ctx, r.Msg)
+	if err != nil {
+		return err
+	}
+	live := make(chan *apipb.Output) // unbuffered: what was passed on has been sent
+	run, err := a.o.begin(ctx, p, live)
+	if err != nil {
+		return err
+	}
+	defer run.leave()
+	accepted := &apipb.Accepted{Job: p.Order.Job.String(), Counts: countsPB(run.run.Watch(0).Counts)}
+	if err := out.Send(&apipb.CallEvent{Event: &apipb.CallEvent_Accepted{Accepted: accepted}}); err != nil {
+		return err
+	}
+	return watch(ctx, run, live, out)
+}
+
+// watch sends what happens in a job until it is closed or the caller leaves.
+func watch(ctx context.Context, run *running, live <-chan *apipb.Output, out *connect.ServerStream[apipb.CallEvent]) error {
+	tick := time.NewTicker(progressEvery)
+	defer tick.Stop()
+	var quiet <-chan struct{} // closed when all live output has been passed on
+	for seen := 0; ; {
+		snap := run.run.Watch(seen)
+		for _, g := range snap.Groups {
+			if err := out.Send(&apipb.CallEvent{Event: &apipb.CallEvent_Results{Results: groupPB(g)}}); err != nil {
+				return err
+			}
+		}
+		seen += len(snap.Groups)
+		changed := snap.Changed
+		if snap.Closed {
+			changed = nil
+			if quiet == nil {
+				quiet = run.quiet()
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case o := <-live:
+			if err := out.Send(&apipb.CallEvent{Event: &apipb.CallEvent_Output{Output: o}}); err != nil {
+				return err
+			}
+		case <-quiet:
+			return out.Send(&apipb.CallEvent{Event: &apipb.CallEvent_Closed{Closed: &apipb.Closed{Counts: countsPB(snap.Counts)}}})
+		case <-changed:
+		case <-tick.C:
+			ev := &apipb.Progress{Counts: countsPB(snap.Counts), Waiting: target.Fold(run.run.Waiting(maxWaiting)), Problem: snap.Problem}
+			if err := out.Send(&apipb.CallEvent{Event: &apipb.CallEvent_Progress{Progress: ev}}); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+func groupPB(g job.Group) *apipb.ResultGroup {
+	took := make([]uint64, len(g.Took))
+	for i, t := range g.Took {
+		took[i] = uint64(t.Microseconds())
+	}
+	return &apipb.ResultGroup{
+		Names: target.Fold(g.Names), Status: uint32(g.Status), Code: uint32(g.Code), Detail: g.Detail, Output: g.Output, Cut: g.Cut,
+		Count: uint64(len(g.Names)), TookUs: took,
+	}
+}
+
+// Cancel implements FleetServiceHandler.
+func (a fleetAPI) Cancel(ctx context.Context, r *connect.Request[apipb.CancelRequest]) (*connect.Response[apipb.CancelResponse], error) {
+	id, err := call.ParseJobID(r.Msg.Job)
+	if err != nil {
+		return nil, call.Errorf(call.Invalid, "%v", err)
+	}
+	run := a.o.jobs.job(id)
+	if run == nil {
+		return nil, call.Errorf(call.NotFound, "no job %s is running", id)
+	}
+	c := callerFrom(ctx)
+	if c.Name != run.run.Plan.Operator {
+		if c, err = a.o.admit(ctx, "job.cancel", id.String()); err != nil {
+			return nil, err
+		}
+	}
+	if err := a.o.keep.audit(ctx, c, "job.cancel", id.String(), ""); err != nil {
+		return nil, err
+	}
+	running, skipped := run.run.Cancel()
+	return connect.NewResponse(&apipb.CancelResponse{Running: target.Fold(running), Skipped: target.Fold(skipped)}), nil
+}
+
+// Groups implements FleetServiceHandler.
+func (a fleetAPI) Groups(_ context.Context, r *connect.Request[apipb.GroupsRequest]) (*connect.Response[apipb.GroupsResponse], error) {
+	out := &apipb.GroupsResponse{}
+	for name, members := range *a.o.keep.groups.Load() {
+		if r.Msg.Name == "" || r.Msg.Name == name {
+			out.Groups = append(out.Groups, groupOf(name, members))
+		}
+	}
+	if r.Msg.Name != "" && len(out.Groups) == 0 {
+		return nil, call.Errorf(call.NotFound, "no group %q; dominion group list shows them", r.Msg.Name)
+	}
+	slices.SortFunc(out.Groups, func(a, b *apipb.Group) int { return strings.Compare(a.Name, b.Name) })
+	return connect.NewResponse(out), nil
+}
+
+func groupOf(name string, members []string) *apipb.Group {
+	return &apipb.Group{Name: name, Members: target.Fold(members), Count: uint64(len(members))}
+}
+
+// SetGroup implements FleetServiceHandler.
+func (a fleetAPI) SetGroup(ctx context.Context, r *connect.Request[apipb.SetGroupRequest]) (*connect.Response[apipb.SetGroupResponse], error) {
+	name, err := target.GroupName(r.Msg.Name)
+	if err != nil {
+		return nil, call.Errorf(call.Invalid, "%v", err)
+	}
+	e, err := target.Parse(r.Msg.Members)
+	if err != nil {
+		return nil, call.Errorf(call.Invalid, "%v", err)
+	}
+	if e.UsesGroups() {
+		return nil, call.Errorf(call.Invalid, "a group's members are names, ranges and globs; %q names a group", r.Msg.Members)
+	}
+	res, err := e.Resolve(target.Env{Known: a.o.fleet.list()})
+	if err != nil {
+		return nil, call.Errorf(call.Invalid, "%v", err)
+	}
+	c, err := a.o.admit(ctx, "group.set", name)
+	if err != nil {
+		return nil, err
+	}
+	members, err := a.o.keep.setGroup(ctx, c, name, slices.Concat(res.Names, res.Unknown), r.Msg.Mode)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&apipb.SetGroupResponse{Group: groupOf(name, members)}), nil
+}
+
+// DeleteGroup implements FleetServiceHandler.
+func (a fleetAPI) DeleteGroup(ctx context.Context, r *connect.Request[apipb.DeleteGroupRequest]) (*connect.Response[apipb.DeleteGroupResponse], error) {
+	c, err := a.o.admit(ctx, "group.delete", r.Msg.Name)
+	if err != nil {
+		return nil, err
+	}
+	if err := a.o.keep.deleteGroup(ctx, c, r.Msg.Name); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&apipb.DeleteGroupResponse{}), nil
+}

@@ -1,0 +1,174 @@
+package overlord
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"dominion/api/apierr"
+	"dominion/api/apipb/apipbconnect"
+	"dominion/call"
+	"dominion/enrol"
+	"dominion/pki"
+	"dominion/session"
+)
+
+// Limits of the API.
+const (
+	maxRequest    = 20 << 20 // bytes of one message: the folded names of a million machines fit
+	headerTimeout = 10 * time.Second
+	idleTimeout   = 2 * time.Minute
+)
+
+// prepareSessions fills what all sessions share.
+func (o *Overlord) prepareSessions() {
+	o.sess = session.Options{
+		Hello: o.answer, Ready: o.ready, Answer: true, Handler: handler{o}, Credit: session.NewPool(0), Heartbeat: session.NewClock(0, 0),
+		Stats: &o.metrics.sessions, Log: o.log,
+	}
+	o.dialer = newDialer(o)
+}
+
+// newListener shares the port between minions and the API.
+func (o *Overlord) newListener(ln net.Listener) *session.Listener {
+	cert := func() (*tls.Certificate, error) { return o.keys.server.Load(), nil }
+	return session.NewListener(ln, session.ListenOptions{
+		Fleet: session.TLSOptions{Certificate: cert, Verify: o.verifyMinion},
+		HTTP: &session.TLSOptions{Certificate: cert, Verify: func(cs tls.ConnectionState) error {
+			_, err := o.verify(cs.PeerCertificates)
+			return err
+		}},
+		Serve: func(_ context.Context, conn *tls.Conn) { o.serve(conn) },
+		Stats: &o.metrics.sessions, Log: o.log,
+	})
+}
+
+// verifyMinion admits minions that this overlord's issuing CA, or a
+// predecessor of it, has signed.
+func (o *Overlord) verifyMinion(cs tls.ConnectionState) error {
+	v, err := o.verify(cs.PeerCertificates)
+	if err != nil {
+		return err
+	}
+	if v.Identity.Role != pki.Minion {
+		return call.Errorf(call.Denied, "%s is not a minion", v.Identity)
+	}
+	if own := o.keys.issuing.Load().Cert.Subject.CommonName; v.Issuer.Subject.CommonName != own {
+		return call.Errorf(call.Denied, "%s was enrolled by another overlord (%s)", v.Identity, v.Issuer.Subject.CommonName)
+	}
+	return nil
+}
+
+// serve runs one minion's session until it ends. Sessions outlive the listener
+// by the grace, so they hang on the daemon's life.
+func (o *Overlord) serve(conn *tls.Conn) {
+	s, err := session.New(conn, &o.sess)
+	if err != nil {
+		o.log.Warn("connection refused", "from", conn.RemoteAddr().String(), "error", err)
+		return
+	}
+	if err := s.Serve(o.life); err != nil {
+		o.log.Debug("session over", "machine", s.Peer().Name, "error", err)
+	}
+}
+
+// newServer serves the API on the port and on the socket.
+func (o *Overlord) newServer() *http.Server {
+	opts := []connect.HandlerOption{
+		connect.WithInterceptors(apierr.Interceptor{Internal: o.logInternal}), connect.WithReadMaxBytes(maxRequest), connect.WithCompressMinBytes(4096),
+	}
+	mux := http.NewServeMux()
+	mux.Handle(o.registrar.Handler())
+	mux.Handle(apipbconnect.NewFleetServiceHandler(fleetAPI{o}, opts...))
+	mux.Handle(apipbconnect.NewAdminServiceHandler(adminAPI{o}, opts...))
+	mux.Handle(apipbconnect.NewAuditServiceHandler(auditAPI{o}, opts...))
+	mux.Handle("GET /metrics", o.metrics.handler())
+	p := new(http.Protocols)
+	p.SetHTTP1(true)
+	p.SetHTTP2(true)
+	p.SetUnencryptedHTTP2(true) // on the socket
+	return &http.Server{
+		Handler: o.guard(mux), ConnContext: connContext, Protocols: p, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: 64 << 10, ErrorLog: quietLog(o.log),
+	}
+}
+
+func (o *Overlord) logInternal(procedure string, err error) {
+	o.log.Error("request failed", "procedure", procedure, "error", err)
+}
+
+// serveMetrics answers /metrics on loopback, to anybody there.
+func (o *Overlord) serveMetrics(ctx context.Context) error {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", o.metrics.handler())
+	s := &http.Server{Addr: o.cfg.MetricsListen, Handler: mux, ReadHeaderTimeout: headerTimeout, ErrorLog: quietLog(o.log)}
+	stop := context.AfterFunc(ctx, func() { s.Close() })
+	defer stop()
+	return ignoreClosed(s.ListenAndServe())
+}
+
+// Times of the housekeeping.
+const (
+	renewEvery = time.Hour
+	showEvery  = 10 * time.Minute // checkpoints, to every minion
+)
+
+// housekeeping does what is due now and then, and what SIGHUP asks for.
+func (o *Overlord) housekeeping(ctx context.Context) error {
+	renew, show := time.NewTicker(renewEvery), time.NewTicker(showEvery)
+	defer renew.Stop()
+	defer show.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-renew.C:
+			if err := o.keys.renew(time.Now()); err != nil {
+				o.log.Error("own certificates not renewed", "error", err)
+			}
+			o.registrar.SetIssuing(o.keys.issuing.Load())
+		case <-show.C:
+			o.showCheckpoints()
+		case <-o.cfg.Reload:
+			o.reload()
+		}
+	}
+}
+
+// reload reads again what SIGHUP may change: policy, autosign rules, log level.
+func (o *Overlord) reload() {
+	err := o.loadPolicy()
+	if o.cfg.Reread != nil {
+		c, rerr := o.cfg.Reread()
+		if rerr == nil {
+			c.Level = o.cfg.Level
+			if c, rerr = c.settle(); rerr == nil {
+				rerr = o.registrar.SetAutosign(autosignRules(c.Autosign))
+			}
+		}
+		err = errors.Join(err, rerr)
+	}
+	if err != nil {
+		o.log.Error("configuration not read again; what was in force stays", "error", err)
+		return
+	}
+	o.log.Info("configuration read again", "keys", "policy, autosign, log_level; other keys need a restart")
+}
+
+// autosignRules gives rules that settle has checked the form that enrol wants.
+func autosignRules(rules []AutosignRule) []enrol.Rule {
+	out := make([]enrol.Rule, len(rules))
+	for i, r := range rules {
+		out[i].Name = r.Names
+		for _, n := range r.Networks {
+			out[i].Networks = append(out[i].Networks, netip.MustParsePrefix(n))
+		}
+	}
+	return out
+}

@@ -1,0 +1,88 @@
+package overlord
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"dominion/session"
+)
+
+// outputs gathers results that are too large for a frame: each comes as a
+// stream, before the RESULT that names it.
+type outputs struct {
+	mu      sync.Mutex
+	pending map[outputKey]*output
+}
+
+type outputKey struct {
+	session *session.Session
+	call    uint64
+}
+
+type output struct {
+	stream uint64
+	done   chan struct{} // closed when data and err are set
+	data   []byte
+	err    error
+}
+
+// expect begins to read a stream, one for each call; it returns at once.
+func (o *outputs) expect(s *session.Session, st *session.Stream) {
+	out := &output{stream: st.ID(), done: make(chan struct{})}
+	key := outputKey{s, st.CallID()}
+	o.mu.Lock()
+	if o.pending == nil {
+		o.pending = make(map[outputKey]*output)
+	}
+	if o.pending[key] != nil {
+		o.mu.Unlock()
+		st.CloseWithReason("a second result for one call")
+		return
+	}
+	o.pending[key] = out
+	o.mu.Unlock()
+	st.Accept()
+	go func() { // ends with the stream, at the latest with the session
+		out.data, out.err = io.ReadAll(io.LimitReader(st, maxResult+1))
+		if out.err == nil && len(out.data) > maxResult {
+			out.data, out.err = nil, fmt.Errorf("it is longer than %d bytes", maxResult)
+			st.CloseWithReason("result too long")
+		}
+		close(out.done)
+	}()
+}
+
+func (o *outputs) take(key outputKey) *output {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	out := o.pending[key]
+	delete(o.pending, key)
+	return out
+}
+
+// wait gives the data of a call's result stream when it is whole.
+func (o *outputs) wait(s *session.Session, callID, stream uint64) ([]byte, error) {
+	out := o.take(outputKey{s, callID})
+	if out == nil || out.stream != stream {
+		return nil, errors.New("it was never sent")
+	}
+	select {
+	case <-out.done:
+		return out.data, out.err
+	case <-s.Done():
+		return nil, errors.New("the connection ended")
+	}
+}
+
+// drop forgets what a session left behind.
+func (o *outputs) drop(s *session.Session) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for k := range o.pending {
+		if k.session == s {
+			delete(o.pending, k)
+		}
+	}
+}

@@ -1,0 +1,184 @@
+package overlord
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"dominion/call"
+	"dominion/enrol"
+	"dominion/job"
+	"dominion/pki"
+	"dominion/store"
+	"dominion/target"
+)
+
+// prepare makes of an open store a daemon that can serve.
+func (o *Overlord) prepare(ctx context.Context) error {
+	o.metrics = newMetrics(o)
+	o.prepareSessions()
+	if err := o.prepareRegistrar(ctx); err != nil {
+		return err
+	}
+	if err := o.loadFleet(ctx); err != nil {
+		return err
+	}
+	if o.keep.auditProblem() != "" || o.keep.problem() != "" {
+		return nil // open jobs stay open: nothing can be written
+	}
+	return o.closeOldJobs(ctx)
+}
+
+func (o *Overlord) prepareRegistrar(ctx context.Context) error {
+	r, err := enrol.New(enrol.Config{
+		Store: enrolStore{o.keep.db}, RootCert: o.keys.root.Cert, Root: o.keys.root, Issuing: o.keys.issuing.Load(),
+		Glob: func(pattern string) (func(string) bool, error) {
+			p, err := target.Glob(pattern)
+			return p.Match, err
+		},
+		OnRevoked: o.onRevoked, OnGranted: o.onGranted, Log: o.log,
+	})
+	if err != nil {
+		return err
+	}
+	o.registrar = r
+	if err := r.SetAutosign(autosignRules(o.cfg.Autosign)); err != nil {
+		return err
+	}
+	row, err := o.keep.db.Revocations(ctx)
+	if errors.Is(err, store.ErrNotFound) {
+		o.revlist.Store(&revocations{list: pki.NewRevocations()})
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	list, err := pki.ParseRevocations(o.keys.root.Cert, row.Signed)
+	if err != nil {
+		return fmt.Errorf("read revocation list: %w", err)
+	}
+	o.revlist.Store(&revocations{list: list, signed: row.Signed})
+	return nil
+}
+
+// onRevoked puts a new list in force: at the API at once, then at every
+// minion, and it ends the sessions of those revoked.
+func (o *Overlord) onRevoked(signed []byte, list *pki.RevocationList, ids []pki.Identity) {
+	for {
+		old := o.revlist.Load()
+		if old.list.Number() >= list.Number() {
+			return
+		}
+		if o.revlist.CompareAndSwap(old, &revocations{list: list, signed: signed}) {
+			break
+		}
+	}
+	o.log.Info("revocation list changed", "number", list.Number(), "revoked", fmt.Sprint(ids))
+	o.background.Go(func() {
+		o.pushRevocations()
+		o.dropRevoked(ids)
+	})
+}
+
+// onGranted makes a machine known that has enrolled, before it connects.
+func (o *Overlord) onGranted(id pki.Identity) {
+	if id.Role == pki.Minion {
+		o.fleet.enrolled(id.Name)
+	}
+}
+
+// dropRevoked forgets the machines that have no certificate left that counts.
+func (o *Overlord) dropRevoked(ids []pki.Identity) {
+	certs, err := o.keep.current(o.life)
+	if err != nil {
+		o.log.Error("revoked machines not forgotten", "error", err)
+		return
+	}
+	for _, id := range ids {
+		if _, ok := certs[id.Name]; !ok && id.Role == pki.Minion {
+			o.fleet.forget(id.Name)
+		}
+	}
+}
+
+// loadFleet makes the machines known that have a certificate that counts.
+func (o *Overlord) loadFleet(ctx context.Context) error {
+	certs, err := o.keep.current(ctx)
+	if err != nil {
+		return err
+	}
+	rows, err := o.keep.db.Minions(ctx, false)
+	if err != nil {
+		return err
+	}
+	names, dial := make([]string, 0, len(certs)), make(map[string]string)
+	for n := range certs {
+		names = append(names, n)
+	}
+	for _, r := range rows {
+		if _, ok := certs[r.Name]; ok && r.DialAddress != "" {
+			dial[r.Name] = r.DialAddress
+		}
+	}
+	o.fleet.load(names, dial)
+	return nil
+}
+
+// closeOldJobs ends the jobs that an overlord before this one was carrying out
+// when it died: what was not stored by then is not known.
+func (o *Overlord) closeOldJobs(ctx context.Context) error {
+	jobs, err := o.keep.db.OpenJobs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		if err := o.closeOldJob(ctx, j); err != nil {
+			return fmt.Errorf("close job %s: %w", j.ID, err)
+		}
+	}
+	return nil
+}
+
+func (o *Overlord) closeOldJob(ctx context.Context, j store.Job) error {
+	missing := make(map[string]bool)
+	for _, folded := range []string{j.Names, j.Unknown} {
+		names, err := expand(folded)
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			missing[n] = true
+		}
+	}
+	counts, next := call.Counts{Targeted: len(missing)}, 0
+	for g, err := range o.keep.db.Results(ctx, j.ID, 0) {
+		if err != nil {
+			return err
+		}
+		names, err := expand(g.Names)
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			delete(missing, n)
+		}
+		counts.Add(g.Status, len(names))
+		next = g.Number + 1
+	}
+	if len(missing) > 0 {
+		names := make([]string, 0, len(missing))
+		for n := range missing {
+			names = append(names, n)
+		}
+		lost := job.Group{
+			Number: next, Names: names, Status: call.StatusOf(call.SessionLost), Code: call.SessionLost,
+			Detail: "the overlord ended before the answer; whether the call ran is not known", Took: make([]time.Duration, len(names)),
+		}
+		if err := o.keep.KeepResults(ctx, j.ID, []job.Group{lost}); err != nil {
+			return err
+		}
+		counts.Add(lost.Status, len(names))
+	}
+	return o.keep.end(ctx, j.ID, counts, "the overlord ended while it ran")
+}

@@ -1,0 +1,231 @@
+package overlord
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"dominion/api/apierr"
+	"dominion/api/fleetpb"
+	"dominion/call"
+	"dominion/enrol"
+	"dominion/session"
+)
+
+// Limits of what minions ask for over their sessions.
+const (
+	maxFacts   = 256 << 10 // bytes of JSON
+	minionCall = 30 * time.Second
+)
+
+// answer gives our HELLO to a minion's: a newer revocation list, and the audit
+// log's head with the proof that it continues what the minion remembers.
+func (o *Overlord) answer(s *session.Session, hello *fleetpb.Hello) (*fleetpb.Hello, error) {
+	out := &fleetpb.Hello{AgentVersion: o.cfg.Version, TimeMs: time.Now().UnixMilli()}
+	list := o.revoked()
+	out.RevocationNumber = list.Number()
+	if hello.RevocationNumber < list.Number() {
+		out.Revocations = o.revokedBytes()
+	}
+	head, err := o.keep.head(o.life, s.Peer().Name, hello.Checkpoints)
+	if err != nil {
+		return nil, err
+	}
+	out.LogHead = head
+	return out, nil
+}
+
+// ready registers a session: HELLOs have been exchanged.
+func (o *Overlord) ready(s *session.Session) {
+	peer := s.Peer()
+	if old := o.fleet.join(s, time.Now()); old != nil {
+		old.Close(call.Conflict, "a newer session of this machine takes its place")
+	}
+	o.log.Info("minion connected", "machine", peer.Name, "address", s.RemoteAddr().String(), "agent", s.PeerHello().AgentVersion)
+	o.background.Go(func() {
+		if err := o.keep.arrived(o.life, s); err != nil {
+			o.log.Warn("presence not stored", "machine", peer.Name, "error", err)
+		}
+	})
+}
+
+// handler receives what minions send on their own account.
+type handler struct{ o *Overlord }
+
+// Call implements session.Handler.
+func (h handler) Call(s *session.Session, id uint64, c *fleetpb.Call) {
+	o := h.o
+	if !o.minionCalls.TryAcquire(1) {
+		h.reply(s, id, nil, call.Errorf(call.Busy, "too many requests of minions at once"))
+		return
+	}
+	o.background.Go(func() {
+		defer o.minionCalls.Release(1)
+		ctx, cancel := context.WithTimeout(o.life, minionCall)
+		defer cancel()
+		out, err := o.minionAsks(ctx, s, c)
+		h.reply(s, id, out, err)
+	})
+}
+
+func (h handler) reply(s *session.Session, id uint64, out any, err error) {
+	r := &fleetpb.Result{Code: uint32(call.CodeOf(err))}
+	if err != nil {
+		e, internal := apierr.ToPeer(err)
+		r.Detail = e.Message()
+		if internal {
+			h.o.log.Error("request of a minion failed", "machine", s.Peer().Name, "error", err)
+		}
+	} else if r.Output, err = json.Marshal(out); err != nil {
+		r.Code = uint32(call.Internal)
+	}
+	if err := s.Reply(id, r); err != nil {
+		h.o.log.Debug("reply not sent", "machine", s.Peer().Name, "error", err)
+	}
+}
+
+// minionAsks carries out one of the few methods that minions may call.
+func (o *Overlord) minionAsks(ctx context.Context, s *session.Session, c *fleetpb.Call) (any, error) {
+	switch c.Method {
+	case session.MethodFacts:
+		var doc map[string]json.RawMessage
+		if len(c.Args) > maxFacts || json.Unmarshal(c.Args, &doc) != nil {
+			return nil, call.Errorf(call.Invalid, "facts are a JSON object of at most %d bytes", maxFacts)
+		}
+		return struct{}{}, o.keep.facts(ctx, s.Peer().Name, c.Args)
+	case session.MethodRenew:
+		var m session.RenewArgs
+		if err := json.Unmarshal(c.Args, &m); err != nil {
+			return nil, call.Errorf(call.Invalid, "arguments: %v", err)
+		}
+		chain, err := o.registrar.Renew(ctx, enrol.Peer{Identity: s.Peer(), Cert: s.PeerCert()}, m.CSR)
+		return session.RenewResult{Chain: chain}, err
+	}
+	return nil, call.Errorf(call.NotFound, "minions may not call %q", c.Method)
+}
+
+// Cancel implements session.Handler. What minions ask for is short.
+func (h handler) Cancel(*session.Session, uint64) {}
+
+// Ack implements session.Handler.
+func (h handler) Ack(s *session.Session, id uint64, a *fleetpb.Ack) {
+	if r := h.o.jobs.call(id); r != nil {
+		switch a.State {
+		case fleetpb.Ack_RECEIVED:
+			r.run.Progress(s.Peer().Name, call.Received)
+		case fleetpb.Ack_STARTED:
+			r.run.Progress(s.Peer().Name, call.Started)
+		}
+	}
+}
+
+// Open implements session.Handler.
+func (h handler) Open(s *session.Session, st *session.Stream) {
+	r := h.o.jobs.call(st.CallID())
+	if r == nil {
+		st.CloseWithReason("no such call")
+		return
+	}
+	r.opened(s, st)
+}
+
+// Closed implements session.Handler.
+func (h handler) Closed(s *session.Session, err error) {
+	o := h.o
+	o.outputs.drop(s)
+	reason := "disconnected"
+	if err != nil {
+		reason = "disconnected: " + err.Error()
+	}
+	if o.fleet.leave(s, time.Now(), reason) {
+		o.log.Info("minion disconnected", "machine", s.Peer().Name, "reason", reason)
+	}
+}
+
+// pushRevocations sends a new list to every session, and cuts those that it names.
+func (o *Overlord) pushRevocations() {
+	list := o.revoked()
+	args, err := json.Marshal(session.RevocationsArgs{List: o.revokedBytes()})
+	if err != nil {
+		o.log.Error("encode revocation list", "error", err)
+		return
+	}
+	body, err := proto.Marshal(&fleetpb.Call{Method: session.MethodRevocations, Args: args})
+	if err != nil {
+		o.log.Error("encode revocation list", "error", err)
+		return
+	}
+	id := o.callID.Add(1)
+	for _, s := range o.fleet.all() {
+		if reason, yes := list.Revoked(s.PeerCert()); yes {
+			s.Close(call.Revoked, "the certificate was revoked: "+reason)
+			continue
+		}
+		if err := s.Start(id, ignored{}, body); err != nil {
+			o.log.Debug("revocation list not sent", "machine", s.Peer().Name, "error", err)
+		}
+	}
+}
+
+// showCheckpoints tells every minion of today's checkpoint, so that it
+// remembers how far the log has come. Each is told from what it acknowledged.
+func (o *Overlord) showCheckpoints() {
+	for _, s := range o.fleet.all() {
+		if err := o.showCheckpoint(s); err != nil {
+			o.log.Debug("checkpoint not shown", "machine", s.Peer().Name, "error", err)
+		}
+	}
+}
+
+func (o *Overlord) showCheckpoint(s *session.Session) error {
+	ctx, cancel := context.WithTimeout(o.life, minionCall)
+	defer cancel()
+	head, err := o.keep.head(ctx, s.Peer().Name, o.fleet.remembered(s))
+	if err != nil {
+		return err
+	}
+	b, err := proto.Marshal(head)
+	if err != nil {
+		return fmt.Errorf("encode checkpoint: %w", err)
+	}
+	args, err := json.Marshal(session.CheckpointArgs{Head: b})
+	if err != nil {
+		return fmt.Errorf("encode checkpoint: %w", err)
+	}
+	body, err := proto.Marshal(&fleetpb.Call{Method: session.MethodCheckpoint, Args: args})
+	if err != nil {
+		return fmt.Errorf("encode checkpoint: %w", err)
+	}
+	return s.Start(o.callID.Add(1), &shown{o: o, note: head.Checkpoint}, body)
+}
+
+// shown waits for a minion to accept a checkpoint.
+type shown struct {
+	o    *Overlord
+	note []byte
+}
+
+// Result implements session.Waiter.
+func (w *shown) Result(s *session.Session, _ uint64, body []byte) {
+	var r fleetpb.Result
+	if err := proto.Unmarshal(body, &r); err != nil || r.Code != 0 {
+		w.o.log.Warn("a minion refuses the audit checkpoint", "machine", s.Peer().Name, "code", r.Code, "detail", r.Detail)
+		return
+	}
+	w.o.fleet.remember(s, w.note)
+}
+
+// Lost implements session.Waiter.
+func (w *shown) Lost(*session.Session, uint64, error) {}
+
+// ignored is a waiter for answers that change nothing.
+type ignored struct{}
+
+// Result implements session.Waiter.
+func (ignored) Result(*session.Session, uint64, []byte) {}
+
+// Lost implements session.Waiter.
+func (ignored) Lost(*session.Session, uint64, error) {}

@@ -1,0 +1,55 @@
+package overlord
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"fmt"
+
+	"dominion/api/auditpb"
+	"dominion/call"
+	"dominion/job"
+	"dominion/pki"
+)
+
+// verifySigner checks that the caller himself signed the order, with a
+// certificate that counts. The minions check it again.
+func (o *Overlord) verifySigner(c caller, p *job.Plan) error {
+	certs, err := pki.ParseChain([][]byte{p.Signed.Cert})
+	if err != nil {
+		return call.Errorf(call.BadOrder, "the operator's certificate: %v", err)
+	}
+	v, err := o.verify(certs)
+	if err != nil {
+		return err
+	}
+	if v.Identity != c.Identity {
+		return call.Errorf(call.Denied, "the order of %s was sent by %s", v.Identity, c.Identity)
+	}
+	pub, ok := v.Leaf.PublicKey.(*ecdsa.PublicKey)
+	if !ok {
+		return call.Errorf(call.BadOrder, "the operator's key is not ECDSA")
+	}
+	if err := call.VerifySignature(pub, p.Signed.Order, p.Signed.Signature); err != nil {
+		return call.Errorf(call.BadOrder, "%v", err)
+	}
+	return nil
+}
+
+// auditDenied puts a refusal on the audit log. When the log takes none, the
+// refusal stands all the same. Refusals are bounded in number, so that a caller
+// who is denied cannot fill the disk.
+func (o *Overlord) auditDenied(ctx context.Context, c caller, action, subject, why string) {
+	o.metrics.denied.Inc()
+	o.log.Warn("denied", "actor", c.actor(), "action", action, "subject", subject, "why", why)
+	more, ok := o.denials.Take()
+	if !ok {
+		return
+	}
+	rec := &auditpb.Record{Actor: c.actor(), Action: "denied", Subject: subject, Detail: action + ": " + why}
+	if more > 0 {
+		rec.Detail += fmt.Sprintf(" (%d refusals before this one are not recorded)", more)
+	}
+	if err := o.keep.record(ctx, rec); err != nil {
+		o.log.Error("denial not on the audit log", "error", err)
+	}
+}

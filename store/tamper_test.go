@@ -1,0 +1,490 @@
+package store_test
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"database/sql"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"dominion/api/auditpb"
+	"dominion/api/fleetpb"
+	"dominion/audit"
+	"dominion/call"
+	"dominion/store"
+	"dominion/store/storetest"
+)
+
+// fill writes a log in which each record has a checkpoint of its own, but for
+// the last ten:
+//
+//	0 order, 1 results of three groups: 1, 2, 3, then 4 to 299, then 300 to 309 at once
+func fill(t testing.TB, db *store.DB) store.Job {
+	t.Helper()
+	j := storetest.Job(time.UnixMilli(1_790_000_000_000))
+	storetest.AddJob(t, db, &j)
+	storetest.Update(t, db, func(tx *store.Tx) error {
+		return tx.AddResults(t.Context(), j.ID, []store.ResultGroup{
+			{Number: 0, Names: "web[01-02]", Count: 2, Status: call.Answered, Output: []byte(`"pong"`), Took: []time.Duration{1000, 2000}},
+			{Number: 1, Names: "web03", Count: 1, Status: call.DidFail, Code: call.Denied, Detail: "no"},
+			{Number: 2, Names: "web04", Count: 1, Status: call.Answered, Output: []byte(`"other"`)},
+		})
+	})
+	for range 296 {
+		storetest.Update(t, db, note)
+	}
+	storetest.Update(t, db, func(tx *store.Tx) error {
+		for range 10 {
+			if err := note(tx); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	return j
+}
+
+func note(tx *store.Tx) error {
+	_, err := tx.Audit(&auditpb.Record{Actor: "local/root", Action: "test"})
+	return err
+}
+
+// forged is a record that somebody without the log key would like to be there.
+func forged(t testing.TB) (leaf []byte, hash audit.Hash) {
+	t.Helper()
+	leaf, err := audit.Encode(&auditpb.Record{Actor: "operator/mallory", Action: "order"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return leaf, audit.LeafHash(leaf)
+}
+
+// exec changes rows behind the store's back.
+func exec(t testing.TB, path file, query string, args ...any) {
+	t.Helper()
+	r := rawExec(t, path, query, args...)
+	if n, err := r.RowsAffected(); err != nil || n == 0 {
+		t.Fatalf("%s changed %d rows, %v", query, n, err)
+	}
+}
+
+// rawExec changes a database behind the store's back.
+func rawExec(t testing.TB, path file, query string, args ...any) sql.Result {
+	t.Helper()
+	raw, err := sql.Open("sqlite", string(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer raw.Close()
+	r, err := raw.ExecContext(t.Context(), query, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func swap(t testing.TB, path file, columns string, a, b int) {
+	t.Helper()
+	for _, c := range strings.Fields(columns) {
+		exec(t, path, "UPDATE records SET "+c+" = (SELECT "+c+" FROM records r WHERE r.idx = $1 + $2 - records.idx) WHERE idx IN ($1, $2)", a, b)
+	}
+}
+
+func TestVerifyNamesTheFirstBadRecord(t *testing.T) {
+	leaf, hash := forged(t)
+	for _, tt := range []struct {
+		name    string
+		tamper  func(t *testing.T, path file)
+		outside func(note []byte) []byte // nil: the newest
+		index   int64
+		words   string
+	}{
+		{"one byte of one record", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE records SET leaf = substr(leaf, 1, 3) || x'00' || substr(leaf, 5) WHERE idx = 7")
+		}, nil, 7, "record 7 was changed"},
+		{"one byte of one stored output", func(t *testing.T, path file) {
+			exec(t, path, `UPDATE results SET output = CAST('"pung"' AS BLOB) WHERE names = 'web[01-02]'`)
+		}, nil, 1, "stored output of group 0"},
+		{"status of one stored result", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE results SET status = 1, code = 0 WHERE names = 'web03'")
+		}, nil, 2, "stored result of group 1"},
+		{"detail of one stored result", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE results SET detail = 'na' WHERE names = 'web03'")
+		}, nil, 2, "stored result of group 1"},
+		{"names of one stored result", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE results SET names = 'web05' WHERE names = 'web04'")
+		}, nil, 3, "stored result of group 2"},
+		{"durations of one stored result", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE results SET took = x'0103' WHERE names = 'web[01-02]'")
+		}, nil, 1, "stored result of group 0"},
+		{"output and its digest", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE results SET output = x'22', sum = x'8a331fdde7032f33a71e1b2e257d80166e348e00fcb17914f48bdb57a1c63007' WHERE names = 'web04'")
+		}, nil, 3, "stored output of group 2"},
+		{"a stored result removed", func(t *testing.T, path file) {
+			exec(t, path, "DELETE FROM results WHERE names = 'web03'")
+		}, nil, 2, "group 1 of job"},
+		{"the job of results removed", func(t *testing.T, path file) {
+			exec(t, path, "DELETE FROM jobs")
+		}, nil, 1, "group 0 of job"},
+		{"a stored result added", func(t *testing.T, path file) {
+			exec(t, path, "INSERT INTO results SELECT id + 10, record, machines, status, code, cut, dropped, sum, names, detail, took, output FROM results WHERE names = 'web04'")
+		}, nil, -1, "1 stored groups of results have no record"},
+		{"an output dropped in silence", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE results SET output = NULL, dropped = 1 WHERE names = 'web04'")
+		}, nil, 3, "no record says so"},
+		{"a record removed", func(t *testing.T, path file) {
+			exec(t, path, "DELETE FROM records WHERE idx = 50")
+		}, nil, 50, "record 50 is missing"},
+		{"the tail cut", func(t *testing.T, path file) {
+			exec(t, path, "DELETE FROM records WHERE idx >= 305")
+		}, nil, 305, "records 305 to 309 are missing: the newest stored checkpoint"},
+		{"the tail cut with its checkpoints", func(t *testing.T, path file) {
+			exec(t, path, "DELETE FROM records WHERE idx >= 290")
+			exec(t, path, "DELETE FROM checkpoints WHERE size > 290")
+		}, nil, 290, "records 290 to 309 are missing: the checkpoint kept outside"},
+		{"a record and its hash, consistently", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE records SET leaf = $1, hash = $2 WHERE idx = 20", leaf, hash[:])
+		}, nil, 20, "records 20 to 20 are not the ones"},
+		{"the same among ten under one checkpoint", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE records SET leaf = $1, hash = $2 WHERE idx = 303", leaf, hash[:])
+		}, nil, 300, "records 300 to 309 are not the ones"},
+		{"the same, with every checkpoint after it removed", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE records SET leaf = $1, hash = $2 WHERE idx = 303", leaf, hash[:])
+			exec(t, path, "DELETE FROM checkpoints WHERE size > 300")
+		}, nil, 300, "records 300 to 309 are under no checkpoint"},
+		{"the same, with the nodes above it, in a log of which only the outside is left", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE records SET leaf = $1, hash = $2 WHERE idx = 303", leaf, hash[:])
+			exec(t, path, "DELETE FROM checkpoints WHERE size < 310")
+		}, nil, 0, "records 0 to 309 are not the ones"},
+		{"two records swapped", func(t *testing.T, path file) { swap(t, path, "leaf hash", 5, 0) }, nil, 0, "records 0 to 0 are not the ones"},
+		{"two leaves swapped", func(t *testing.T, path file) { swap(t, path, "leaf", 5, 2) }, nil, 2, "record 2 was changed"},
+		{"a hash of the tree", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE nodes SET hash = $1 WHERE level = 8 AND number = 0", hash[:])
+		}, nil, 0, "stored hash over the records 0 to 255"},
+		{"a hash of the wrong length", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE records SET hash = x'00' WHERE idx = 9")
+		}, nil, 9, "record 9 was changed"},
+		{"a checkpoint in the middle", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE checkpoints SET note = (SELECT note FROM checkpoints WHERE size = 11) WHERE size = 12")
+		}, nil, -1, "checkpoint of 11 records is out of order"},
+		{"a checkpoint's text", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE checkpoints SET note = CAST(replace(note, 'epoch 0', 'epoch 1') AS BLOB) WHERE size = 12")
+		}, nil, -1, "the stored checkpoint after record 10"},
+		{"every checkpoint removed", func(t *testing.T, path file) { exec(t, path, "DELETE FROM checkpoints") }, nil, -1, "310 records and no checkpoint"},
+		{"the newest checkpoint's text", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE checkpoints SET note = x'00' WHERE size = 310")
+		}, nil, -1, "the newest stored checkpoint: bad audit checkpoint"},
+		{"a malformed outside checkpoint", func(*testing.T, file) {}, func([]byte) []byte { return []byte("x") }, -1, "kept outside the database: bad"},
+		{"an outside checkpoint with another text", func(*testing.T, file) {}, func(note []byte) []byte {
+			return bytes.Replace(note, []byte("\n310\n"), []byte("\n300\n"), 1)
+		}, -1, "kept outside the database: bad"},
+		{"a leaf that is no record", func(t *testing.T, path file) {
+			h := audit.LeafHash([]byte{0xff})
+			exec(t, path, "UPDATE records SET leaf = x'ff', hash = $1 WHERE idx = 9", h[:])
+		}, nil, 9, "record 9: malformed audit record"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			path, k := fresh(t), new(storetest.Keeper)
+			opt := storetest.Options(t, k)
+			db := path.Open(t, opt)
+			fill(t, db)
+			if r := storetest.Verify(t, db, nil); r.Size != 310 {
+				t.Fatalf("%d records; want 310", r.Size)
+			}
+			if err := db.Close(); err != nil {
+				t.Fatal(err)
+			}
+			tt.tamper(t, path)
+			opt.Outside = k.Note()
+			if tt.outside != nil {
+				opt.Outside = tt.outside(opt.Outside)
+			}
+			db = path.Open(t, opt) // on a damaged log, too
+			defer db.Close()
+			r, err := db.Verify(t.Context(), opt.Outside, func(int64, int64) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if r.Problem == nil || r.Problem.Index != tt.index || !strings.Contains(r.Problem.What, tt.words) {
+				t.Errorf("Verify = %+v; want record %d, %q", r.Problem, tt.index, tt.words)
+			}
+		})
+	}
+}
+
+// root signs recovery statements without a signature: what pki does with one.
+func root(r *fleetpb.Recovery) ([]byte, error) { return proto.Marshal(r) }
+
+func trust(key audit.LogKey) audit.Trust {
+	return audit.Trust{
+		LogKey: func([]byte) (string, string, ed25519.PublicKey, error) {
+			return key.LogID, key.Overlord, key.Public, nil
+		},
+		Recovery: func(b []byte) (*fleetpb.Recovery, error) {
+			r := new(fleetpb.Recovery)
+			return r, proto.Unmarshal(b, r)
+		},
+	}
+}
+
+// TestRollBack restores an older copy of the store, and follows what the
+// overlord and a minion make of it until the recovery.
+func TestRollBack(t *testing.T) {
+	path, k := fresh(t), new(storetest.Keeper)
+	opt := storetest.Options(t, k)
+	db := path.Open(t, opt)
+	key := audit.LogKey{LogID: db.LogID(), Overlord: "dc1", Public: opt.LogKey.Public().(ed25519.PublicKey)}
+	fill(t, db)
+	closeDB(t, db)
+	backup, err := os.ReadFile(string(path))
+	if err != nil {
+		t.Fatal(err)
+	}
+	opt.Outside = k.Note()
+	db = path.Open(t, opt)
+	for range 7 {
+		storetest.Update(t, db, note)
+	}
+	minion := accept(t, db, audit.Memory{}, trust(key), call.OK)
+	closeDB(t, db)
+
+	if err := os.WriteFile(string(path), backup, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, side := range []string{"-wal", "-shm"} {
+		if err := os.Remove(string(path) + side); err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+	}
+	opt.Outside = k.Note()
+	db = path.Open(t, opt)
+	if got := db.AuditProblem(); !strings.Contains(got, "has 310 records") || !strings.Contains(got, "counts 317") {
+		t.Errorf("AuditProblem = %q; want it to name 310 and 317", got)
+	}
+	if err := db.Update(t.Context(), note); call.CodeOf(err) != call.Unavailable {
+		t.Errorf("Audit on a damaged log = %v; want unavailable", err)
+	}
+	storetest.Update(t, db, func(tx *store.Tx) error { return tx.PutGroup(t.Context(), store.Group{Name: "web"}) })
+	if r, err := db.Verify(t.Context(), k.Note(), nil); err != nil || r.Problem == nil || r.Problem.Index != 310 {
+		t.Errorf("Verify = %+v, %v; want record 310", r, err)
+	}
+	accept(t, db, minion, trust(key), call.AuditRefused)
+
+	plan, err := db.Recover(t.Context(), "local/root", nil, root)
+	if err != nil || plan.Epoch != 1 || plan.Abandoned.Size != 317 || plan.Restored.Size != 310 {
+		t.Fatalf("Recover = %+v, %v; want epoch 1, 317 and 310", plan, err)
+	}
+	storetest.Update(t, db, note)
+	again := accept(t, db, minion, trust(key), call.OK)
+	if again.Checkpoint.Epoch != 1 || again.Checkpoint.Size != 312 {
+		t.Errorf("the minion remembers %v; want 312 records of epoch 1", again.Checkpoint)
+	}
+	if _, err := db.Recover(t.Context(), "local/root", nil, root); call.CodeOf(err) != call.Conflict {
+		t.Errorf("Recover of a good log = %v; want conflict", err)
+	}
+	closeDB(t, db)
+	opt.Outside = k.Note()
+	db = path.Open(t, opt)
+	defer db.Close()
+	if db.AuditProblem() != "" {
+		t.Errorf("AuditProblem after the recovery = %q", db.AuditProblem())
+	}
+	storetest.Verify(t, db, k.Note())
+	accept(t, db, again, trust(key), call.OK)
+}
+
+func closeDB(t testing.TB, db *store.DB) {
+	t.Helper()
+	if err := db.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// accept shows a minion that remembers m the head of db.
+func accept(t *testing.T, db *store.DB, m audit.Memory, tr audit.Trust, want call.Code) audit.Memory {
+	t.Helper()
+	head, err := db.HeadFor(t.Context(), m.Note)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := m.Accept(head, tr)
+	if call.CodeOf(err) != want {
+		t.Errorf("Accept = %v; want %v", err, want)
+	}
+	return got
+}
+
+// TestRecoverWhatAMinionSaw restores the outside checkpoint with the store, so
+// that only a minion knows of the newer log.
+func TestRecoverWhatAMinionSaw(t *testing.T) {
+	path, k := fresh(t), new(storetest.Keeper)
+	opt := storetest.Options(t, k)
+	db := path.Open(t, opt)
+	defer db.Close()
+	storetest.Update(t, db, note)
+	signer, err := audit.NewSigner(db.LogID(), "dc1", opt.LogKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen, err := signer.Sign(audit.Checkpoint{LogID: db.LogID(), Size: 9, Root: audit.Hash{1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	other, err := audit.NewSigner(db.LogID(), "dc1", ed25519.NewKeyFromSeed(make([]byte, 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lie, err := other.Sign(audit.Checkpoint{LogID: db.LogID(), Size: 99, Root: audit.Hash{1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := db.PlanRecovery(t.Context(), [][]byte{lie, []byte("x")}); call.CodeOf(err) != call.Conflict {
+		t.Errorf("PlanRecovery with a stranger's checkpoint = %v; want conflict", err)
+	}
+	p, err := db.PlanRecovery(t.Context(), [][]byte{lie, seen})
+	if err != nil || p.Abandoned.Size != 9 || p.Restored.Size != 1 || p.Epoch != 1 {
+		t.Errorf("PlanRecovery = %+v, %v; want 9, 1, epoch 1", p, err)
+	}
+	if _, err := db.Recover(t.Context(), "local/root", [][]byte{seen}, root); err != nil {
+		t.Error(err)
+	}
+	storetest.Verify(t, db, nil)
+}
+
+func TestOpenReportsTheLog(t *testing.T) {
+	leaf, hash := forged(t)
+	for _, tt := range []struct {
+		name    string
+		tamper  func(t *testing.T, path file)
+		outside func(note []byte) []byte
+		words   string
+		recover call.Code // of Recover
+	}{
+		{"tail cut", func(t *testing.T, path file) { exec(t, path, "DELETE FROM records WHERE idx > 3") }, nil, "it was cut: it has 4 records", call.OK},
+		{"all records gone", func(t *testing.T, path file) { exec(t, path, "DELETE FROM records") }, nil, "it was cut: it has 0 records", call.OK},
+		{"newest record forged", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE records SET leaf = $1, hash = $2 WHERE idx = 309", leaf, hash[:])
+		}, nil, "it was changed", call.OK},
+		{"tree with a hole", func(t *testing.T, path file) { exec(t, path, "DELETE FROM nodes") }, nil, "not whole", call.OK},
+		{"record of the edge gone", func(t *testing.T, path file) { exec(t, path, "DELETE FROM records WHERE idx = 300") }, nil, "not whole", call.Failed},
+		{"outside missing", func(*testing.T, file) {}, func([]byte) []byte { return nil }, "outside the database is missing", call.OK},
+		{"outside malformed", func(*testing.T, file) {}, func([]byte) []byte { return []byte("x") }, "outside the database is refused", call.OK},
+		{"outside not in the log", func(t *testing.T, path file) {
+			exec(t, path, "DELETE FROM checkpoints")
+		}, nil, "310 records and no checkpoint", call.OK},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			path, k := fresh(t), new(storetest.Keeper)
+			opt := storetest.Options(t, k)
+			db := path.Open(t, opt)
+			fill(t, db)
+			closeDB(t, db)
+			tt.tamper(t, path)
+			opt.Outside = k.Note()
+			if tt.outside != nil {
+				opt.Outside = tt.outside(opt.Outside)
+			}
+			kept := k.Note()
+			db = path.Open(t, opt)
+			defer db.Close()
+			if got := db.AuditProblem(); !strings.Contains(got, tt.words) {
+				t.Errorf("AuditProblem = %q; want %q", got, tt.words)
+			}
+			if !bytes.Equal(k.Note(), kept) {
+				t.Error("the checkpoint outside was overwritten: it is the evidence")
+			}
+			_, err := db.Recover(t.Context(), "local/root", nil, root)
+			if call.CodeOf(err) != tt.recover {
+				t.Fatalf("Recover = %v; want %v", err, tt.recover)
+			}
+			if err == nil {
+				storetest.Update(t, db, note)
+			}
+			if (err == nil) != (db.AuditProblem() == "") {
+				t.Errorf("AuditProblem after Recover = %q", db.AuditProblem())
+			}
+		})
+	}
+}
+
+// TestLostDatabase begins an empty store beside the checkpoint of the old one.
+func TestLostDatabase(t *testing.T) {
+	path, k := fresh(t), new(storetest.Keeper)
+	opt := storetest.Options(t, k)
+	db := path.Open(t, opt)
+	id := db.LogID()
+	storetest.Update(t, db, note)
+	closeDB(t, db)
+	opt.Outside = k.Note()
+	db = fresh(t).Open(t, opt)
+	defer db.Close()
+	if db.LogID() != id || !strings.Contains(db.AuditProblem(), "has 0 records") {
+		t.Errorf("log %s, problem %q; want log %s and a problem", db.LogID(), db.AuditProblem(), id)
+	}
+}
+
+// TestKilledAfterRecover opens with the checkpoint from before a recovery: the
+// overlord died before it could keep the new one.
+func TestKilledAfterRecover(t *testing.T) {
+	path, k := fresh(t), new(storetest.Keeper)
+	opt := storetest.Options(t, k)
+	db := path.Open(t, opt)
+	storetest.Update(t, db, note)
+	storetest.Update(t, db, note)
+	closeDB(t, db)
+	before := k.Note()
+	exec(t, path, "DELETE FROM records WHERE idx = 1")
+	opt.Outside = before
+	db = path.Open(t, opt)
+	if _, err := db.Recover(t.Context(), "local/root", nil, root); err != nil {
+		t.Fatal(err)
+	}
+	closeDB(t, db)
+	after := k.Note()
+	db = path.Open(t, opt)
+	if db.AuditProblem() != "" {
+		t.Errorf("AuditProblem = %q; want none", db.AuditProblem())
+	}
+	closeDB(t, db)
+
+	exec(t, path, "DELETE FROM recoveries")
+	db = path.Open(t, opt)
+	if db.AuditProblem() == "" {
+		t.Error("no AuditProblem although the recovery is gone")
+	}
+	closeDB(t, db)
+	exec(t, path, "DELETE FROM records WHERE idx = 1")
+	exec(t, path, "DELETE FROM checkpoints WHERE size = 2")
+	opt.Outside = after
+	db = path.Open(t, opt)
+	defer db.Close()
+	if !strings.Contains(db.AuditProblem(), "older copy: it is at epoch 0") {
+		t.Errorf("AuditProblem = %q; want it to name the epochs", db.AuditProblem())
+	}
+}
+
+func TestForeignLog(t *testing.T) {
+	path, k := fresh(t), new(storetest.Keeper)
+	opt := storetest.Options(t, k)
+	closeDB(t, path.Open(t, opt))
+	opt.LogID = "another"
+	if _, err := store.Open(t.Context(), string(path), opt); err == nil || !strings.Contains(err.Error(), `not "another"`) {
+		t.Errorf("Open with another log id = %v", err)
+	}
+	if _, opt.LogKey, _ = ed25519.GenerateKey(rand.Reader); opt.LogKey == nil {
+		t.Fatal("no key")
+	}
+	opt.LogID, opt.Outside = "", k.Note()
+	db := path.Open(t, opt)
+	defer db.Close()
+	if !strings.Contains(db.AuditProblem(), "refused") {
+		t.Errorf("AuditProblem with another log key = %q", db.AuditProblem())
+	}
+}
