@@ -342,6 +342,7 @@ func TestFactsAreToldOnceAndWhenTheyChange(t *testing.T) {
 	}
 	attach(t, a, o)
 	until(t, "the first session is told the facts", seen(1))
+	until(t, "and the agent has its answer", func() bool { a.mu.Lock(); defer a.mu.Unlock(); return a.told["dc1"] != "" })
 	p := attach(t, a, o)
 	wantCode(t, p.do(f.call(t, draft{method: "test.ping"})), call.OK)
 	a.SetFacts(t.Context(), []byte(`{"os":"a"}`), digest(1))
