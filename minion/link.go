@@ -23,6 +23,7 @@ type link struct {
 	peer    string // the overlord's name, once HELLO was exchanged
 	opened  bool   // HELLO was exchanged; read when Serve has returned
 	wg      sync.WaitGroup
+	telling sync.Mutex // held while facts are sent, so that none are sent twice
 
 	mu    sync.Mutex
 	calls map[uint64]*work // accepted and not answered

@@ -249,6 +249,8 @@ func (a *Agent) SetFacts(ctx context.Context, doc, digest []byte) {
 
 // sendFacts tells the overlord what it was not told yet.
 func (l *link) sendFacts(ctx context.Context) {
+	l.telling.Lock()
+	defer l.telling.Unlock()
 	a := l.agent
 	a.mu.Lock()
 	doc, digest := a.facts, string(a.digest)
