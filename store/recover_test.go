@@ -234,6 +234,18 @@ func TestForeignLog(t *testing.T) {
 func TestOpenReportsTheLog(t *testing.T) {
 	template := newFilled(t)
 	leaf, hash := forged(t)
+	c, err := audit.PeekCheckpoint(template.note)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := audit.NewSigner(c.LogID, "dc1", template.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	old, err := signer.Sign(audit.Checkpoint{LogID: c.LogID, Size: 299})
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		name    string
 		tamper  func(t *testing.T, path file)
@@ -270,6 +282,15 @@ func TestOpenReportsTheLog(t *testing.T) {
 			}
 			if !bytes.Equal(k.Note(), kept) {
 				t.Error("the checkpoint outside was overwritten: it is the evidence")
+			}
+			for _, remembered := range [][]byte{nil, kept, old} {
+				head, err := db.HeadFor(t.Context(), remembered)
+				if err != nil {
+					t.Errorf("HeadFor: %v", err)
+				}
+				if head.GetCheckpoint() != nil && !bytes.Equal(head.GetCheckpoint(), kept) {
+					t.Errorf("a checkpoint was signed over a damaged log: %q", head.GetCheckpoint())
+				}
 			}
 			_, err := db.Recover(t.Context(), "local/root", nil, root)
 			if call.CodeOf(err) != tt.recover {
