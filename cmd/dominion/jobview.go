@@ -156,12 +156,7 @@ func (v *jobView) output(o *client.Output) error {
 func (v *jobView) group(g *client.Group) error {
 	switch {
 	case v.live != nil:
-		for _, n := range g.Names {
-			if err := v.live.end(n); err != nil {
-				return err
-			}
-		}
-		g.Output = nil // was shown
+		g.Output = nil // is shown as it comes
 		fallthrough
 	case v.a.output == outText:
 		v.folder.Add(g)
@@ -219,7 +214,10 @@ func (v *jobView) end(job *client.Job, why string) error {
 }
 
 func (v *jobView) show(groups []*client.Group) error {
-	if v.live != nil || v.raw {
+	switch {
+	case v.live != nil:
+		return v.live.end()
+	case v.raw:
 		return nil
 	}
 	for _, g := range groups {

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"strings"
 	"unicode/utf8"
@@ -66,6 +67,9 @@ output that is not UTF-8 is in "stdout_base64" instead.`,
 			return usagef("give a target before --")
 		}
 		return a.run(ctx, cmd, &flags, &f, words)
+	})
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return fmt.Errorf("%w; write -- before the command", err)
 	})
 	flags.register(cmd, "how long the command may run, a `DURATION`; 0: no limit")
 	fl := cmd.Flags()
