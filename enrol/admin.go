@@ -93,6 +93,9 @@ func (r *Registrar) Sign(ctx context.Context, actor, name, fingerprint string, r
 		return Signed{}, fmt.Errorf("sign %q: %w", name, err)
 	}
 	r.announce(rev)
+	for _, c := range out.Certs {
+		r.tell(c.Identity)
+	}
 	return out, nil
 }
 

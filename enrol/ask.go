@@ -9,12 +9,12 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net/http"
-	"strconv"
 	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
 
+	"dominion/api/apierr"
 	"dominion/api/apipb"
 	"dominion/api/apipb/apipbconnect"
 	"dominion/call"
@@ -181,12 +181,9 @@ func fromPeer(ctx context.Context, err error) error {
 	if errors.Is(err, pki.ErrUntrusted) {
 		return err
 	}
-	ce, ok := errors.AsType[*connect.Error](err)
-	if !ok {
-		return err
-	}
-	if code, perr := strconv.ParseUint(ce.Meta().Get(CodeHeader), 10, 32); perr == nil && code != 0 {
-		return &call.Error{Code: call.Code(code), Detail: clip(ce.Message())}
+	if e := apierr.FromPeer(err); e != nil {
+		e.Detail = clip(e.Detail)
+		return e
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx)

@@ -7,17 +7,20 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"log"
 	"math/big"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
 	"connectrpc.com/connect"
 
+	"dominion/api/apierr"
 	"dominion/api/apipb"
 	"dominion/api/apipb/apipbconnect"
 	"dominion/call"
@@ -306,6 +309,30 @@ func TestAskChecksWhatIsGranted(t *testing.T) {
 	})
 }
 
+// Nothing of a client's stays behind it.
+func TestAskLeavesNoGoroutine(t *testing.T) {
+	w := newWorld(t, nil)
+	addr := serve(t, w.serverCert(), w.api())
+	before := runtime.NumGoroutine()
+	for i := range 3 {
+		o := w.options(addr, fmt.Sprintf("minion/web%d", i), newKey(t))
+		o.Token = w.token(enrol.TokenSpec{Name: "*"})
+		if _, err := enrol.Ask(t.Context(), o); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	deadline := time.After(10 * time.Second)
+	for runtime.NumGoroutine() > before { // the server's side of the connections goes too
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("%d goroutines; %d before", runtime.NumGoroutine(), before)
+		}
+	}
+}
+
 func TestAskUnreachable(t *testing.T) {
 	w := newWorld(t, nil)
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -339,7 +366,7 @@ func TestAskUnreachable(t *testing.T) {
 func TestAskBusy(t *testing.T) {
 	w := newWorld(t, nil)
 	busy := connect.NewError(connect.CodeResourceExhausted, errors.New("too many ask"))
-	busy.Meta().Set(enrol.CodeHeader, "10")
+	busy.Meta().Set(apierr.Header, "10")
 	_, h := apipbconnect.NewEnrolServiceHandler(liar(func() (*apipb.EnrolResponse, error) { return nil, busy }))
 	o := w.options(serve(t, w.serverCert(), h), "minion/web1", newKey(t))
 	_, err := enrol.Ask(t.Context(), o)
@@ -379,7 +406,7 @@ func TestHandler(t *testing.T) {
 	}
 	body, err := io.ReadAll(resp.Body)
 	resp.Body.Close()
-	if err != nil || resp.StatusCode != http.StatusBadRequest || resp.Header.Get(enrol.CodeHeader) != "2" || !strings.Contains(string(body), "not a role") {
+	if err != nil || resp.StatusCode != http.StatusBadRequest || resp.Header.Get(apierr.Header) != "2" || !strings.Contains(string(body), "not a role") {
 		t.Errorf("JSON: %s %v %s, %v", resp.Status, resp.Header, body, err)
 	}
 }

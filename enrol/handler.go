@@ -2,20 +2,16 @@ package enrol
 
 import (
 	"context"
-	"errors"
 	"net/http"
 	"net/netip"
-	"strconv"
 
 	"connectrpc.com/connect"
 
+	"dominion/api/apierr"
 	"dominion/api/apipb"
 	"dominion/api/apipb/apipbconnect"
 	"dominion/call"
 )
-
-// CodeHeader carries the call.Code of an error, as a decimal number.
-const CodeHeader = "Dominion-Code"
 
 const (
 	maxRequestBody = 32 << 10 // bytes: a request of 8 KiB in base64, a token, and room
@@ -28,7 +24,10 @@ const (
 // certificate of its callers.
 func (r *Registrar) Handler() (path string, h http.Handler) {
 	return apipbconnect.NewEnrolServiceHandler(
-		&service{r, make(chan struct{}, maxDeciding)}, connect.WithReadMaxBytes(maxRequestBody))
+		&service{r, make(chan struct{}, maxDeciding)}, connect.WithReadMaxBytes(maxRequestBody),
+		connect.WithInterceptors(apierr.Interceptor{Internal: func(_ string, err error) {
+			r.cfg.Log.Error("enrolment request failed", "error", err)
+		}}))
 }
 
 type service struct {
@@ -42,7 +41,7 @@ func (s *service) Request(ctx context.Context, req *connect.Request[apipb.EnrolR
 	case s.deciding <- struct{}{}:
 		defer func() { <-s.deciding }()
 	default:
-		return nil, s.toPeer(call.Errorf(call.Busy, "too many ask at this moment"))
+		return nil, call.Errorf(call.Busy, "too many ask at this moment")
 	}
 	var source netip.Addr // invalid when the caller came by a socket without addresses
 	if ap, err := netip.ParseAddrPort(req.Peer().Addr); err == nil {
@@ -50,7 +49,7 @@ func (s *service) Request(ctx context.Context, req *connect.Request[apipb.EnrolR
 	}
 	d, err := s.r.Request(ctx, Request{CSR: req.Msg.Csr, Role: req.Msg.Role, Token: req.Msg.Token, Source: source})
 	if err != nil {
-		return nil, s.toPeer(err)
+		return nil, err
 	}
 	states := map[State]apipb.EnrolResponse_State{
 		StateWaiting: apipb.EnrolResponse_PENDING, StateGranted: apipb.EnrolResponse_GRANTED, StateRejected: apipb.EnrolResponse_REJECTED,
@@ -59,38 +58,4 @@ func (s *service) Request(ctx context.Context, req *connect.Request[apipb.EnrolR
 		State: states[d.State], Chain: d.Chain, Detail: d.Detail, RetryAfterMs: uint64(d.Retry.Milliseconds()),
 		Revocations: d.Revocations, Fingerprint: d.Fingerprint,
 	}), nil
-}
-
-// toPeer gives the error that a caller sees; faults of ours stay in our log.
-func (s *service) toPeer(err error) error {
-	e, ok := errors.AsType[*call.Error](err)
-	if !ok {
-		s.r.cfg.Log.Error("enrolment request failed", "error", err)
-		e = call.Errorf(call.Internal, "the overlord's log has the details")
-	}
-	out := connect.NewError(connectCode(e.Code), errors.New(e.Detail))
-	out.Meta().Set(CodeHeader, strconv.FormatUint(uint64(e.Code), 10))
-	return out
-}
-
-func connectCode(c call.Code) connect.Code {
-	switch c {
-	case call.Invalid:
-		return connect.CodeInvalidArgument
-	case call.NotFound:
-		return connect.CodeNotFound
-	case call.Denied, call.Revoked:
-		return connect.CodePermissionDenied
-	case call.Busy:
-		return connect.CodeResourceExhausted
-	case call.Conflict:
-		return connect.CodeAlreadyExists
-	case call.Unavailable:
-		return connect.CodeUnavailable
-	case call.Timeout:
-		return connect.CodeDeadlineExceeded
-	case call.Cancelled:
-		return connect.CodeCanceled
-	}
-	return connect.CodeInternal
 }

@@ -36,7 +36,7 @@ func (r *Registrar) hold(tx Tx, a *asking, p Pending, known bool, conflict strin
 
 func (r *Registrar) recordConflict(tx Tx, a *asking, conflict string) error {
 	r.cfg.Log.Warn("request held: the name is in use", "identity", a.Identity.String(), "fingerprint", a.fingerprint, "source", from(a.source))
-	more, ok := r.denials.take()
+	more, ok := r.denials.Take()
 	if !ok {
 		return nil
 	}

@@ -9,10 +9,12 @@ import (
 	"log/slog"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
 	"dominion/api/auditpb"
+	"dominion/audit"
 	"dominion/call"
 	"dominion/pki"
 )
@@ -55,6 +57,10 @@ type Config struct {
 	// lists. Nil: nobody listens.
 	OnRevoked func(signed []byte, list *pki.RevocationList, ids []pki.Identity)
 
+	// OnGranted is called after a certificate was granted and that is durable,
+	// and again each time it is fetched. Nil: nobody listens.
+	OnGranted func(id pki.Identity)
+
 	Retry time.Duration    // zero: DefaultRetry
 	Now   func() time.Time // nil: time.Now
 	Log   *slog.Logger     // nil: none
@@ -64,7 +70,8 @@ type Config struct {
 // Their errors are *call.Error, but for faults of the store.
 type Registrar struct {
 	cfg     Config
-	denials *meter
+	denials *audit.Meter
+	issuing atomic.Pointer[pki.Authority]
 
 	mu    sync.RWMutex
 	rules []rule
@@ -95,8 +102,14 @@ func New(cfg Config) (*Registrar, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Registrar{cfg: cfg, denials: newMeter(cfg.Now)}, nil
+	r := &Registrar{cfg: cfg, denials: audit.NewMeter(cfg.Now)}
+	r.issuing.Store(cfg.Issuing)
+	return r, nil
 }
+
+// SetIssuing takes a renewed issuing CA into use. Certificates of the one before
+// stay valid.
+func (r *Registrar) SetIssuing(a *pki.Authority) { r.issuing.Store(a) }
 
 // SetAutosign replaces the rules; on an error, which is Invalid, they stay as
 // they were.
@@ -160,7 +173,7 @@ func within(networks []netip.Prefix, addr netip.Addr) bool {
 // authority gives who signs a role.
 func (r *Registrar) authority(role pki.Role) (*pki.Authority, error) {
 	if role == pki.Minion {
-		return r.cfg.Issuing, nil
+		return r.issuing.Load(), nil
 	}
 	if r.cfg.Root == nil {
 		return nil, call.Errorf(call.Unavailable, "the root's key is not on this overlord; ask the one that holds it")
@@ -171,7 +184,7 @@ func (r *Registrar) authority(role pki.Role) (*pki.Authority, error) {
 // chain gives what is served for a leaf: leaf, issuing CA if any, root.
 func (r *Registrar) chain(role pki.Role, leaf []byte) [][]byte {
 	if role == pki.Minion {
-		return [][]byte{leaf, r.cfg.Issuing.Cert.Raw, r.cfg.RootCert.Raw}
+		return [][]byte{leaf, r.issuing.Load().Cert.Raw, r.cfg.RootCert.Raw}
 	}
 	return [][]byte{leaf, r.cfg.RootCert.Raw}
 }
@@ -252,4 +265,11 @@ func from(a netip.Addr) string {
 		return "an unknown address"
 	}
 	return a.String()
+}
+
+// tell says that an identity has a certificate.
+func (r *Registrar) tell(id pki.Identity) {
+	if r.cfg.OnGranted != nil {
+		r.cfg.OnGranted(id)
+	}
 }

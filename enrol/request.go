@@ -82,6 +82,9 @@ func (r *Registrar) Request(ctx context.Context, req Request) (Decision, error) 
 	}
 	r.announce(revoked)
 	d.Identity, d.Fingerprint = a.Identity, a.fingerprint
+	if d.State == StateGranted {
+		r.tell(a.Identity)
+	}
 	return d, nil
 }
 
@@ -236,7 +239,7 @@ func (r *Registrar) unfit(t Token, a *asking) string {
 
 // deny records a refusal, as far as the meter lets it.
 func (r *Registrar) deny(tx Tx, a *asking, why string) error {
-	more, ok := r.denials.take()
+	more, ok := r.denials.Take()
 	if !ok {
 		return nil
 	}

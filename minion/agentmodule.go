@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"encoding/base64"
+	"encoding/json"
 	"slices"
 
 	"dominion/audit"
@@ -88,6 +89,16 @@ func (m *agentModule) log(_ context.Context, _ *module.Env, in logIn) (LogOut, e
 		out.Records = append(out.Records, base64.StdEncoding.EncodeToString(leaf))
 	}
 	return out, nil
+}
+
+// ParseLogOut reads the output of agent.log, which comes from a machine that may
+// lie. The error is a *call.Error with code Invalid.
+func ParseLogOut(b []byte) (LogOut, error) {
+	var o LogOut
+	if err := json.Unmarshal(b, &o); err != nil {
+		return LogOut{}, call.Errorf(call.Invalid, "output of agent.log: %v", err)
+	}
+	return o, nil
 }
 
 // Page gives the records as audit.Page.Check wants them. The error is a

@@ -496,9 +496,9 @@ func newAgent(t testing.TB, f *fleet, change func(*Options)) *Agent {
 	return must[*Agent](t)(New(opt))
 }
 
-// connect dials the overlord for an agent and serves until the test ends. It
+// attach dials the overlord for an agent and serves until the test ends. It
 // gives the overlord's end when both sides have accepted the session.
-func connect(t testing.TB, a *Agent, o *overlord) *peer {
+func attach(t testing.TB, a *Agent, o *overlord) *peer {
 	t.Helper()
 	before := a.link("dc1")
 	p := dialed(t, a, o)
@@ -506,7 +506,7 @@ func connect(t testing.TB, a *Agent, o *overlord) *peer {
 	return p
 }
 
-// dialed is connect that does not wait for the agent's side.
+// dialed is attach that does not wait for the agent's side.
 func dialed(t testing.TB, a *Agent, o *overlord) *peer {
 	t.Helper()
 	cert := o.f.minion(t, a.Name())

@@ -16,7 +16,7 @@ import (
 
 func TestOrderRuns(t *testing.T) {
 	f := newFleet(t)
-	p := connect(t, newAgent(t, f, nil), newOverlord(t, f).listen())
+	p := attach(t, newAgent(t, f, nil), newOverlord(t, f).listen())
 	r := p.do(f.call(t, draft{method: "test.ping"}))
 	wantCode(t, r, call.OK)
 	if len(r.Output) == 0 || r.TookUs == 0 {
@@ -78,7 +78,7 @@ func TestOrderRefused(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			o := newOverlord(t, f)
 			o.hello = func(_, h *fleetpb.Hello) { h.Revocations = list }
-			p := connect(t, newAgent(t, f, func(opt *Options) { opt.Policy = pol }), o.listen())
+			p := attach(t, newAgent(t, f, func(opt *Options) { opt.Policy = pol }), o.listen())
 			if tt.draft.method == "" {
 				tt.draft.method = "test.ping"
 			}
@@ -114,7 +114,7 @@ func TestOrderRepeated(t *testing.T) {
 	f := newFleet(t)
 	o := newOverlord(t, f).listen()
 	a := newAgent(t, f, nil)
-	p := connect(t, a, o)
+	p := attach(t, a, o)
 	c := f.call(t, draft{method: "test.ping"})
 	wantCode(t, p.do(c), call.OK)
 	wantCode(t, p.do(c), call.Repeated)
@@ -122,7 +122,7 @@ func TestOrderRepeated(t *testing.T) {
 	ord := must[*call.Order](t)(call.ParseOrder(c.Order))
 	wantCode(t, p.do(f.call(t, draft{method: "test.echo", args: `{"text":"b"}`, job: ord.Job})), call.Repeated)
 	// A session that replaces this one does not make the machine forget.
-	p2 := connect(t, a, o)
+	p2 := attach(t, a, o)
 	wantCode(t, p2.do(c), call.Repeated)
 }
 
@@ -138,7 +138,7 @@ func TestClockWrongByAnHour(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			a := newAgent(t, f, func(opt *Options) { opt.Now = func() time.Time { return time.Now().Add(tt.off) } })
-			p := connect(t, a, newOverlord(t, f).listen())
+			p := attach(t, a, newOverlord(t, f).listen())
 			r := p.do(f.call(t, draft{method: "test.ping"}))
 			wantCode(t, r, call.ClockSkew)
 			if !strings.Contains(r.Detail, tt.says) {
@@ -154,7 +154,7 @@ func TestOverlordsWrongClockDoesNotHarm(t *testing.T) {
 	f := newFleet(t)
 	o := newOverlord(t, f)
 	o.hello = func(_, h *fleetpb.Hello) { h.TimeMs = time.Now().Add(3 * time.Hour).UnixMilli() }
-	p := connect(t, newAgent(t, f, nil), o.listen())
+	p := attach(t, newAgent(t, f, nil), o.listen())
 	wantCode(t, p.do(f.call(t, draft{method: "test.ping"})), call.OK)
 }
 

@@ -6,6 +6,7 @@ import (
 	"io"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"dominion/api/fleetpb"
 	"dominion/call"
@@ -241,10 +242,7 @@ func cut(s string, n int) string {
 	}
 	const mark = " …"
 	s = s[:n-len(mark)]
-	for len(s) > 0 && s[len(s)-1]&0xc0 == 0x80 {
-		s = s[:len(s)-1]
-	}
-	if len(s) > 0 && s[len(s)-1] >= 0xc0 {
+	for !utf8.ValidString(s) { // at most three times: it was valid before it was cut
 		s = s[:len(s)-1]
 	}
 	return s + mark

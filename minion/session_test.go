@@ -91,7 +91,7 @@ func TestSharerMayHaveASession(t *testing.T) {
 		h.Sharers = []*fleetpb.OverlordName{{Name: "dc2", Addresses: []string{"10.0.0.2:51235"}}, {Name: "../x"}}
 	}
 	a := newAgent(t, f, opt)
-	connect(t, a, o.listen())
+	attach(t, a, o.listen())
 	// Kept on disk: an agent started later knows it too.
 	b := newAgent(t, f, func(opt *Options) { opt.Saved = saved })
 	for _, a := range []*Agent{a, b} {
@@ -116,7 +116,7 @@ func TestNewestSessionReplacesTheOlder(t *testing.T) {
 	f := newFleet(t)
 	a := newAgent(t, f, nil)
 	o := newOverlord(t, f).listen()
-	first := connect(t, a, o)
+	first := attach(t, a, o)
 	if err := o.dial(listenFor(t, f, a)); err != nil {
 		t.Fatal(err)
 	}
@@ -136,7 +136,7 @@ func TestRevocationCutsTheOverlord(t *testing.T) {
 	saved := make(chan string, 8)
 	a := newAgent(t, f, func(opt *Options) { opt.Save = func(name string, _ []byte) error { saved <- name; return nil } })
 	o := newOverlord(t, f).listen()
-	p := connect(t, a, o)
+	p := attach(t, a, o)
 	if name := <-saved; name != FileCheckpoints {
 		t.Errorf("saved %s at HELLO; want the checkpoint", name)
 	}
@@ -211,13 +211,13 @@ func TestAuditRollbackIsRefusedUntilExplained(t *testing.T) {
 	o := newOverlord(t, f).listen()
 	backup := f.log.copy()
 	f.log.append(t, "four", "five")
-	p := connect(t, a, o)
+	p := attach(t, a, o)
 	wantCode(t, p.do(f.call(t, draft{method: "test.ping"})), call.OK)
 	abandoned := f.log.checkpoint(t)
 
 	// The overlord comes back from an older store.
 	f.log = backup
-	p = connect(t, a, o)
+	p = attach(t, a, o)
 	r := p.do(f.call(t, draft{method: "test.ping"}))
 	wantCode(t, r, call.AuditRefused)
 	if !strings.Contains(r.Detail, "older copy") {
@@ -262,7 +262,7 @@ func TestAuditHeadIsRequired(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			o := newOverlord(t, f)
 			o.hello = tt.hello
-			p := connect(t, newAgent(t, f, nil), o.listen())
+			p := attach(t, newAgent(t, f, nil), o.listen())
 			r := p.do(f.call(t, draft{method: "test.ping"}))
 			wantCode(t, r, call.AuditRefused)
 			if !strings.Contains(r.Detail, tt.says) {
@@ -277,12 +277,12 @@ func TestCheckpointsAreKept(t *testing.T) {
 	saved := make(map[string][]byte)
 	a := newAgent(t, f, func(opt *Options) { opt.Save = func(n string, b []byte) error { saved[n] = b; return nil } })
 	o := newOverlord(t, f).listen()
-	connect(t, a, o)
+	attach(t, a, o)
 	var told *fleetpb.Hello
 	o2 := newOverlord(t, f)
 	o2.hello = func(theirs, _ *fleetpb.Hello) { told = theirs }
 	b := newAgent(t, f, func(opt *Options) { opt.Saved = saved })
-	p := connect(t, b, o2.listen())
+	p := attach(t, b, o2.listen())
 	if len(told.Checkpoints) != 1 || told.AgentVersion != "test" || len(told.JournalId) != 16 || told.TimeMs == 0 {
 		t.Errorf("HELLO = %v", told)
 	}
@@ -302,7 +302,7 @@ func TestCheckpointsAreKept(t *testing.T) {
 func TestPolicyIsTakenAtOnce(t *testing.T) {
 	f := newFleet(t)
 	a := newAgent(t, f, nil)
-	p := connect(t, a, newOverlord(t, f).listen())
+	p := attach(t, a, newOverlord(t, f).listen())
 	wantCode(t, p.do(f.call(t, draft{method: "test.ping"})), call.OK)
 	a.SetPolicy(must[*policy.Policy](t)(policy.Parse(nil)))
 	wantCode(t, p.do(f.call(t, draft{method: "test.ping"})), call.Denied)
@@ -310,7 +310,7 @@ func TestPolicyIsTakenAtOnce(t *testing.T) {
 
 func TestUnknownSessionMethod(t *testing.T) {
 	f := newFleet(t)
-	p := connect(t, newAgent(t, f, nil), newOverlord(t, f).listen())
+	p := attach(t, newAgent(t, f, nil), newOverlord(t, f).listen())
 	for method, want := range map[string]call.Code{
 		"session.nosuch": call.NotFound, session.MethodFacts: call.Unavailable,
 	} {
@@ -340,9 +340,9 @@ func TestFactsAreToldOnceAndWhenTheyChange(t *testing.T) {
 			return len(o.facts) == n
 		}
 	}
-	connect(t, a, o)
+	attach(t, a, o)
 	until(t, "the first session is told the facts", seen(1))
-	p := connect(t, a, o)
+	p := attach(t, a, o)
 	wantCode(t, p.do(f.call(t, draft{method: "test.ping"})), call.OK)
 	a.SetFacts(t.Context(), []byte(`{"os":"a"}`), digest(1))
 	if !seen(1)() {
@@ -368,7 +368,7 @@ func TestManyAgentsInOneProcess(t *testing.T) {
 	peers := make(map[string]*peer)
 	for _, name := range names {
 		a := newAgent(t, f, func(opt *Options) { opt.Name, opt.Heartbeat, opt.Log = name, clock, nil })
-		peers[name] = connect(t, a, o)
+		peers[name] = attach(t, a, o)
 	}
 	var answered atomic.Int32
 	job := call.NewJobID(time.Now())

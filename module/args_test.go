@@ -201,11 +201,15 @@ func FuzzValidate(f *testing.F) {
 // FuzzSchemas: no panic, one sentinel; what is accepted encodes to a form that
 // reads back as the same bytes, and can be used.
 func FuzzSchemas(f *testing.F) {
-	b, err := EncodeSchemas([]Schema{allMethod(f).Schema()})
-	if err != nil {
-		f.Fatal(err)
+	for _, seed := range []string{ // short ones: long seeds cost their time in minimising
+		`[{"name":"m.x","fields":[{"name":"a","type":"string","pattern":"x+","max":"3"}]}]`,
+		`[{"name":"m.x","fields":[{"name":"a","type":"[]string","enum":["b"],"required":true}]}]`,
+		`[{"name":"m.x","fields":[{"name":"a","type":"map[string]string"},{"name":"b","type":"bytes"}]}]`,
+		`[{"name":"m.x","fields":[{"name":"a","type":"duration","default":"1s","min":"0s"}]}]`,
+		`[{"name":"m.x","output":[{"name":"a","type":"[]object","fields":[{"name":"b"}]}]}]`,
+	} {
+		f.Add([]byte(seed), []byte(`{"a":"x"}`), "a=x")
 	}
-	f.Add(b, []byte(`{"name":"x"}`), "name=x")
 	f.Add([]byte(`[{"name":"a","fields":[{"name":"b","type":"q","default":"[1]"}]}]`), []byte(`{"b":{}}`), "b=1")
 	f.Fuzz(func(t *testing.T, in, args []byte, word string) {
 		schemas, err := ParseSchemas(in)

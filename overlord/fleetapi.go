@@ -28,11 +28,7 @@ const (
 )
 
 // resolve says which machines an expression names now.
-func (o *Overlord) resolve(ctx context.Context, expr, exclude string, limit uint64) (target.Result, error) {
-	groups, err := o.keep.groups(ctx)
-	if err != nil {
-		return target.Result{}, err
-	}
+func (o *Overlord) resolve(expr, exclude string, limit uint64) (target.Result, error) {
 	e, err := target.Parse(expr)
 	if err != nil {
 		return target.Result{}, call.Errorf(call.Invalid, "%v", err)
@@ -44,7 +40,7 @@ func (o *Overlord) resolve(ctx context.Context, expr, exclude string, limit uint
 		}
 		e = e.Without(x)
 	}
-	res, err := e.Resolve(target.Env{Known: o.fleet.list(), Group: func(name string) ([]string, bool) { g, ok := groups[name]; return g, ok }})
+	res, err := e.Resolve(target.Env{Known: o.fleet.list(), Group: o.keep.group})
 	if err != nil {
 		return target.Result{}, call.Errorf(call.Invalid, "%v", err)
 	}
@@ -77,8 +73,8 @@ func (a fleetAPI) Status(ctx context.Context, _ *connect.Request[apipb.StatusReq
 }
 
 // Resolve implements FleetServiceHandler.
-func (a fleetAPI) Resolve(ctx context.Context, r *connect.Request[apipb.ResolveRequest]) (*connect.Response[apipb.ResolveResponse], error) {
-	res, err := a.o.resolve(ctx, r.Msg.Target, r.Msg.Exclude, r.Msg.Limit)
+func (a fleetAPI) Resolve(_ context.Context, r *connect.Request[apipb.ResolveRequest]) (*connect.Response[apipb.ResolveResponse], error) {
+	res, err := a.o.resolve(r.Msg.Target, r.Msg.Exclude, r.Msg.Limit)
 	if err != nil {
 		return nil, err
 	}
@@ -94,7 +90,7 @@ func (a fleetAPI) Minions(ctx context.Context, r *connect.Request[apipb.MinionsR
 	if expr == "" {
 		expr = "*"
 	}
-	res, err := a.o.resolve(ctx, expr, r.Msg.Exclude, 0)
+	res, err := a.o.resolve(expr, r.Msg.Exclude, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -175,7 +171,7 @@ func (a fleetAPI) Modules(_ context.Context, r *connect.Request[apipb.ModulesReq
 
 // Ping implements FleetServiceHandler.
 func (a fleetAPI) Ping(ctx context.Context, r *connect.Request[apipb.PingRequest], out *connect.ServerStream[apipb.PingEvent]) error {
-	res, err := a.o.resolve(ctx, r.Msg.Target, r.Msg.Exclude, r.Msg.Limit)
+	res, err := a.o.resolve(r.Msg.Target, r.Msg.Exclude, r.Msg.Limit)
 	if err != nil {
 		return err
 	}
@@ -312,13 +308,9 @@ func (a fleetAPI) Cancel(ctx context.Context, r *connect.Request[apipb.CancelReq
 }
 
 // Groups implements FleetServiceHandler.
-func (a fleetAPI) Groups(ctx context.Context, r *connect.Request[apipb.GroupsRequest]) (*connect.Response[apipb.GroupsResponse], error) {
-	groups, err := a.o.keep.groups(ctx)
-	if err != nil {
-		return nil, err
-	}
+func (a fleetAPI) Groups(_ context.Context, r *connect.Request[apipb.GroupsRequest]) (*connect.Response[apipb.GroupsResponse], error) {
 	out := &apipb.GroupsResponse{}
-	for name, members := range groups {
+	for name, members := range *a.o.keep.groups.Load() {
 		if r.Msg.Name == "" || r.Msg.Name == name {
 			out.Groups = append(out.Groups, groupOf(name, members))
 		}

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -36,6 +37,8 @@ type keep struct {
 	root       *pki.Authority
 	logKeyCert []byte // the log key, certified by the root
 	logKey     audit.LogKey
+
+	groups atomic.Pointer[map[string][]string] // all groups, as the store has them; the map is not changed
 
 	mu   sync.Mutex
 	seen map[string][]byte // newest checkpoint of our log that a minion showed and that is ahead of ours, by minion; at most maxSeen
@@ -63,6 +66,9 @@ func openKeep(ctx context.Context, o *Overlord) (*keep, error) {
 	})
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("certify the log key: %w", err), k.db.Close())
+	}
+	if err := k.loadGroups(ctx); err != nil {
+		return nil, errors.Join(err, k.db.Close())
 	}
 	k.logKey = audit.LogKey{LogID: k.db.LogID(), Overlord: o.cfg.Name, Public: pub}
 	if p := k.db.AuditProblem(); p != "" {
@@ -325,67 +331,9 @@ func (k *keep) setDial(ctx context.Context, c caller, name, address string) erro
 	})
 }
 
-// groups gives all groups with their members.
-func (k *keep) groups(ctx context.Context) (map[string][]string, error) {
-	rows, err := k.db.Groups(ctx)
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[string][]string, len(rows))
-	for _, r := range rows {
-		if out[r.Name], err = expand(r.Members); err != nil {
-			return nil, fmt.Errorf("group %s: %w", r.Name, err)
-		}
-	}
-	return out, nil
-}
-
 func expand(folded string) ([]string, error) {
 	if folded == "" {
 		return nil, nil
 	}
 	return target.Expand(folded)
-}
-
-// setGroup changes the members of a group and gives them as they are then.
-func (k *keep) setGroup(ctx context.Context, c caller, name string, members []string, mode apipb.SetGroupRequest_Mode) ([]string, error) {
-	err := k.db.Update(ctx, func(tx *store.Tx) error {
-		var old []string
-		g, err := tx.Group(ctx, name)
-		if err == nil {
-			old, err = expand(g.Members)
-		}
-		if err != nil && !errors.Is(err, store.ErrNotFound) {
-			return err
-		}
-		switch mode {
-		case apipb.SetGroupRequest_ADD:
-			members = append(members, old...)
-		case apipb.SetGroupRequest_REMOVE:
-			gone := members
-			members = slices.DeleteFunc(old, func(n string) bool { return slices.Contains(gone, n) })
-		}
-		slices.Sort(members)
-		members = slices.Compact(members)
-		if err := tx.PutGroup(ctx, store.Group{Name: name, Members: target.Fold(members)}); err != nil {
-			return err
-		}
-		_, err = tx.Audit(&auditpb.Record{Actor: c.actor(), Action: "group.set", Subject: name, Detail: cutText(target.Fold(members), 4000)})
-		return err
-	})
-	return members, err
-}
-
-func (k *keep) deleteGroup(ctx context.Context, c caller, name string) error {
-	return k.db.Update(ctx, func(tx *store.Tx) error {
-		err := tx.DeleteGroup(ctx, name)
-		if errors.Is(err, store.ErrNotFound) {
-			return call.Errorf(call.NotFound, "no group %q; dominion group list shows them", name)
-		}
-		if err != nil {
-			return err
-		}
-		_, err = tx.Audit(&auditpb.Record{Actor: c.actor(), Action: "group.delete", Subject: name})
-		return err
-	})
 }

@@ -132,6 +132,7 @@ func (o *Overlord) housekeeping(ctx context.Context) error {
 			if err := o.keys.renew(time.Now()); err != nil {
 				o.log.Error("own certificates not renewed", "error", err)
 			}
+			o.registrar.SetIssuing(o.keys.issuing.Load())
 		case <-show.C:
 			o.showCheckpoints()
 		case <-o.cfg.Reload:

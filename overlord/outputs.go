@@ -23,9 +23,9 @@ type outputKey struct {
 
 type output struct {
 	stream uint64
-	done chan struct{} // closed when data and err are set
-	data []byte
-	err  error
+	done   chan struct{} // closed when data and err are set
+	data   []byte
+	err    error
 }
 
 // expect begins to read a stream, one for each call; it returns at once.

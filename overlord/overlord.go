@@ -205,10 +205,10 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 	if o.table, err = module.NewTable(minion.Modules(nil, nil)); err != nil {
 		return nil, err
 	}
-	if err := o.loadPolicy(); err != nil {
+	if o.keep, err = openKeep(ctx, o); err != nil {
 		return nil, err
 	}
-	if o.keep, err = openKeep(ctx, o); err != nil {
+	if err := o.loadPolicy(); err != nil {
 		return nil, err
 	}
 	return o, o.prepare(ctx)
@@ -230,17 +230,15 @@ func (o *Overlord) loadPolicy() error {
 	if path == "" {
 		path = filepath.Join(o.dir.Path(), filePolicy)
 	}
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) && o.cfg.Policy == "" {
-		o.policy.Store(nil)
-		return nil
-	}
+	p, err := policy.Load(path)
 	if err != nil {
-		return fmt.Errorf("read policy: %w", err)
+		return err
 	}
-	p, err := policy.Parse(b)
-	if err != nil {
-		return fmt.Errorf("policy %s: %w", path, err)
+	if p == nil && o.cfg.Policy != "" {
+		return fmt.Errorf("policy %s: there is no such file; without policy: in the configuration it may be missing", path)
+	}
+	if p != nil {
+		p = p.WithGroups(o.keep.group)
 	}
 	o.policy.Store(p)
 	return nil

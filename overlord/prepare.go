@@ -37,7 +37,7 @@ func (o *Overlord) prepareRegistrar(ctx context.Context) error {
 			p, err := target.Glob(pattern)
 			return p.Match, err
 		},
-		OnRevoked: o.onRevoked, Log: o.log,
+		OnRevoked: o.onRevoked, OnGranted: o.onGranted, Log: o.log,
 	})
 	if err != nil {
 		return err
@@ -75,7 +75,31 @@ func (o *Overlord) onRevoked(signed []byte, list *pki.RevocationList, ids []pki.
 		}
 	}
 	o.log.Info("revocation list changed", "number", list.Number(), "revoked", fmt.Sprint(ids))
-	o.background.Go(o.pushRevocations)
+	o.background.Go(func() {
+		o.pushRevocations()
+		o.dropRevoked(ids)
+	})
+}
+
+// onGranted makes a machine known that has enrolled, before it connects.
+func (o *Overlord) onGranted(id pki.Identity) {
+	if id.Role == pki.Minion {
+		o.fleet.enrolled(id.Name)
+	}
+}
+
+// dropRevoked forgets the machines that have no certificate left that counts.
+func (o *Overlord) dropRevoked(ids []pki.Identity) {
+	certs, err := o.keep.current(o.life)
+	if err != nil {
+		o.log.Error("revoked machines not forgotten", "error", err)
+		return
+	}
+	for _, id := range ids {
+		if _, ok := certs[id.Name]; !ok && id.Role == pki.Minion {
+			o.fleet.forget(id.Name)
+		}
+	}
 }
 
 // loadFleet makes the machines known that have a certificate that counts.

@@ -17,8 +17,8 @@ import (
 
 // Limits of what minions ask for over their sessions.
 const (
-	maxFacts     = 256 << 10 // bytes of JSON
-	minionCall   = 30 * time.Second
+	maxFacts   = 256 << 10 // bytes of JSON
+	minionCall = 30 * time.Second
 )
 
 // answer gives our HELLO to a minion's: a newer revocation list, and the audit

@@ -223,8 +223,8 @@ func checkKey(pub crypto.PublicKey) error {
 // newSerial gives 128 random bits.
 func newSerial() *big.Int {
 	var b [16]byte
-	rand.Read(b[:]) // never fails (crypto/rand since Go 1.24)
-	b[0] |= 0x40    // never zero, and the same length always
+	rand.Read(b[:])         // never fails (crypto/rand since Go 1.24)
+	b[0] = b[0]&0x7f | 0x40 // positive, never zero, and always of 16 bytes
 	return new(big.Int).SetBytes(b[:])
 }
 

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -106,6 +107,14 @@ func TestRevocationsBound(t *testing.T) {
 		t.Fatalf("12,000 short entries: %v", err)
 	}
 	t.Logf("12,000 short entries are %d bytes", len(signed))
+	full := slices.Clone(entries[:3000])
+	for i := range full {
+		full[i].Identity, full[i].Key, full[i].Reason = "minion/web1234", [32]byte{1}, "a reason of some thirty bytes."
+	}
+	if signed, err = pki.SignRevocations(f.root, pki.NewRevocations().Add(now, full...)); err != nil {
+		t.Fatalf("3,000 full entries: %v", err)
+	}
+	t.Logf("3,000 full entries are %d bytes", len(signed))
 	for i := range entries {
 		entries[i].Reason = "a reason of twenty-nine bytes"
 	}

@@ -103,12 +103,12 @@ func (s *Session) Ack(id uint64, a *fleetpb.Ack) error {
 
 // Reply answers the peer's call id, once. Its detail is cut to 4 KiB. Output of
 // more than 256 KiB goes as a stream before the RESULT, and Reply blocks until the
-// peer has taken it, so it must not run on the session's reader then; if the peer
-// cancels the call or closes the stream meanwhile the RESULT says Cancelled.
+// peer has taken it, so it must not run on the session's reader then. If the peer
+// closes the stream, success becomes Failed, with a detail that says so.
 func (s *Session) Reply(id uint64, r *fleetpb.Result) error {
 	s.mu.Lock()
 	_, ok := s.inbound[id]
-	over, err := s.over, s.err
+	over, err := s.over || s.closing.Load(), s.err
 	s.mu.Unlock()
 	switch {
 	case over:
@@ -120,8 +120,8 @@ func (s *Session) Reply(id uint64, r *fleetpb.Result) error {
 	if len(r.Output) > MaxOutput {
 		stream, err := s.sendOutput(id, r.Output)
 		out.Output, out.OutputStream = nil, stream
-		if err != nil {
-			out.Code, out.Detail, out.OutputStream = uint32(call.Cancelled), cut("the output was not taken: "+err.Error(), MaxDetail), 0
+		if err != nil && r.Code == 0 {
+			out.Code, out.Detail = uint32(call.Failed), cut("the method succeeded, but its output was not taken: "+err.Error(), MaxDetail)
 		}
 	}
 	s.mu.Lock()
@@ -139,11 +139,6 @@ func (s *Session) sendOutput(id uint64, output []byte) (stream uint64, err error
 	if err != nil {
 		return 0, err
 	}
-	s.mu.Lock()
-	if _, ok := s.inbound[id]; ok {
-		s.inbound[id] = st // CANCEL closes it
-	}
-	s.mu.Unlock()
 	if _, err := st.Write(output); err != nil {
 		st.CloseWithReason("not sent")
 		return 0, err

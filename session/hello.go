@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"dominion/api/fleetpb"
 	"dominion/call"
 )
@@ -90,7 +92,14 @@ func (s *Session) sayHello(peer *fleetpb.Hello) error {
 		}
 		mine = h
 	}
-	return s.send(TypeHello, 0, encode(mine))
+	b, err := proto.Marshal(mine)
+	if err == nil {
+		err = s.send(TypeHello, 0, b)
+	}
+	if err != nil {
+		return fmt.Errorf("send HELLO: %w", err)
+	}
+	return nil
 }
 
 func (s *Session) hearHello() error {

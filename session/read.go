@@ -143,9 +143,9 @@ func (s *Session) onCall(id uint64, body []byte) error {
 		refusal = call.Busy
 	default:
 		if s.inbound == nil {
-			s.inbound = make(map[uint64]*Stream)
+			s.inbound = make(map[uint64]struct{})
 		}
-		s.inbound[id] = nil
+		s.inbound[id] = struct{}{}
 	}
 	s.mu.Unlock()
 	switch refusal {
@@ -165,11 +165,8 @@ func (s *Session) onCancel(id uint64, body []byte) error {
 		return err
 	}
 	s.mu.Lock()
-	st, pending := s.inbound[id]
+	_, pending := s.inbound[id]
 	s.mu.Unlock()
-	if st != nil {
-		st.CloseWithReason("cancelled") // Reply is sending the result: nobody wants it
-	}
 	if pending {
 		s.opt.Handler.Cancel(s, id)
 	}

@@ -133,7 +133,7 @@ type Session struct {
 	err        error      // why it ended or ends
 	gone       *Goaway    // the peer's
 	waiters    map[uint64]waiting
-	inbound    map[uint64]*Stream // unanswered calls of the peer; the value is the result's stream, if it is being sent
+	inbound    map[uint64]struct{} // unanswered calls of the peer
 	streams    map[uint64]*Stream
 	calls      uint64 // ids used by Call
 	nextStream uint64

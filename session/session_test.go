@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -397,5 +399,79 @@ func TestReplyCutsDetail(t *testing.T) {
 	_, err := f.overlord.Call(t.Context(), "test.x", nil)
 	if e, ok := errors.AsType[*call.Error](err); !ok || len(e.Detail) > MaxDetail || len(e.Detail) < MaxDetail-4 {
 		t.Errorf("a long detail came as %T of %d bytes", err, len(err.Error()))
+	}
+}
+
+func TestCallLost(t *testing.T) {
+	arrived := make(chan struct{}, 1)
+	f := pair(t, &Options{}, &Options{Handler: &handler{call: func(*Session, uint64, *fleetpb.Call) { arrived <- struct{}{} }}}, false)
+	errs := make(chan error, 1)
+	go func() {
+		_, err := f.overlord.Call(t.Context(), "test.sleep", nil)
+		errs <- err
+	}()
+	receive(t, arrived, "call")
+	f.minion.Close(call.Unavailable, "restarting")
+	if err := receive(t, errs, "end of Call"); call.CodeOf(err) != call.SessionLost {
+		t.Errorf("Call = %v; want session lost", err)
+	}
+	if _, err := f.overlord.Call(t.Context(), "test.sleep", nil); call.CodeOf(err) != call.NoSession {
+		t.Errorf("Call after the end = %v; want no session", err)
+	}
+	if err := f.overlord.Goaway(call.OK, "", 0); call.CodeOf(err) != call.NoSession {
+		t.Errorf("Goaway after the end = %v; want no session", err)
+	}
+	if err := f.minion.Reply(1, &fleetpb.Result{}); call.CodeOf(err) != call.NoSession {
+		t.Errorf("Reply after the end = %v; want no session", err)
+	}
+}
+
+// What a peer must not answer to a call.
+func TestCallAnsweredBadly(t *testing.T) {
+	for name, c := range map[string]struct {
+		body []byte
+		want func(error) bool
+	}{
+		"no protobuf":       {[]byte{0xff}, func(err error) bool { return errors.Is(err, ErrProtocol) }},
+		"too much output":   {encode(&fleetpb.Result{Output: make([]byte, MaxOutput+1)}), func(err error) bool { return errors.Is(err, ErrProtocol) }},
+		"a missing stream":  {encode(&fleetpb.Result{OutputStream: 5}), func(err error) bool { return call.CodeOf(err) == call.Internal }},
+		"a code of its own": {encode(&fleetpb.Result{Code: 4711}), func(err error) bool { return call.CodeOf(err) == 4711 }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := &Options{Handler: &handler{call: func(s *Session, id uint64, _ *fleetpb.Call) { _ = s.write(TypeResult, id, c.body) }}}
+			f := pair(t, &Options{}, m, false)
+			if _, err := f.overlord.Call(t.Context(), "test.x", nil); !c.want(err) {
+				t.Errorf("Call = %v", err)
+			}
+		})
+	}
+}
+
+func TestHelloThatCannotBeSent(t *testing.T) {
+	for name, hello := range map[string]*fleetpb.Hello{
+		"too large": {Revocations: make([]byte, MaxBody)}, "not UTF-8": {AgentVersion: "\xff"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ca := newAuthority(t)
+			mc, oc := connect(t, ca.options(t, "minion/web1", pki.Overlord), ca.options(t, "overlord/main", pki.Minion))
+			defer oc.Close()
+			m := must(New(mc, &Options{Handler: &handler{}, Hello: func(*Session, *fleetpb.Hello) (*fleetpb.Hello, error) { return hello, nil }}))(t)
+			if err := m.Serve(t.Context()); err == nil || !strings.Contains(err.Error(), "send HELLO") {
+				t.Errorf("Serve = %v; want send HELLO", err)
+			}
+		})
+	}
+}
+
+func TestSessionTellsAboutItsPeer(t *testing.T) {
+	var log bytes.Buffer
+	f := pair(t, &Options{}, &Options{Log: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}, false)
+	if f.overlord.RemoteAddr().String() != f.minion.conn.LocalAddr().String() || f.overlord.PeerCert().Subject.CommonName != "web1" || time.Since(f.overlord.Since()) > time.Minute {
+		t.Errorf("the peer is %s, %s, since %s", f.overlord.RemoteAddr(), f.overlord.PeerCert().Subject, f.overlord.Since())
+	}
+	f.stop()
+	receive(t, f.minErr, "end")
+	if got := log.String(); !strings.Contains(got, "session begun") || !strings.Contains(got, "peer=overlord/main") || !strings.Contains(got, "session over") {
+		t.Errorf("the log is %q", got)
 	}
 }

@@ -419,26 +419,32 @@ func TestSmallCallsPassStreams(t *testing.T) {
 	t.Logf("small calls beside 7 streams (%.0f MB/s) and a stopped one: p50 %s, p99 %s", rate, took[500], took[990])
 }
 
-func TestResultStreamCancelled(t *testing.T) {
-	replied := make(chan error, 1)
-	m := &Options{Handler: &handler{call: func(s *Session, id uint64, c *fleetpb.Call) {
-		go func() { replied <- s.Reply(id, &fleetpb.Result{Output: make([]byte, 5<<20)}) }()
-	}}}
-	h, streams := accepting(1) // accepted and not read
-	f := pair(t, &Options{Handler: h}, m, false)
-	w := newWaiter()
-	if err := f.overlord.Start(1, w, encode(&fleetpb.Call{Method: "test.echo"})); err != nil {
-		t.Fatal(err)
-	}
-	receive(t, streams, "stream")
-	if err := f.overlord.Cancel(1, "enough"); err != nil {
-		t.Fatal(err)
-	}
-	if r := must(DecodeResult(receive(t, w.body, "RESULT")))(t); call.Code(r.Code) != call.Cancelled {
-		t.Errorf("the result has code %d; want cancelled", r.Code)
-	}
-	if err := receive(t, replied, "end of Reply"); err != nil {
-		t.Errorf("Reply = %v", err)
+func TestResultStreamNotTaken(t *testing.T) {
+	for name, c := range map[string]struct{ given, want call.Code }{
+		"success becomes a failure": {call.OK, call.Failed}, "a failure stays what it is": {call.Timeout, call.Timeout},
+	} {
+		t.Run(name, func(t *testing.T) {
+			replied := make(chan error, 1)
+			m := &Options{Handler: &handler{call: func(s *Session, id uint64, _ *fleetpb.Call) {
+				go func() {
+					replied <- s.Reply(id, &fleetpb.Result{Code: uint32(c.given), Output: make([]byte, 5<<20)})
+				}()
+			}}}
+			h, streams := accepting(1)
+			f := pair(t, &Options{Handler: h}, m, false)
+			w := newWaiter()
+			if err := f.overlord.Start(1, w, encode(&fleetpb.Call{Method: "test.echo"})); err != nil {
+				t.Fatal(err)
+			}
+			receive(t, streams, "stream").CloseWithReason("too much")
+			r := must(DecodeResult(receive(t, w.body, "RESULT")))(t)
+			if call.Code(r.Code) != c.want || r.OutputStream != 0 || len(r.Output) != 0 {
+				t.Errorf("the result has code %d, stream %d, %d bytes; want code %d and no output", r.Code, r.OutputStream, len(r.Output), c.want)
+			}
+			if err := receive(t, replied, "end of Reply"); err != nil {
+				t.Errorf("Reply = %v", err)
+			}
+		})
 	}
 }
 

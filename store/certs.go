@@ -47,16 +47,16 @@ func (r *reader) Cert(ctx context.Context, serial string) (Cert, error) {
 	return one(ctx, r.q, scanCert, "certificate "+serial, "SELECT "+certColumns+" FROM certs WHERE serial = $1", serial)
 }
 
-// CertsOf gives the certificates of one identity, the newest grant first.
+// CertsOf gives the certificates of one identity, the newest first.
 func (r *reader) CertsOf(ctx context.Context, role, name string) ([]Cert, error) {
-	return all(ctx, r.q, scanCert, "SELECT "+certColumns+" FROM certs WHERE role = $1 AND name = $2 ORDER BY granted_ms DESC, serial", role, name)
+	return all(ctx, r.q, scanCert, "SELECT "+certColumns+" FROM certs WHERE role = $1 AND name = $2 ORDER BY not_before_ms DESC, granted_ms DESC, serial", role, name)
 }
 
 // Certs gives the certificates of a role (empty: every role), sorted by role
-// and name, the newest grant first.
+// and name, the newest first.
 func (r *reader) Certs(ctx context.Context, role string) ([]Cert, error) {
 	if role == "" {
-		return all(ctx, r.q, scanCert, "SELECT "+certColumns+" FROM certs ORDER BY role, name, granted_ms DESC, serial")
+		return all(ctx, r.q, scanCert, "SELECT "+certColumns+" FROM certs ORDER BY role, name, not_before_ms DESC, granted_ms DESC, serial")
 	}
-	return all(ctx, r.q, scanCert, "SELECT "+certColumns+" FROM certs WHERE role = $1 ORDER BY name, granted_ms DESC, serial", role)
+	return all(ctx, r.q, scanCert, "SELECT "+certColumns+" FROM certs WHERE role = $1 ORDER BY name, not_before_ms DESC, granted_ms DESC, serial", role)
 }

@@ -46,7 +46,7 @@ type DB struct {
 	opt    Options
 	log    *slog.Logger
 	signer *audit.Signer
-	pool   *sql.DB // readers
+	pool   *pool // readers
 	writer *writer
 
 	queue   chan *op    // of one group: what the writer takes next
@@ -98,11 +98,11 @@ func open(ctx context.Context, path string, opt Options) (_ *DB, err error) {
 		opt.MaxOutput = 2 << 30
 	}
 	db := &DB{path: path, opt: opt, log: opt.Log, queue: make(chan *op, maxGroup), latest: make(chan []byte, 1)}
-	w := &writer{db: db, stmts: make(map[string]*sql.Stmt), inserts: make(map[insertKey]string)}
+	w := &writer{db: db, stmts: make(map[string]*sql.Stmt), inserts: make(map[insertKey]string), jobs: make(map[call.JobID]int64)}
 	db.writer = w
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, w.close(), closePool(db.pool))
+			err = errors.Join(err, w.close(), db.pool.close())
 		}
 	}()
 	if w.pool, err = sqlitePool(path, 1); err != nil {
@@ -117,9 +117,11 @@ func open(ctx context.Context, path string, opt Options) (_ *DB, err error) {
 	if err = migrate(ctx, w.conn, sqliteDDL); err != nil {
 		return nil, err
 	}
-	if db.pool, err = sqlitePool(path, readers, "query_only(1)"); err != nil {
+	reading, err := sqlitePool(path, readers, "query_only(1)")
+	if err != nil {
 		return nil, err
 	}
+	db.pool = &pool{DB: reading, stmts: make(map[string]*sql.Stmt)}
 	db.q = db.pool
 	if err = db.loadLog(ctx); err != nil {
 		return nil, err
@@ -130,13 +132,6 @@ func open(ctx context.Context, path string, opt Options) (_ *DB, err error) {
 	db.running.Go(func() { w.run(context.WithoutCancel(ctx)) })
 	db.running.Go(db.keepOutside)
 	return db, nil
-}
-
-func closePool(pool *sql.DB) error {
-	if pool == nil {
-		return nil
-	}
-	return pool.Close()
 }
 
 // Close takes no new writes, finishes those that wait, keeps the newest
@@ -151,7 +146,7 @@ func (db *DB) Close() error {
 	close(db.queue)
 	db.closing.Unlock()
 	db.running.Wait()
-	return errors.Join(closePool(db.pool), db.writer.close())
+	return errors.Join(db.pool.close(), db.writer.close())
 }
 
 // LogID names the audit log that belongs to this store.

@@ -19,6 +19,14 @@ func sqliteDDL(text string) string {
 	return strings.NewReplacer("BIGINT NOT NULL PRIMARY KEY", "INTEGER PRIMARY KEY", "BYTEA", "BLOB").Replace(text)
 }
 
+// sqliteRows gives the places of an INSERT's rows: "(?, ?), (?, ?)". Statements
+// elsewhere number them ($1), which both engines take; here it would cost a
+// fifth of the time of storing results.
+func sqliteRows(rows, width int) string {
+	row := "(?" + strings.Repeat(", ?", width-1) + ")"
+	return row + strings.Repeat(", "+row, rows-1)
+}
+
 // sqlitePool opens a pool on the file at path, which it makes with mode 0600
 // if it does not exist; SQLite gives the files beside it the same mode.
 func sqlitePool(path string, conns int, pragmas ...string) (*sql.DB, error) {

@@ -12,6 +12,7 @@ import (
 	"os"
 	osexec "os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -297,7 +298,7 @@ func TestCheckpointNotKept(t *testing.T) {
 			t.Fatalf("OnCheckpoint returned %v; want %v", got, want)
 		}
 		deadline := time.Now().Add(10 * time.Second)
-		for (want != nil) != strings.Contains(db.Problem(), "no such place") {
+		for ; (want != nil) != strings.Contains(db.Problem(), "no such place"); runtime.Gosched() {
 			if time.Now().After(deadline) {
 				t.Fatalf("Problem = %q when OnCheckpoint returned %v", db.Problem(), want)
 			}
@@ -360,9 +361,12 @@ func TestCloseFinishes(t *testing.T) {
 			}
 		})
 	}
-	for {
+	for deadline := time.Now().Add(10 * time.Second); ; runtime.Gosched() {
 		if c, _ := db.Checkpoint(); c.Size > 100 {
 			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("no 100 records in 10 s")
 		}
 	}
 	closeDB(t, db)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"sync"
 	"time"
 )
 
@@ -15,6 +16,59 @@ var ErrNotFound = errors.New("not in the store")
 // A querier reads rows: the pool of readers, or a transaction of the writer.
 type querier interface {
 	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+}
+
+// pool is a querier of the readers' connections that prepares each statement
+// once: all are constant texts, and few.
+type pool struct {
+	*sql.DB
+
+	mu    sync.Mutex
+	stmts map[string]*sql.Stmt
+}
+
+// QueryContext implements querier.
+func (p *pool) QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	s, err := p.prepare(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return s.QueryContext(ctx, args...)
+}
+
+func (p *pool) prepare(ctx context.Context, query string) (*sql.Stmt, error) {
+	p.mu.Lock()
+	s := p.stmts[query]
+	p.mu.Unlock()
+	if s != nil {
+		return s, nil
+	}
+	fresh, err := p.PrepareContext(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if s := p.stmts[query]; s != nil { // somebody was faster
+		return s, fresh.Close()
+	}
+	p.stmts[query] = fresh
+	return fresh, nil
+}
+
+// close closes statements and connections; p may be nil.
+func (p *pool) close() error {
+	if p == nil {
+		return nil
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var err error
+	for _, s := range p.stmts {
+		err = errors.Join(err, s.Close())
+	}
+	clear(p.stmts)
+	return errors.Join(err, p.DB.Close())
 }
 
 // reader has the methods that read tables. DB has them on what is committed,
@@ -46,6 +100,32 @@ func each[T any](ctx context.Context, q querier, scan func(scanner) (T, error), 
 		}
 		if err := rows.Err(); err != nil {
 			yield(none, fmt.Errorf("read the store: %w", err))
+		}
+	}
+}
+
+// paged yields rows as each does, but reads them size at a time: neither a
+// connection nor the database's past is held while the caller is slow. page
+// gives the next rows; last is the one before, nil at first.
+func paged[T any](size int, page func(last *T) ([]T, error)) iter.Seq2[T, error] {
+	return func(yield func(T, error) bool) {
+		var last *T
+		for {
+			rows, err := page(last)
+			if err != nil {
+				var none T
+				yield(none, err)
+				return
+			}
+			for _, v := range rows {
+				if !yield(v, nil) {
+					return
+				}
+			}
+			if len(rows) < size {
+				return
+			}
+			last = &rows[len(rows)-1]
 		}
 	}
 }

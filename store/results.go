@@ -39,7 +39,7 @@ const resultColumns = "id, record, machines, status, code, cut, dropped, sum, na
 // AddResults stores groups of results of a job, and appends for each the audit
 // record that vouches for it.
 func (tx *Tx) AddResults(ctx context.Context, job call.JobID, groups []ResultGroup) error {
-	num, err := jobNumber(ctx, &tx.reader, job)
+	num, err := tx.jobNumber(ctx, job)
 	if err != nil {
 		return err
 	}
@@ -64,7 +64,42 @@ func (tx *Tx) AddResults(ctx context.Context, job call.JobID, groups []ResultGro
 		return err
 	}
 	tx.outputBytes += size
-	return tx.exec(ctx, "UPDATE jobs SET output_bytes = output_bytes + $1 WHERE num = $2", size, num)
+	tx.outputs = append(tx.outputs, output{num, size})
+	return nil
+}
+
+// countOutputs writes what the group added to the outputs of each job.
+func (tx *Tx) countOutputs(ctx context.Context) error {
+	sums := make(map[int64]int64)
+	for _, o := range tx.outputs {
+		sums[o.job] += o.bytes
+	}
+	for job, bytes := range sums {
+		if err := tx.exec(ctx, "UPDATE jobs SET output_bytes = output_bytes + $1 WHERE num = $2", bytes, job); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// maxJobs bounds the job numbers kept in memory.
+const maxJobs = 1024
+
+// jobNumber is the function of that name for the writer, which asks for the
+// same jobs again and again.
+func (tx *Tx) jobNumber(ctx context.Context, id call.JobID) (int64, error) {
+	jobs := tx.w.jobs
+	if num, ok := jobs[id]; ok {
+		return num, nil
+	}
+	num, err := jobNumber(ctx, &tx.reader, id)
+	if err == nil {
+		if len(jobs) >= maxJobs {
+			clear(jobs)
+		}
+		jobs[id] = num
+	}
+	return num, err
 }
 
 func (g *ResultGroup) record(overlord string, job call.JobID, sum [sha256.Size]byte) *auditpb.Record {
@@ -104,6 +139,9 @@ func scanResult(s scanner) (storedGroup, error) {
 	return g, err
 }
 
+// resultsPerPage are read at once: an output has at most 1 MiB.
+const resultsPerPage = 16
+
 // Results yields the groups of a job from number first on, in their order.
 func (r *reader) Results(ctx context.Context, job call.JobID, first int) iter.Seq2[ResultGroup, error] {
 	return func(yield func(ResultGroup, error) bool) {
@@ -112,9 +150,15 @@ func (r *reader) Results(ctx context.Context, job call.JobID, first int) iter.Se
 			yield(ResultGroup{}, err)
 			return
 		}
-		for g, err := range each(ctx, r.q, scanResult, "SELECT "+resultColumns+" FROM results WHERE id >= $1 AND id < $2 ORDER BY id",
-			num<<20|int64(first), (num+1)<<20) {
-			if !yield(g.ResultGroup, err) || err != nil {
+		for g, err := range paged(resultsPerPage, func(last *storedGroup) ([]storedGroup, error) {
+			at := num<<20 | int64(first)
+			if last != nil {
+				at = num<<20 | int64(last.Number+1)
+			}
+			return all(ctx, r.q, scanResult, "SELECT "+resultColumns+" FROM results WHERE id >= $1 AND id < $2 ORDER BY id LIMIT $3",
+				at, (num+1)<<20, resultsPerPage)
+		}) {
+			if !yield(g.ResultGroup, err) {
 				return
 			}
 		}

@@ -75,6 +75,7 @@ type writer struct {
 	epoch       uint64
 	nextJob     int64
 	outputBytes int64
+	jobs        map[call.JobID]int64 // numbers of jobs that results came for lately
 }
 
 func (w *writer) run(ctx context.Context) {
@@ -184,11 +185,13 @@ func (w *writer) savepoint(ctx context.Context, tx *Tx, o *op) error {
 		return o.err
 	}
 	*tx = before
+	clear(w.jobs) // may hold one that is not stored now
 	return errors.Join(w.exec(ctx, "ROLLBACK TO op"), w.exec(ctx, "RELEASE op"))
 }
 
 // failed rolls a group back, and says what its waiters are told.
 func (w *writer) failed(ctx context.Context, err error) error {
+	clear(w.jobs)
 	if again := w.exec(ctx, "ROLLBACK"); again != nil {
 		w.db.log.Debug("rollback", "error", again) // the engine has done it already
 	}
@@ -266,7 +269,10 @@ func (w *writer) close() error {
 	if w.conn != nil {
 		err = errors.Join(err, w.conn.Close())
 	}
-	return errors.Join(err, closePool(w.pool))
+	if w.pool != nil {
+		err = errors.Join(err, w.pool.Close())
+	}
+	return err
 }
 
 // Tx is a write in progress. It is valid while the function that got it runs,
@@ -279,9 +285,16 @@ type Tx struct {
 	nextJob int64
 	refused string // why no leaf may be appended; empty: it may
 
-	leaves      [][]byte // to be appended when the group is sealed
-	outputBytes int64    // change of the kept outputs
+	// What is written when the group is sealed. These only grow, so that taking
+	// back an op is taking back their lengths.
+	leaves  [][]byte
+	outputs []output
+
+	outputBytes int64 // change of the kept outputs
 }
+
+// output is what one write added to the outputs of a job.
+type output struct{ job, bytes int64 }
 
 // QueryContext implements querier with the writer's prepared statements. The
 // end of ctx does not interrupt it: the transaction is others' too.

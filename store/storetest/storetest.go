@@ -489,6 +489,25 @@ func testMany(t *testing.T, p Place) {
 		})
 	}
 	wg.Wait()
+	next := 0
+	for g, err := range db.Results(t.Context(), j.ID, 0) { // more than one page
+		if err != nil || g.Number != next {
+			t.Fatalf("Results yields group %d, %v; want %d", g.Number, err, next)
+		}
+		next++
+	}
+	if next != 2000 {
+		t.Errorf("Results yields %d groups; want 2000", next)
+	}
+	newest := int64(2001)
+	for row, err := range db.LogRowsBackwards(t.Context(), newest) {
+		if newest--; err != nil || row.Index != newest {
+			t.Fatalf("LogRowsBackwards yields record %d, %v; want %d", row.Index, err, newest)
+		}
+	}
+	if newest != 0 {
+		t.Errorf("LogRowsBackwards ends before record %d", newest)
+	}
 	if r := Verify(t, db, nil); r.Size != 2001 || r.Results != 2000 {
 		t.Errorf("Verify checked %d records and %d results; want 2001 and 2000", r.Size, r.Results)
 	}

@@ -1,0 +1,87 @@
+package overlord
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"dominion/api/apipb"
+	"dominion/api/auditpb"
+	"dominion/call"
+	"dominion/store"
+	"dominion/target"
+)
+
+// group gives the members of a group. It reads memory: targets and policy ask
+// it for every order.
+func (k *keep) group(name string) ([]string, bool) {
+	members, ok := (*k.groups.Load())[name]
+	return members, ok
+}
+
+// loadGroups reads the groups again, after a change.
+func (k *keep) loadGroups(ctx context.Context) error {
+	rows, err := k.db.Groups(ctx)
+	if err != nil {
+		return err
+	}
+	out := make(map[string][]string, len(rows))
+	for _, r := range rows {
+		if out[r.Name], err = expand(r.Members); err != nil {
+			return fmt.Errorf("group %s: %w", r.Name, err)
+		}
+	}
+	k.groups.Store(&out)
+	return nil
+}
+
+// setGroup changes the members of a group and gives them as they are then.
+func (k *keep) setGroup(ctx context.Context, c caller, name string, members []string, mode apipb.SetGroupRequest_Mode) ([]string, error) {
+	err := k.db.Update(ctx, func(tx *store.Tx) error {
+		var old []string
+		g, err := tx.Group(ctx, name)
+		if err == nil {
+			old, err = expand(g.Members)
+		}
+		if err != nil && !errors.Is(err, store.ErrNotFound) {
+			return err
+		}
+		switch mode {
+		case apipb.SetGroupRequest_ADD:
+			members = append(members, old...)
+		case apipb.SetGroupRequest_REMOVE:
+			gone := members
+			members = slices.DeleteFunc(old, func(n string) bool { return slices.Contains(gone, n) })
+		}
+		slices.Sort(members)
+		members = slices.Compact(members)
+		if err := tx.PutGroup(ctx, store.Group{Name: name, Members: target.Fold(members)}); err != nil {
+			return err
+		}
+		_, err = tx.Audit(&auditpb.Record{Actor: c.actor(), Action: "group.set", Subject: name, Detail: cutText(target.Fold(members), 4000)})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return members, k.loadGroups(ctx)
+}
+
+func (k *keep) deleteGroup(ctx context.Context, c caller, name string) error {
+	err := k.db.Update(ctx, func(tx *store.Tx) error {
+		err := tx.DeleteGroup(ctx, name)
+		if errors.Is(err, store.ErrNotFound) {
+			return call.Errorf(call.NotFound, "no group %q; dominion group list shows them", name)
+		}
+		if err != nil {
+			return err
+		}
+		_, err = tx.Audit(&auditpb.Record{Actor: c.actor(), Action: "group.delete", Subject: name})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return k.loadGroups(ctx)
+}
