@@ -22,8 +22,9 @@ import (
 )
 
 const (
-	logPage  = 1000 // records asked of one machine at a time
-	logBatch = 200  // machines in one order: their pages fit into what is kept of a job
+	logPage  = 1000    // records asked of one machine at a time
+	maxLog   = 1 << 20 // records read of one machine, so that none keeps us for ever
+	logBatch = 200     // machines in one order: their pages fit into what is kept of a job
 )
 
 // minionLog is what one machine's own signed log says, as far as it was read.
@@ -193,6 +194,9 @@ func (l *minionLog) take(r call.Result) error {
 		return fmt.Errorf("its log does not hold: %d records under a signed head of %d", l.next, head.Size)
 	}
 	l.done = l.next == head.Size
+	if !l.done && len(l.records) >= maxLog {
+		return fmt.Errorf("its log has more than %d records; the rest was not compared", maxLog)
+	}
 	return nil
 }
 

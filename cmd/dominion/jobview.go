@@ -11,6 +11,7 @@ import (
 
 	"dominion/call"
 	"dominion/client"
+	"dominion/target"
 )
 
 // jobFlags are the flags of every command that addresses machines.
@@ -84,6 +85,9 @@ func (v *jobView) follow(ctx context.Context, start func(context.Context) (*clie
 	in.follow(job)
 	if job.UsesGroups && v.a.output == outText {
 		v.tell("%q names %s", v.target, plural(job.Targeted(), "minion"))
+	}
+	if v.bar.w != nil {
+		v.bar.show(job.Counts(), target.Fold(job.Names))
 	}
 	for e, err := range job.Events() {
 		if err == nil {
