@@ -111,17 +111,24 @@ func (r *rig) order(target, method string) time.Duration {
 	return time.Since(start)
 }
 
+// profiled begins a CPU profile of the overlord when DOMINION_CPUPROFILE asks
+// for one, and gives the function that ends it.
+func (r *rig) profiled() (end func()) {
+	if os.Getenv("DOMINION_CPUPROFILE") == "" {
+		return func() {}
+	}
+	r.overlord.Signal(syscall.SIGUSR2)
+	return func() {
+		r.overlord.Signal(syscall.SIGUSR2)
+		time.Sleep(time.Second) // for the profile to be written
+	}
+}
+
 // measured runs f rounds times and gives the median of its walls, and the
 // overlord's CPU of one round.
 func (r *rig) measured(rounds int, f func() time.Duration) (wall, cpu time.Duration) {
 	var walls []time.Duration
-	if os.Getenv("DOMINION_CPUPROFILE") != "" {
-		r.overlord.Signal(syscall.SIGUSR2)
-		defer func() {
-			r.overlord.Signal(syscall.SIGUSR2)
-			time.Sleep(time.Second) // for the profile to be written
-		}()
-	}
+	defer r.profiled()()
 	before := fleettest.CPU(r.t, r.overlord.PID())
 	for range rounds {
 		walls = append(walls, f())
@@ -186,14 +193,19 @@ func TestBudgetsRecovery(t *testing.T) {
 	time.Sleep(2 * time.Second) // the crowd is in its back-off
 	r.overlord, r.address = fleettest.StartOverlord(t, r.state, r.address)
 	start := time.Now()
+	defer r.profiled()()
 	r.dial()
-	last := 0
+	last, said := 0, time.Now()
 	for last < n {
 		now := r.connected()
 		if now >= 0 && now < last {
 			t.Errorf("the count fell from %d to %d", last, now)
 		}
 		last = max(last, now)
+		if testing.Verbose() && time.Since(said) > time.Second {
+			said = time.Now()
+			t.Logf("%v: %d are back", time.Since(start).Round(time.Millisecond), last)
+		}
 		if time.Since(start) > time.Minute {
 			t.Fatalf("only %d are back after a minute", last)
 		}

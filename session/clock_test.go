@@ -111,16 +111,26 @@ func TestClockHeap(t *testing.T) {
 }
 
 func TestBackoff(t *testing.T) {
-	b := Backoff{Rand: rand.New(rand.NewPCG(1, 2))}
-	limits := []time.Duration{2, 4, 8, 16, 30, 30, 30}
-	for range 200 {
-		b.Reset()
-		for i, limit := range limits {
-			if d := b.Next(); d < 0 || d >= limit*time.Second {
-				t.Fatalf("wait %d is %s; want less than %d s", i, d, limit)
+	synctest.Test(t, func(t *testing.T) {
+		b := Backoff{Rand: rand.New(rand.NewPCG(1, 2))}
+		for range 200 {
+			b.Reset()
+			began := time.Now()
+			for time.Since(began) < time.Minute {
+				limit := 30 * time.Second
+				for _, step := range []struct{ until, limit time.Duration }{{30, 16}, {14, 8}, {6, 4}, {2, 2}} {
+					if time.Since(began) < step.until*time.Second {
+						limit = step.limit * time.Second
+					}
+				}
+				d := b.Next()
+				if d < 0 || d >= limit {
+					t.Fatalf("wait %s after %s; want less than %s", d, time.Since(began), limit)
+				}
+				time.Sleep(max(d, time.Millisecond))
 			}
 		}
-	}
+	})
 	synctest.Test(t, func(t *testing.T) {
 		var b Backoff
 		began := time.Now()
