@@ -11,9 +11,11 @@ import (
 // Names is the Merkle tree over an order's machines, hashed as in RFC 6962
 // with the sorted names as leaves. It is not changed after it is made.
 type Names struct {
-	names  []string
-	hashes []tlog.Hash // tlog's stored-hash order
-	root   tlog.Hash
+	names []string
+	// levels of the tree, the leaves first. In each, neighbours are hashed in
+	// pairs and an odd last one moves up as it is, which is the tree of RFC 6962:
+	// so a proof is looked up and nothing is hashed for it.
+	levels [][]tlog.Hash
 }
 
 // NewNames builds the tree over names, which it sorts in a copy. Names must be
@@ -22,36 +24,25 @@ func NewNames(names []string) (*Names, error) {
 	if len(names) == 0 || len(names) > MaxMachines {
 		return nil, fmt.Errorf("%w: %d machines", ErrOrder, len(names))
 	}
-	n := &Names{names: slices.Clone(names), hashes: make([]tlog.Hash, 0, 2*len(names))}
+	n := &Names{names: slices.Clone(names)}
 	slices.Sort(n.names)
+	level := make([]tlog.Hash, len(n.names))
 	for i, name := range n.names {
 		if i > 0 && n.names[i-1] == name {
 			return nil, fmt.Errorf("%w: machine %q is named twice", ErrOrder, name)
 		}
-		h, err := tlog.StoredHashes(int64(i), []byte(name), n)
-		if err != nil {
-			return nil, fmt.Errorf("hash machine names: %w", err)
+		level[i] = tlog.RecordHash([]byte(name))
+	}
+	for n.levels = [][]tlog.Hash{level}; len(level) > 1; n.levels = append(n.levels, level) {
+		up := make([]tlog.Hash, (len(level)+1)/2)
+		for i := range up {
+			if up[i] = level[2*i]; 2*i+1 < len(level) {
+				up[i] = tlog.NodeHash(level[2*i], level[2*i+1])
+			}
 		}
-		n.hashes = append(n.hashes, h...)
+		level = up
 	}
-	root, err := tlog.TreeHash(int64(len(n.names)), n)
-	if err != nil {
-		return nil, fmt.Errorf("hash machine names: %w", err)
-	}
-	n.root = root
 	return n, nil
-}
-
-// ReadHashes implements tlog.HashReader.
-func (n *Names) ReadHashes(indexes []int64) ([]tlog.Hash, error) {
-	out := make([]tlog.Hash, len(indexes))
-	for i, x := range indexes {
-		if x < 0 || x >= int64(len(n.hashes)) {
-			return nil, fmt.Errorf("no hash %d", x)
-		}
-		out[i] = n.hashes[x]
-	}
-	return out, nil
 }
 
 // Len is the number of machines.
@@ -61,22 +52,21 @@ func (n *Names) Len() int { return len(n.names) }
 func (n *Names) All() []string { return n.names }
 
 // Root is what the order signs.
-func (n *Names) Root() [sha256.Size]byte { return n.root }
+func (n *Names) Root() [sha256.Size]byte { return n.levels[len(n.levels)-1][0] }
 
 // Index gives the position of a machine, or false.
 func (n *Names) Index(name string) (int, bool) { return slices.BinarySearch(n.names, name) }
 
-// Proof gives the inclusion proof of the machine at position i.
-func (n *Names) Proof(i int) ([][]byte, error) {
-	p, err := tlog.ProveRecord(int64(len(n.names)), int64(i), n)
-	if err != nil {
-		return nil, fmt.Errorf("prove machine %d: %w", i, err)
+// Proof appends the inclusion proof of the machine at position i, hashes of
+// 32 bytes from the leaf upward. They are the tree's own and must not be changed.
+func (n *Names) Proof(proof [][]byte, i int) [][]byte {
+	for _, level := range n.levels[:len(n.levels)-1] {
+		if beside := i ^ 1; beside < len(level) {
+			proof = append(proof, level[beside][:])
+		}
+		i >>= 1
 	}
-	out := make([][]byte, len(p))
-	for j := range p {
-		out[j] = p[j][:]
-	}
-	return out, nil
+	return proof
 }
 
 // VerifyName checks that name is the leaf at index among count machines under

@@ -1,7 +1,6 @@
 package job
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -75,11 +74,8 @@ func NewPlan(r Request) (*Plan, error) {
 // Call gives the body of the CALL frame of the i-th machine in two parts, whose
 // concatenation is one fleetpb.Call: what all machines share, and what is this
 // one's (appended to own[:0]). remaining is the time left for running; zero: no limit.
-func (p *Plan) Call(i int, remaining time.Duration, own []byte) (shared, part []byte, err error) {
-	proof, err := p.Tree.Proof(i)
-	if err != nil {
-		return nil, nil, fmt.Errorf("prove %s: %w", p.Tree.All()[i], err)
-	}
+func (p *Plan) Call(i int, remaining time.Duration, own []byte) (shared, part []byte) {
+	var room [24][]byte // as many hashes as MaxMachines needs, and some
 	own = own[:0]
 	if remaining > 0 {
 		own = protowire.AppendTag(own, 3, protowire.VarintType)
@@ -87,9 +83,9 @@ func (p *Plan) Call(i int, remaining time.Duration, own []byte) (shared, part []
 	}
 	own = protowire.AppendTag(own, 8, protowire.VarintType)
 	own = protowire.AppendVarint(own, uint64(i))
-	for _, h := range proof {
+	for _, h := range p.Tree.Proof(room[:0], i) {
 		own = protowire.AppendTag(own, 9, protowire.BytesType)
 		own = protowire.AppendBytes(own, h)
 	}
-	return p.shared, own, nil
+	return p.shared, own
 }

@@ -270,13 +270,11 @@ func (r *Run) sendAll(ctx context.Context, w wire, start time.Time) {
 }
 
 func (r *Run) sendOne(i int, name string, remaining time.Duration, part []byte, w wire) {
-	shared, part, err := r.Plan.Call(i, remaining, part)
-	if err == nil {
-		r.mu.Lock()
-		r.state[i] = max(r.state[i], call.Sent) // before it leaves: the answer may be here first
-		r.mu.Unlock()
-		err = w.Send(name, shared, part)
-	}
+	shared, part := r.Plan.Call(i, remaining, part)
+	r.mu.Lock()
+	r.state[i] = max(r.state[i], call.Sent) // before it leaves: the answer may be here first
+	r.mu.Unlock()
+	err := w.Send(name, shared, part)
 	if err == nil {
 		return
 	}
