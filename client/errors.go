@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"syscall"
 
 	"connectrpc.com/connect"
 
@@ -80,6 +81,12 @@ func (m errorMapper) local(ce *connect.Error) error {
 	if e, ok := errors.AsType[*net.OpError](ce); ok && e.Op == "remote error" { // a TLS alert
 		return &call.Error{Code: call.Denied, Detail: fmt.Sprintf(
 			"the overlord at %s refuses this operator's certificate (%v): it may be revoked or expired; dominion operator list shows it there", m.where, e.Err)}
+	}
+	for _, broken := range []error{syscall.ECONNRESET, syscall.EPIPE, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(ce, broken) {
+			return &call.Error{Code: call.Unavailable, Detail: fmt.Sprintf(
+				"the overlord at %s closed the connection (%s): it is going down, or refuses this operator's certificate, which may be revoked or expired", m.where, broken)}
+		}
 	}
 	if ce.Code() == connect.CodeUnavailable {
 		return &call.Error{Code: call.Unavailable, Detail: "no overlord answers at " + m.where + ": " + ce.Message()}
