@@ -34,6 +34,7 @@ const (
 
 	maxMessage = 64 << 20 // bytes of one message of the overlord; a million names fold to less
 	dialWait   = 10 * time.Second
+	alertWait  = 2 * time.Second // for a server to say why it refuses us
 )
 
 // Endpoint says where an overlord is. With State the overlord is on this host;
@@ -133,7 +134,7 @@ func openSocket(state string) *Conn {
 		},
 		DisableCompression: true,
 	}
-	return newConn(tr, "http://overlord", path, func(c *Conn) { c.state = state })
+	return newConn(tr, "http://overlord", errorMapper{where: path}, func(c *Conn) { c.state = state })
 }
 
 func socketError(path string, err error) error {
@@ -153,33 +154,57 @@ func openContext(oc *Context) (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	tr := &http.Transport{
-		DialContext: (&net.Dialer{Timeout: dialWait}).DialContext,
-		TLSClientConfig: &tls.Config{
-			MinVersion: tls.VersionTLS13,
-			GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-				cert := oc.certificate()
-				return &cert, nil
-			},
-			InsecureSkipVerify:     true, //nolint:gosec // VerifyConnection does it, stricter: role, root and signer
-			VerifyConnection:       trust.VerifyOverlord(""),
-			SessionTicketsDisabled: true,
+	cfg := &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			cert := oc.certificate()
+			return &cert, nil
 		},
+		InsecureSkipVerify:     true, //nolint:gosec // VerifyConnection does it, stricter: role, root and signer
+		VerifyConnection:       trust.VerifyOverlord(""),
+		SessionTicketsDisabled: true,
+	}
+	tr := &http.Transport{
+		DialContext:         (&net.Dialer{Timeout: dialWait}).DialContext,
+		TLSClientConfig:     cfg,
 		TLSHandshakeTimeout: dialWait,
 		ForceAttemptHTTP2:   true,
 		DisableCompression:  true,
 	}
-	return newConn(tr, "https://"+oc.Overlord, oc.Overlord, func(c *Conn) { c.context, c.trust = oc, trust }), nil
+	alert := func(ctx context.Context) error { return readAlert(ctx, oc.Overlord, cfg) }
+	return newConn(tr, "https://"+oc.Overlord, errorMapper{oc.Overlord, alert}, func(c *Conn) { c.context, c.trust = oc, trust }), nil
 }
 
-func newConn(tr *http.Transport, base, where string, set func(*Conn)) *Conn {
-	c := &Conn{where: where, http: tr}
+// readAlert connects and sends nothing, so that what the server says about our
+// certificate is not lost: with HTTP/2 a server speaks first. Its error is nil
+// when the server is content, or slow.
+func readAlert(ctx context.Context, addr string, cfg *tls.Config) error {
+	ctx, cancel := context.WithTimeout(ctx, alertWait)
+	defer cancel()
+	cfg = cfg.Clone()
+	cfg.NextProtos = []string{"h2"}
+	conn, err := (&tls.Dialer{Config: cfg}).DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return err
+	}
+	defer conn.Close() // nothing was sent
+	if err := conn.SetReadDeadline(time.Now().Add(alertWait)); err != nil {
+		return err
+	}
+	if _, err := conn.Read(make([]byte, 1)); err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	return nil
+}
+
+func newConn(tr *http.Transport, base string, mapper errorMapper, set func(*Conn)) *Conn {
+	c := &Conn{where: mapper.where, http: tr}
 	set(c)
 	hc := &http.Client{
 		Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	opts := []connect.ClientOption{
-		connect.WithReadMaxBytes(maxMessage), connect.WithInterceptors(errorMapper{where: where}), connect.WithHTTPGet(),
+		connect.WithReadMaxBytes(maxMessage), connect.WithInterceptors(mapper), connect.WithHTTPGet(),
 		connect.WithAcceptCompression("gzip", nil, nil), // results are streamed, and mostly local
 	}
 	c.Fleet = apipbconnect.NewFleetServiceClient(hc, base, opts...)

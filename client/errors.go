@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"syscall"
 
 	"connectrpc.com/connect"
 
@@ -14,8 +15,13 @@ import (
 )
 
 // errorMapper turns what Connect reports into errors that keep their meaning.
-// where names the overlord, for people.
-type errorMapper struct{ where string }
+type errorMapper struct {
+	where string // names the overlord, for people
+	// alert asks once more why a connection broke: what a server says when it
+	// refuses our certificate is lost when we were writing already. Nil: nobody
+	// is asked.
+	alert func(context.Context) error
+}
 
 var _ connect.Interceptor = errorMapper{}
 
@@ -66,27 +72,42 @@ func (m errorMapper) error(ctx context.Context, err error) error {
 		return e
 	}
 	if ce, ok := errors.AsType[*connect.Error](err); ok {
-		return m.local(ce)
+		return m.local(ctx, ce)
 	}
 	return err
 }
 
 // local explains an error that arose on this side: nothing listens, the
 // connection broke, the server's certificate is not an overlord's.
-func (m errorMapper) local(ce *connect.Error) error {
+func (m errorMapper) local(ctx context.Context, ce *connect.Error) error {
 	if e, ok := errors.AsType[*call.Error](ce.Unwrap()); ok {
 		return e
 	}
-	if e, ok := errors.AsType[*net.OpError](ce); ok && e.Op == "remote error" { // a TLS alert
-		return &call.Error{Code: call.Denied, Detail: fmt.Sprintf(
-			"the overlord at %s refuses this operator's certificate (%v): it may be revoked or expired; dominion operator list shows it there", m.where, e.Err)}
+	alert := tlsAlert(ce)
+	if alert == nil && m.alert != nil && ce.Code() != connect.CodeDeadlineExceeded {
+		alert = tlsAlert(m.alert(ctx))
 	}
-	if ce.Code() == connect.CodeUnavailable {
+	switch {
+	case alert != nil:
+		return &call.Error{Code: call.Denied, Detail: fmt.Sprintf(
+			"the overlord at %s refuses this operator's certificate (%v): it may be revoked or expired; dominion operator list shows it there", m.where, alert)}
+	case ce.Code() == connect.CodeDeadlineExceeded:
+		return &call.Error{Code: call.Timeout, Detail: "ask the overlord at " + m.where + ": " + ce.Message()}
+	case ce.Code() == connect.CodeUnavailable:
 		return &call.Error{Code: call.Unavailable, Detail: "no overlord answers at " + m.where + ": " + ce.Message()}
 	}
-	code := call.Internal
-	if ce.Code() == connect.CodeDeadlineExceeded {
-		code = call.Timeout
+	for _, broken := range []error{syscall.ECONNRESET, syscall.EPIPE, io.EOF, io.ErrUnexpectedEOF} {
+		if errors.Is(ce, broken) {
+			return &call.Error{Code: call.Unavailable, Detail: "the overlord at " + m.where + " closed the connection: " + broken.Error()}
+		}
 	}
-	return &call.Error{Code: code, Detail: "ask the overlord at " + m.where + ": " + ce.Message()}
+	return &call.Error{Code: call.Internal, Detail: "ask the overlord at " + m.where + ": " + ce.Message()}
+}
+
+// tlsAlert gives what the other side said when it ended a handshake.
+func tlsAlert(err error) error {
+	if e, ok := errors.AsType[*net.OpError](err); ok && e.Op == "remote error" {
+		return e.Err
+	}
+	return nil
 }

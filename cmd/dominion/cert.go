@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -111,6 +112,10 @@ needs --replace, which revokes the certificate it has now.`,
 		resp, err := conn.Admin.SignCert(ctx, connect.NewRequest(&apipb.SignCertRequest{Name: words[0], Fingerprint: fingerprint, Replace: replace}))
 		if err != nil {
 			return err
+		}
+		if held := resp.Msg.GetHeld(); len(held) > 0 {
+			a.note("dominion cert sign: left alone: %s (in use by another key, asked for by several, or rejected before); sign each by name, see: dominion cert pending",
+				strings.Join(held, ", "))
 		}
 		return a.names("signed", words[0], "request of", resp.Msg.GetSigned())
 	})

@@ -137,6 +137,10 @@ func (v *jobView) event(job *client.Job, e client.Event) error {
 
 func (v *jobView) output(o *client.Output) error {
 	v.bar.clear()
+	if v.raw && o.Dropped > 0 {
+		// What follows would not be what the machine wrote.
+		return fmt.Errorf("%s: %d bytes of its output were lost on the way; the job goes on", o.Machine, o.Dropped)
+	}
 	switch {
 	case v.raw && o.Stream == "stderr":
 		if _, err := v.a.err.Write(o.Data); err != nil {
