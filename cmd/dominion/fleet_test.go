@@ -1,0 +1,45 @@
+//go:build fleet
+
+package main_test
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// Whole fleets of real processes: what a user types, what comes back, and what
+// is left when something is killed. Each test has a fleet of its own.
+func TestFleet(t *testing.T) {
+	binary := program(t)
+	for _, x := range []struct {
+		name string
+		test func(t *testing.T, binary string)
+	}{
+		{"UnreachableMachinesAreNamed", testUnreachable},
+		{"MachineKilledInTheMiddle", testKilledInTheMiddle},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			t.Parallel()
+			x.test(t, binary)
+		})
+	}
+}
+
+// program gives the binary to test: that of DOMINION_BINARY, or one made now.
+func program(t *testing.T) string {
+	t.Helper()
+	if b := os.Getenv("DOMINION_BINARY"); b != "" {
+		if _, err := os.Stat(b); err != nil || !filepath.IsAbs(b) {
+			t.Fatalf("DOMINION_BINARY=%s: give the absolute path of a program (%v)", b, err)
+		}
+		return b
+	}
+	b := filepath.Join(t.TempDir(), "dominion")
+	cmd := exec.CommandContext(t.Context(), "go", "build", "-o", b, ".")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("go build: %v\n%s", err, out)
+	}
+	return b
+}
