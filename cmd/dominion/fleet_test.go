@@ -19,6 +19,15 @@ func TestFleet(t *testing.T) {
 	}{
 		{"UnreachableMachinesAreNamed", testUnreachable},
 		{"MachineKilledInTheMiddle", testKilledInTheMiddle},
+		{"Revocation", testRevocation},
+		{"Enrolment", testEnrolment},
+		{"OperatorFromAnotherHome", testOperator},
+		{"MachineThatLostItsState", testLostState},
+		{"OverlordDials", testListen},
+		{"TwoOverlords", testTwoOverlords},
+		{"BadConfiguration", testBadConfiguration},
+		{"BadWords", testBadWords},
+		{"BadState", testBadState},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			t.Parallel()
