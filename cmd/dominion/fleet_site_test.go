@@ -3,7 +3,6 @@
 package main_test
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -309,12 +308,22 @@ type command struct {
 // start starts a command; a test that ends early ends it, too.
 func (u *user) start(args ...string) *command {
 	u.t.Helper()
+	return u.startTo(nil, args...)
+}
+
+// startTo is start with another standard output than one that is kept, unless
+// that is nil.
+func (u *user) startTo(out *os.File, args ...string) *command {
+	u.t.Helper()
 	ctx, stop := context.WithTimeout(context.WithoutCancel(u.t.Context()), hang)
 	c := &command{
 		t: u.t, line: "dominion " + strings.Join(args, " "), cmd: exec.CommandContext(ctx, u.binary, args...), out: new(output), err: new(output),
 		began: time.Now(), done: make(chan struct{}),
 	}
 	c.cmd.Env, c.cmd.Dir, c.cmd.Stdout, c.cmd.Stderr = u.env, u.dir, c.out, c.err
+	if out != nil {
+		c.cmd.Stdout = out
+	}
 	c.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := c.cmd.Start(); err != nil {
 		stop()
@@ -404,7 +413,27 @@ func (c *command) signal(sig syscall.Signal) {
 // awaitTells waits until a running command has told something.
 func (c *command) awaitTells(text string) {
 	c.t.Helper()
-	fleettest.Until(c.t, fmt.Sprintf("%s tells %q", c.line, text), func() bool { return strings.Contains(c.err.String(), text) })
+	c.awaits("tells", c.err, text)
+}
+
+// awaitPrints waits until a running command has printed something.
+func (c *command) awaitPrints(text string) {
+	c.t.Helper()
+	c.awaits("prints", c.out, text)
+}
+
+func (c *command) awaits(how string, o *output, text string) {
+	c.t.Helper()
+	fleettest.Until(c.t, fmt.Sprintf("%s %s %q", c.line, how, text), func() bool {
+		select {
+		case <-c.done:
+			if !strings.Contains(o.String(), text) {
+				c.t.Fatalf("%s ended before it %s %q\nstdout: %s\nstderr: %s", c.line, how, text, c.out, c.err)
+			}
+		default:
+		}
+		return strings.Contains(o.String(), text)
+	})
 }
 
 // row is one machine's result in json.
@@ -471,8 +500,9 @@ func (c *command) lines(machines ...string) map[string]row {
 	return rows
 }
 
-// processes gives the ids of the processes whose command line holds text.
-func processes(t *testing.T, text string) []int {
+// processes gives the ids of the processes whose command line, words joined by
+// blanks, fits.
+func processes(t *testing.T, fits func(line string) bool) []int {
 	t.Helper()
 	files, err := filepath.Glob("/proc/[0-9]*/cmdline")
 	if err != nil {
@@ -484,7 +514,7 @@ func processes(t *testing.T, text string) []int {
 		if err != nil {
 			continue // it has ended
 		}
-		if strings.Contains(string(bytes.ReplaceAll(b, []byte{0}, []byte{' '})), text) {
+		if fits(strings.ReplaceAll(strings.TrimSuffix(string(b), "\x00"), "\x00", " ")) {
 			var pid int
 			if _, err := fmt.Sscanf(f, "/proc/%d/cmdline", &pid); err != nil {
 				t.Fatal(err)
@@ -495,12 +525,17 @@ func processes(t *testing.T, text string) []int {
 	return pids
 }
 
+// holding fits command lines with text in them.
+func holding(text string) func(string) bool {
+	return func(line string) bool { return strings.Contains(line, text) }
+}
+
 // naps gives a duration for sleep(1) that no other test uses, and how to find
 // the processes that sleep so long. What is left of them ends with the test.
 func naps(t *testing.T, seconds int) (argument string, find func() []int) {
 	t.Helper()
 	argument = fmt.Sprintf("%d.%09d", seconds, time.Now().UnixNano()%1e9)
-	find = func() []int { return processes(t, "sleep "+argument) }
+	find = func() []int { return processes(t, func(line string) bool { return line == "sleep "+argument }) }
 	t.Cleanup(func() {
 		for _, pid := range find() {
 			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended

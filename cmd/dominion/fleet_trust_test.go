@@ -86,7 +86,7 @@ func noSecrets(t *testing.T, secrets ...string) {
 	for _, x := range secrets {
 		if x = strings.TrimSpace(x); x == "" {
 			t.Fatal("an empty token")
-		} else if pids := processes(t, x); len(pids) > 0 {
+		} else if pids := processes(t, holding(x)); len(pids) > 0 {
 			t.Errorf("a token is on the command line of processes %v", pids)
 		}
 	}
