@@ -123,3 +123,21 @@ func FuzzParseTree(f *testing.F) {
 		tree.Root()
 	})
 }
+
+func FuzzCheckConsistency(f *testing.F) {
+	l := newLog(f, 300)
+	p, err := audit.ProveConsistency(130, 300, l.hashes())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(bytes.Join(p, nil), int64(130), int64(300))
+	f.Fuzz(func(t *testing.T, b []byte, old, size int64) {
+		var proof [][]byte
+		for ; len(b) >= 32; b = b[32:] {
+			proof = append(proof, b[:32])
+		}
+		if err := audit.CheckConsistency(proof, old, audit.Hash{1}, size, audit.Hash{2}); !errors.Is(err, audit.ErrTree) {
+			t.Fatalf("a proof of two roots that nobody made: %v; want ErrTree", err)
+		}
+	})
+}

@@ -360,8 +360,12 @@ func TestPing(t *testing.T) {
 		code   call.Code
 		want   call.Counts
 	}{
-		{"all", []*apipb.PingEvent{{Pongs: []*apipb.Pong{pong("web1", call.OK)}}, {Pongs: []*apipb.Pong{pong("web2", call.NoAnswer)}, Closed: &apipb.Counts{Targeted: 2, Answered: 1, Unreachable: 1}}},
-			nil, call.OK, call.Counts{Targeted: 2, Answered: 1, Unreachable: 1}},
+		{
+			"all",
+			[]*apipb.PingEvent{{Pongs: []*apipb.Pong{pong("web1", call.OK)}}, {Pongs: []*apipb.Pong{pong("web2", call.NoAnswer)}, Closed: &apipb.Counts{Targeted: 2, Answered: 1, Unreachable: 1}}},
+			nil, call.OK,
+			call.Counts{Targeted: 2, Answered: 1, Unreachable: 1},
+		},
 		{"nobody", []*apipb.PingEvent{{Closed: &apipb.Counts{}}}, nil, call.NoMatch, call.Counts{}},
 		{"does not add up", []*apipb.PingEvent{{Pongs: []*apipb.Pong{pong("web1", call.OK)}, Closed: &apipb.Counts{Targeted: 2, Answered: 2}}}, nil, call.Internal, call.Counts{}},
 		{"no name", []*apipb.PingEvent{{Pongs: []*apipb.Pong{pong("../x", call.OK)}}}, nil, call.Internal, call.Counts{}},

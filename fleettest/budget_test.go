@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"syscall"
 	"testing"
 	"time"
@@ -114,6 +115,13 @@ func (r *rig) order(target, method string) time.Duration {
 // overlord's CPU of one round.
 func (r *rig) measured(rounds int, f func() time.Duration) (wall, cpu time.Duration) {
 	var walls []time.Duration
+	if os.Getenv("DOMINION_CPUPROFILE") != "" {
+		r.overlord.Signal(syscall.SIGUSR2)
+		defer func() {
+			r.overlord.Signal(syscall.SIGUSR2)
+			time.Sleep(time.Second) // for the profile to be written
+		}()
+	}
 	before := fleettest.CPU(r.t, r.overlord.PID())
 	for range rounds {
 		walls = append(walls, f())
@@ -137,7 +145,7 @@ func budget(t *testing.T, what string, figure, at float64, unit string) {
 func us(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1e3 }
 
 func TestBudgetsFanOut(t *testing.T) {
-	for _, n := range []int{1000, 5000} {
+	for _, n := range sizes() {
 		r := newRig(t)
 		idle := func() int64 {
 			r.overlord.Signal(syscall.SIGUSR1)
@@ -151,8 +159,8 @@ func TestBudgetsFanOut(t *testing.T) {
 			r.ping("*")
 			r.order("*", "test.ping")
 		}
-		if n == 5000 {
-			budget(t, "memory per idle session, 5000 sessions", float64(idle()-before)/float64(n)/1024, 24, "KB")
+		if n >= 2000 {
+			budget(t, fmt.Sprintf("memory per idle session, %d sessions", n), float64(idle()-before)/float64(n)/1024, 24, "KB")
 		}
 		wall, cpu := r.measured(15, func() time.Duration { return r.ping("*") })
 		budget(t, fmt.Sprintf("overlord CPU per call, session PING of %d", n), us(cpu)/float64(n), 20, "µs")
@@ -258,4 +266,12 @@ func TestBudgetsStreaming(t *testing.T) {
 	if got != 1<<30 {
 		t.Errorf("%d bytes came; want %d", got, 1<<30)
 	}
+}
+
+// sizes are the fleets to measure; DOMINION_BENCH_SIZE picks one.
+func sizes() []int {
+	if n, err := strconv.Atoi(os.Getenv("DOMINION_BENCH_SIZE")); err == nil {
+		return []int{n}
+	}
+	return []int{1000, 5000}
 }

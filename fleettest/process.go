@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"runtime/pprof"
 	"strconv"
 	"strings"
 	"syscall"
@@ -65,16 +66,58 @@ func (p part) play(ctx context.Context) error {
 			runtime.GC()
 			runtime.GC()
 			debug.FreeOSMemory()
+			if name := os.Getenv("DOMINION_MEMPROFILE"); name != "" {
+				writeHeap(name)
+			}
 		}
 	}()
 	if p.Crowd != nil {
 		return p.Crowd.Run(ctx)
+	}
+	if name := os.Getenv("DOMINION_CPUPROFILE"); name != "" {
+		usr2 := make(chan os.Signal, 1)
+		signal.Notify(usr2, syscall.SIGUSR2)
+		go profile(name, usr2)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	return overlord.Run(ctx, overlord.Config{
 		State: p.Overlord.State, Name: "overlord", Listen: p.Overlord.Listen,
 		Ready: func(address string) { fmt.Println("ready", address) },
 	}, log)
+}
+
+// profile writes a CPU profile to the file from one signal to the next.
+func profile(name string, toggle <-chan os.Signal) {
+	for range toggle {
+		f, err := os.Create(name)
+		if err == nil {
+			err = pprof.StartCPUProfile(f)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "fleettest: profile:", err)
+			return
+		}
+		<-toggle
+		pprof.StopCPUProfile()
+		f.Close()
+	}
+}
+
+// writeHeap writes a heap profile, and says how much memory stacks take.
+func writeHeap(name string) {
+	f, err := os.Create(name)
+	if err == nil {
+		err = pprof.WriteHeapProfile(f)
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "fleettest: profile:", err)
+		return
+	}
+	f.Close()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	fmt.Fprintf(os.Stderr, "fleettest: heap in use %d KB of %d KB in spans, stacks %d KB, %d goroutines, runtime %d KB\n", m.HeapAlloc>>10, m.HeapInuse>>10, m.StackInuse>>10,
+		runtime.NumGoroutine(), (m.MSpanInuse+m.MCacheInuse+m.GCSys+m.OtherSys+m.BuckHashSys)>>10)
 }
 
 // Process is a child that plays a part. It ends with the test.

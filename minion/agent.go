@@ -19,6 +19,9 @@ import (
 	"dominion/session"
 )
 
+// cancelTime is longer than command.run needs to kill what does not end by itself.
+const cancelTime = 10 * time.Second
+
 // Names of what Options.Save is given.
 const (
 	FileRevocations = "revoked"     // the root's signed list, as it came
@@ -71,14 +74,16 @@ type Options struct {
 // of its own: those of its sessions are their callers', and each running call
 // has one.
 type Agent struct {
-	name    string
-	version string
-	now     func() time.Time
-	log     *slog.Logger
-	opt     session.Options // without what belongs to one session
-	trust   *pki.Trust
-	save    func(name string, content []byte) error
-	journal []byte // random id: this memory of job ids, told in HELLO
+	name     string
+	version  string
+	now      func() time.Time
+	log      *slog.Logger
+	opt      session.Options // without what belongs to one session
+	trust    *pki.Trust
+	save     func(name string, content []byte) error
+	patience time.Duration // of Drain with calls that were cancelled
+	opened   func()        // called when a session has begun; may be nil
+	journal  []byte        // random id: this memory of job ids, told in HELLO
 
 	verifier verifier
 	book     book
@@ -112,7 +117,7 @@ func New(opt Options) (*Agent, error) {
 		name: name, version: opt.Version, now: opt.Now, log: opt.Log, trust: opt.Trust, save: opt.Save,
 		opt:     session.Options{Credit: opt.Credit, Heartbeat: opt.Heartbeat, Stats: opt.Stats, Log: opt.Log},
 		own:     recorder{log: opt.Own},
-		journal: make([]byte, 16),
+		journal: make([]byte, 16), patience: cancelTime,
 	}
 	rand.Read(a.journal) // never fails (crypto/rand since Go 1.24)
 	if a.version == "" {
@@ -290,8 +295,9 @@ func (a *Agent) detach(l *link) {
 
 // Drain takes no more calls and no more sessions, tells the overlords so, and
 // waits for what runs and waits to run. When ctx ends, what still runs is
-// cancelled and its result sent. No call runs when Drain returns; the sessions
-// stay for their callers to end.
+// cancelled, and Drain waits 10 s more for it to end and for the results to be
+// taken. The sessions stay for their callers to end; after that Wait says when
+// the last call has ended.
 func (a *Agent) Drain(ctx context.Context) {
 	a.crew.stop(call.Errorf(call.Unavailable, "this machine's agent shuts down"))
 	a.mu.Lock()
@@ -307,8 +313,15 @@ func (a *Agent) Drain(ctx context.Context) {
 	for _, w := range a.crew.cancelAll(gone) {
 		a.finish(w, failure(gone))
 	}
-	// Methods end when their context does.
-	_ = a.crew.wait(context.WithoutCancel(ctx))
+	_ = a.Wait(context.WithoutCancel(ctx), a.patience) // an overlord that takes no results does not keep us
+}
+
+// Wait returns when no call runs any more, or with the cause when that takes
+// longer than limit or than ctx. It is for after Drain.
+func (a *Agent) Wait(ctx context.Context, limit time.Duration) error {
+	ctx, stop := context.WithTimeoutCause(ctx, limit, fmt.Errorf("calls still run after %s", limit))
+	defer stop()
+	return a.crew.wait(ctx)
 }
 
 // work runs one call of the crew to its end.

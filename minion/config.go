@@ -68,8 +68,8 @@ type Config struct {
 	Version string `yaml:"-"`
 	// Reload, when not nil, makes Run read the policy again each time it yields.
 	Reload <-chan os.Signal `yaml:"-"`
-	// Ready, when not nil, is called once the agent has its certificate and
-	// listens, with the address it listens on (nil: it does not).
+	// Ready, when not nil, is called once the agent listens and begins to enrol
+	// and to connect, with the address it listens on (nil: it does not).
 	Ready func(listening net.Addr) `yaml:"-"`
 }
 

@@ -196,26 +196,42 @@ func (d *daemon) anyCertificate() (*tls.Certificate, error) {
 	return nil, errors.New("this machine has not enrolled yet")
 }
 
-// renewals asks for fresh certificates at two thirds of their lives.
+// renewals asks for fresh certificates at two thirds of their lives, or as soon
+// after it as there is a session.
 func (d *daemon) renewals(ctx context.Context) {
 	for {
 		wait := renewLook
 		for _, overlord := range d.enrolledWith() {
 			due := time.Until(d.renewAt(overlord))
 			if due <= 0 {
-				if err := d.renew(ctx, overlord); err != nil {
-					d.log.Warn("certificate not renewed; trying again", "overlord", overlord, "err", err)
-					due = renewRetry + rand.N(renewRetry)
-				} else {
-					due = renewLook
-				}
+				due = d.tryRenewal(ctx, overlord)
 			}
 			wait = min(wait, due)
 		}
-		if !sleep(ctx, wait+rand.N(time.Second)) {
+		timer := time.NewTimer(wait + rand.N(time.Second))
+		select {
+		case <-timer.C:
+		case <-d.wake:
+			timer.Stop()
+		case <-ctx.Done():
+			timer.Stop()
 			return
 		}
 	}
+}
+
+// tryRenewal gives the time after which to look again.
+func (d *daemon) tryRenewal(ctx context.Context, overlord string) time.Duration {
+	if d.agent.Done(overlord) == nil {
+		return renewLook // the next session wakes us
+	}
+	if err := d.renew(ctx, overlord); err != nil {
+		if ctx.Err() == nil {
+			d.log.Warn("certificate not renewed; trying again", "overlord", overlord, "err", err)
+		}
+		return renewRetry + rand.N(renewRetry)
+	}
+	return renewLook
 }
 
 func (d *daemon) renewAt(overlord string) time.Time {

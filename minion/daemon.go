@@ -40,6 +40,7 @@ type daemon struct {
 	own   *audit.FileLog
 	ask   asker
 	clock *session.Clock
+	wake  chan struct{} // of one: a session has begun, so a renewal can be tried
 
 	mu        sync.Mutex
 	overlords map[string]string      // dialled address to the overlord found there
@@ -58,12 +59,16 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	d := &daemon{cfg: s, log: log, ask: enrol.Ask, clock: session.NewClock(0, 0)}
+	d := newDaemon(s, log)
 	if err := d.open(); err != nil {
 		return errors.Join(err, d.close())
 	}
 	err = d.run(ctx, cfg.Reload, cfg.Ready)
 	return errors.Join(err, d.close())
+}
+
+func newDaemon(s settings, log *slog.Logger) *daemon {
+	return &daemon{cfg: s, log: log, ask: enrol.Ask, clock: session.NewClock(0, 0), wake: make(chan struct{}, 1)}
 }
 
 // open reads the state directory, making what is missing.
@@ -115,7 +120,16 @@ func (d *daemon) makeAgent(pol *policy.Policy) error {
 		Save: d.dir.WriteFile, Saved: saved, Credit: session.NewPool(0), Heartbeat: d.clock, Log: d.log,
 		Version: d.cfg.version, MaxRunning: d.cfg.running, MaxQueued: d.cfg.queued,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	d.agent.opened = func() {
+		select {
+		case d.wake <- struct{}{}:
+		default:
+		}
+	}
+	return nil
 }
 
 func (d *daemon) close() error {
@@ -169,7 +183,9 @@ func (d *daemon) run(ctx context.Context, reload <-chan os.Signal, ready func(ne
 		}
 		ready(at)
 	}
-	return g.Wait()
+	err = g.Wait()
+	// Without sessions nothing holds up what was cancelled.
+	return errors.Join(err, d.agent.Wait(context.WithoutCancel(ctx), d.agent.patience))
 }
 
 // ended gives no error for a part that ended because it was told to.

@@ -5,7 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"net"
 	"net/http"
@@ -182,6 +181,7 @@ func TestRunListens(t *testing.T) {
 	cfg := Config{Name: "web1", State: dir, Overlords: []string{o.addr}, Pin: pki.Pin(f.root.Cert), Listen: "127.0.0.1:0"}
 	at, stop := start(t, cfg)
 	first := o.peer()
+	wantCode(t, first.do(f.call(t, draft{method: "test.ping"})), call.OK) // the minion's side is open, too
 	// The overlord dials, too: the newer session stays, and the minion does not dial against it.
 	if err := o.dial(at.String()); err != nil {
 		t.Fatal(err)
@@ -318,127 +318,6 @@ func TestRunReadsPolicyAgain(t *testing.T) {
 	}
 }
 
-func TestRenewal(t *testing.T) {
-	f := newFleet(t)
-	of := newOffice(f)
-	// Granted so long ago that two thirds of its life are over.
-	of.now = func() time.Time { return time.Now().Add(-pki.MinionLife * 2 / 3) }
-	o := newOverlord(t, f).open(of)
-	renewed := make(chan struct{}, 4)
-	o.serve = func(method string, args []byte) ([]byte, error) {
-		if method != session.MethodRenew {
-			return nil, call.Errorf(call.NotFound, "%s", method)
-		}
-		var in session.RenewArgs
-		if err := json.Unmarshal(args, &in); err != nil {
-			return nil, err
-		}
-		r, err := pki.ParseRequest(in.CSR)
-		if err != nil {
-			return nil, err
-		}
-		cert, err := f.issuing.Sign(pki.Template{Identity: r.Identity, PublicKey: r.PublicKey}, time.Now())
-		if err != nil {
-			return nil, err
-		}
-		renewed <- struct{}{}
-		return json.Marshal(session.RenewResult{Chain: [][]byte{cert.Raw, f.issuing.Cert.Raw, f.root.Cert.Raw}})
-	}
-	dir := filepath.Join(t.TempDir(), "s")
-	cfg := Config{Name: "web1", State: dir, Overlords: []string{o.addr}, Pin: pki.Pin(f.root.Cert)}
-	_, stop := start(t, cfg)
-	old := o.peer().s.PeerCert()
-	if err := stop(); err != nil {
-		t.Fatal(err)
-	}
-	_, stop = start(t, cfg)
-	p := o.peer()
-	if !p.s.PeerCert().Equal(old) {
-		// The renewal looks for a session from the beginning; it may have been first.
-		t.Log("renewed before the test looked")
-	}
-	<-renewed
-	for p.s.PeerCert().Equal(old) {
-		p = o.peer() // the session that uses the new certificate
-	}
-	wantCode(t, p.do(f.call(t, draft{method: "test.ping"})), call.OK)
-	certs := must[[]*x509.Certificate](t)(pki.ParseCerts(must[[]byte](t)(os.ReadFile(filepath.Join(dir, "certs/dc1.crt")))))
-	if !certs[0].Equal(p.s.PeerCert()) {
-		t.Error("the new certificate is not on the disk")
-	}
-	if err := stop(); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// newDaemon makes a daemon that has enrolled, without running it.
-func newDaemon(t *testing.T, f *fleet, o *overlord) *daemon {
-	t.Helper()
-	d := newDaemonAt(t, f, o, filepath.Join(t.TempDir(), "s"))
-	t.Cleanup(func() { _ = d.close() })
-	if err := d.enrol(t.Context(), o.addr); err != nil {
-		t.Fatal(err)
-	}
-	return d
-}
-
-func TestRenewalRefused(t *testing.T) {
-	f := newFleet(t)
-	o := newOverlord(t, f).open(newOffice(f))
-	var chain func(r pki.Request) [][]byte
-	o.serve = func(_ string, args []byte) ([]byte, error) {
-		var in session.RenewArgs
-		if err := json.Unmarshal(args, &in); err != nil {
-			return nil, err
-		}
-		r, err := pki.ParseRequest(in.CSR)
-		if err != nil {
-			return nil, err
-		}
-		return json.Marshal(session.RenewResult{Chain: chain(r)})
-	}
-	d := newDaemon(t, f, o)
-	before := d.at(o.addr)
-	if err := d.renew(t.Context(), "dc1"); call.CodeOf(err) != call.NoSession {
-		t.Errorf("without a session: %v", err)
-	}
-	background(t, func(ctx context.Context) { _, _ = d.connect(ctx, ctx, o.addr, "dc1") })
-	o.peer()
-	until(t, "the session is open", func() bool { return d.agent.Done("dc1") != nil })
-	sign := func(id pki.Identity, key any, now time.Time) [][]byte {
-		cert := must[*x509.Certificate](t)(f.issuing.Sign(pki.Template{Identity: id, PublicKey: key}, now))
-		return [][]byte{cert.Raw, f.issuing.Cert.Raw, f.root.Cert.Raw}
-	}
-	web1 := pki.Identity{Role: pki.Minion, Name: "web1"}
-	for _, tt := range []struct {
-		name  string
-		chain func(r pki.Request) [][]byte
-	}{
-		{"nothing", func(pki.Request) [][]byte { return nil }},
-		{"garbage", func(pki.Request) [][]byte { return [][]byte{{1}} }},
-		{"another name", func(r pki.Request) [][]byte {
-			return sign(pki.Identity{Role: pki.Minion, Name: "web2"}, r.PublicKey, time.Now())
-		}},
-		{"another key", func(pki.Request) [][]byte { return sign(web1, f.alice.cert.PublicKey, time.Now()) }},
-		{"one that ends no later", func(r pki.Request) [][]byte { return sign(web1, r.PublicKey, time.Now().Add(-time.Hour)) }},
-		{"another fleet's", func(r pki.Request) [][]byte {
-			g := newFleet(t)
-			cert := must[*x509.Certificate](t)(g.issuing.Sign(pki.Template{Identity: web1, PublicKey: r.PublicKey}, time.Now()))
-			return [][]byte{cert.Raw, g.issuing.Cert.Raw, g.root.Cert.Raw}
-		}},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			chain = tt.chain
-			if err := d.renew(t.Context(), "dc1"); err == nil {
-				t.Error("the renewal is taken")
-			}
-			if d.at(o.addr) != before {
-				t.Error("another certificate is in use")
-			}
-		})
-	}
-}
-
 func TestDamagedCertificateIsAskedForAgain(t *testing.T) {
 	f := newFleet(t)
 	of := newOffice(f)
@@ -468,7 +347,7 @@ func TestExpiredCertificateIsAskedForAgain(t *testing.T) {
 	of.now = func() time.Time { return time.Now().Add(-pki.MinionLife - time.Hour) }
 	o := newOverlord(t, f).open(of)
 	dir := filepath.Join(t.TempDir(), "s")
-	d := newDaemonAt(t, f, o, dir)
+	d := openDaemon(t, f, o, dir)
 	err := d.enrol(t.Context(), o.addr)
 	if err == nil || !strings.Contains(err.Error(), "is this clock right?") {
 		t.Errorf("a certificate that has ended is taken with %v", err)
@@ -483,10 +362,10 @@ func TestExpiredCertificateIsAskedForAgain(t *testing.T) {
 	wantCode(t, o.peer().do(f.call(t, draft{method: "test.ping"})), call.OK)
 }
 
-func newDaemonAt(t *testing.T, f *fleet, o *overlord, dir string) *daemon {
+func openDaemon(t *testing.T, f *fleet, o *overlord, dir string) *daemon {
 	t.Helper()
 	cfg := Config{Name: "web1", State: dir, Overlords: []string{o.addr}, Pin: pki.Pin(f.root.Cert)}
-	d := &daemon{cfg: must[settings](t)(cfg.check()), log: testLogger(t), ask: enrol.Ask, clock: session.NewClock(0, 0)}
+	d := newDaemon(must[settings](t)(cfg.check()), testLogger(t))
 	if err := d.open(); err != nil {
 		t.Fatal(err)
 	}
@@ -496,7 +375,7 @@ func newDaemonAt(t *testing.T, f *fleet, o *overlord, dir string) *daemon {
 func TestEnrolmentFaultsAreTriedAgain(t *testing.T) {
 	f := newFleet(t)
 	o := newOverlord(t, f).open(newOffice(f))
-	d := newDaemonAt(t, f, o, filepath.Join(t.TempDir(), "s"))
+	d := openDaemon(t, f, o, filepath.Join(t.TempDir(), "s"))
 	t.Cleanup(func() { _ = d.close() })
 	var tries int
 	d.ask = func(ctx context.Context, opt enrol.Options) (*enrol.Granted, error) {

@@ -81,6 +81,9 @@ func (l *link) ready(s *session.Session) {
 	l.opened = true
 	l.agent.log.Info("session opened", "overlord", l.peer, "address", s.RemoteAddr().String(), "dialled", s.Dialled())
 	l.wg.Go(func() { l.sendFacts(l.ctx) })
+	if l.agent.opened != nil {
+		l.agent.opened()
+	}
 }
 
 // takeHead judges a head of the overlord's audit log and remembers the answer
@@ -149,13 +152,16 @@ func (l *link) accept(id uint64, c *fleetpb.Call, d verdict, now time.Time) erro
 	return nil
 }
 
-// refuse answers a call that does not run, and records it as far as the rate allows.
+// refuse answers a call that does not run, and tells and records it as far as
+// the rate allows.
 func (l *link) refuse(s *session.Session, id uint64, d verdict, err error, now time.Time) {
 	r := failure(err)
 	a := l.agent
-	a.log.Info("call refused", "overlord", l.peer, "operator", d.operator, "code", codeText(r), "detail", r.Detail)
 	before, ok := a.own.wants(now)
-	if !ok {
+	if ok {
+		a.log.Info("call refused", "overlord", l.peer, "operator", d.operator, "code", codeText(r), "detail", r.Detail, "not_told_before", before)
+	}
+	if !ok || a.own.log == nil {
 		_ = s.Reply(id, r) // an error: the session is over, and nobody asks
 		return
 	}
@@ -224,7 +230,7 @@ func (l *link) checkpoint(b []byte) (any, error) {
 			return nil, err
 		}
 	}
-	return checkpointState{Checkpoints: l.agent.notes()}, nil
+	return session.CheckpointResult{Checkpoints: l.agent.notes()}, nil
 }
 
 // own answers one of the session's own methods.
@@ -255,7 +261,7 @@ func (l *link) answer(c *fleetpb.Call) (any, error) {
 			return nil, err
 		}
 		n, err := a.takeRevocations(in.List)
-		return revocationsState{Number: n}, err
+		return session.RevocationsResult{Number: n}, err
 	case session.MethodCheckpoint:
 		var in session.CheckpointArgs
 		if err := decodeArgs(c.Args, &in); err != nil {

@@ -4,12 +4,19 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/x509"
+	"errors"
+	"flag"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"dominion/api/fleetpb"
 	"dominion/call"
+	"dominion/module"
 	"dominion/pki"
 	"dominion/policy"
 )
@@ -29,26 +36,23 @@ func TestOrderRuns(t *testing.T) {
 	}
 }
 
-// Every way in which an order may be wrong, through a real session.
-func TestOrderRefused(t *testing.T) {
-	f := newFleet(t)
+// wrongOrder is one way in which an order may be wrong.
+type wrongOrder struct {
+	name   string
+	draft  draft
+	change func(*fleetpb.Call)
+	code   call.Code
+	says   string
+}
+
+// wrongOrders gives every way; revoked is an operator whose certificate was
+// revoked.
+func wrongOrders(t *testing.T, f *fleet, revoked operatorKey) []wrongOrder {
 	mallory := newFleet(t) // another root
 	web9 := f.minion(t, "web9")
 	minionKey := operatorKey{web9.PrivateKey.(*ecdsa.PrivateKey), web9.Leaf}
-	revoked := f.operator(t, "bob")
-	list := must[[]byte](t)(pki.SignRevocations(f.root, pki.NewRevocations().Add(time.Now(), pki.Revoke(revoked.cert, "left"))))
-	// operator/eve, minted with the key of the issuing CA
-	rogue := mintOperator(t, f.issuing)
-	pol := must[*policy.Policy](t)(policy.Parse([]byte(
-		"- {operators: alice, methods: 'test.ping,nosuch.*,test.echo', targets: '*'}\n- {operators: bob, methods: '*', targets: '*'}\n")))
-
-	for _, tt := range []struct {
-		name   string
-		draft  draft
-		change func(*fleetpb.Call)
-		code   call.Code
-		says   string
-	}{
+	rogue := mintOperator(t, f.issuing) // operator/alice, minted with the key of the issuing CA
+	return []wrongOrder{
 		{name: "no order", change: func(c *fleetpb.Call) { c.Order = nil }, code: call.BadOrder},
 		{name: "garbage for an order", change: func(c *fleetpb.Call) { c.Order = []byte("garbage") }, code: call.BadOrder},
 		{name: "another method in the call", change: func(c *fleetpb.Call) { c.Method = "test.fail" }, code: call.BadOrder, says: "another method"},
@@ -74,7 +78,16 @@ func TestOrderRefused(t *testing.T) {
 		{name: "not allowed by this machine", draft: draft{method: "test.sleep"}, code: call.Denied, says: "policy"},
 		{name: "no such method", draft: draft{method: "nosuch.method"}, code: call.NotFound, says: "nosuch.method"},
 		{name: "arguments that the method does not take", draft: draft{method: "test.ping", args: `{"x":1}`}, code: call.Invalid},
-	} {
+	}
+}
+
+func TestOrderRefused(t *testing.T) {
+	f := newFleet(t)
+	revoked := f.operator(t, "bob")
+	list := must[[]byte](t)(pki.SignRevocations(f.root, pki.NewRevocations().Add(time.Now(), pki.Revoke(revoked.cert, "left"))))
+	pol := must[*policy.Policy](t)(policy.Parse([]byte(
+		"- {operators: alice, methods: 'test.ping,nosuch.*,test.echo', targets: '*'}\n- {operators: bob, methods: '*', targets: '*'}\n")))
+	for _, tt := range wrongOrders(t, f, revoked) {
 		t.Run(tt.name, func(t *testing.T) {
 			o := newOverlord(t, f)
 			o.hello = func(_, h *fleetpb.Hello) { h.Revocations = list }
@@ -200,33 +213,63 @@ func TestOperatorCertificateDates(t *testing.T) {
 	}
 }
 
-func FuzzVerify(f *testing.F) {
-	fl := newFleet(f)
-	a := newAgent(f, fl, func(opt *Options) { opt.Log = nil })
-	good := fl.call(f, draft{method: "test.ping"})
-	add := func(c *fleetpb.Call) {
-		proof := bytes.Join(c.Proof, nil)
-		f.Add(c.Method, c.Args, c.Salt, c.Order, c.Signature, c.OperatorCert, c.LeafIndex, proof)
-	}
-	add(good)
-	add(&fleetpb.Call{})
-	add(fl.call(f, draft{method: "test.echo", args: `{"text":"a"}`, names: []string{"web1"}}))
-	now := time.Now()
-	f.Fuzz(func(t *testing.T, method string, args, salt, order, sig, cert []byte, index uint64, proof []byte) {
-		c := &fleetpb.Call{Method: method, Args: args, Salt: salt, Order: order, Signature: sig, OperatorCert: cert, LeafIndex: index}
-		for len(proof) > 0 {
-			n := min(len(proof), 32)
-			c.Proof, proof = append(c.Proof, proof[:n]), proof[n:]
+var update = flag.Bool("update", false, "write testdata anew")
+
+// fixedCall gives a root and a call for web1 that it covers, the same in every
+// process, and a time at which the call may run. Fuzzing needs that: its
+// workers must agree on what an input does.
+func fixedCall(t testing.TB) (*pki.Trust, *fleetpb.Call, time.Time) {
+	t.Helper()
+	if *update {
+		f := newFleet(t)
+		for name, b := range map[string][]byte{
+			"root.crt": pki.MarshalCerts(f.root.Cert),
+			"call.pb":  must[[]byte](t)(proto.Marshal(f.call(t, draft{method: "test.echo", args: `{"text":"a"}`}))),
+		} {
+			if err := os.WriteFile(filepath.Join("testdata", name), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
-		d, err := a.verifier.verify(c, sessionView{peer: "dc1"}, now)
+	}
+	certs := must[[]*x509.Certificate](t)(pki.ParseCerts(must[[]byte](t)(os.ReadFile("testdata/root.crt"))))
+	c := new(fleetpb.Call)
+	if err := proto.Unmarshal(must[[]byte](t)(os.ReadFile("testdata/call.pb")), c); err != nil {
+		t.Fatal(err)
+	}
+	o := must[*call.Order](t)(call.ParseOrder(c.Order))
+	return must[*pki.Trust](t)(pki.NewTrust(certs[0])), c, o.IssuedAt
+}
+
+func FuzzVerify(f *testing.F) {
+	trust, good, now := fixedCall(f)
+	table := must[*module.Table](f)(module.NewTable(Modules(nil, nil)))
+	verify := func(c *fleetpb.Call) (verdict, error) {
+		v := &verifier{name: "web1", trust: trust, methods: table, jobs: new(memoryBook)}
+		return v.verify(c, sessionView{peer: "dc1"}, now)
+	}
+	if _, err := verify(good); err != nil {
+		f.Fatal(err)
+	}
+	alice := must[pki.Verified](f)(trust.VerifyRaw([][]byte{good.OperatorCert}, now)).Leaf.PublicKey.(*ecdsa.PublicKey)
+	b := must[[]byte](f)(proto.Marshal(good))
+	f.Add(b)
+	f.Add(b[:len(b)/2])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c := new(fleetpb.Call)
+		if proto.Unmarshal(b, c) != nil {
+			return // the session refuses such a frame
+		}
+		d, err := verify(c)
 		if err != nil {
-			if call.CodeOf(err) == call.Internal {
+			if e, ok := errors.AsType[*call.Error](err); !ok || e.Code == call.Internal {
 				t.Fatalf("error %v has no code of its own", err)
 			}
 			return
 		}
-		// Only what alice signed is accepted: the order's bytes are hers.
-		if call.VerifySignature(&fl.alice.key.PublicKey, c.Order, c.Signature) != nil || call.Digest(c.Salt, c.Args) != d.order.ArgsDigest {
+		// Only alice's very bytes run.
+		if call.VerifySignature(alice, c.Order, c.Signature) != nil || call.Digest(c.Salt, c.Args) != d.order.ArgsDigest ||
+			!bytes.Equal(c.Order, good.Order) {
 			t.Fatalf("accepted %v", c)
 		}
 	})

@@ -12,8 +12,8 @@ import (
 	"dominion/call"
 )
 
-// Refused calls are recorded at most this often, so that nobody fills the disk
-// with garbage. What was run is always recorded.
+// Refused calls are logged and recorded at most this often, so that nobody
+// fills the disk with garbage. What was run is always recorded.
 const (
 	refusalRate  = 10  // records per second
 	refusalBurst = 100 // records at once
@@ -63,12 +63,9 @@ func (k *recorder) ran(m *auditpb.MinionRecord) error {
 	return nil
 }
 
-// wants says whether a refusal at now is to be recorded, and how many before it
-// were not.
+// wants says whether a refusal at now is to be told and recorded, and how many
+// before it were not.
 func (k *recorder) wants(now time.Time) (before uint64, ok bool) {
-	if k.log == nil {
-		return 0, false
-	}
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.filled.IsZero() {
@@ -86,7 +83,7 @@ func (k *recorder) wants(now time.Time) (before uint64, ok bool) {
 	return before, true
 }
 
-// refused records a call that was not accepted.
+// refused records a call that was not accepted; there must be a log.
 func (k *recorder) refused(m *auditpb.MinionRecord, before uint64) error {
 	if before > 0 {
 		m.Detail = cut(fmt.Sprintf("%s (%d refusals before it are not recorded)", m.Detail, before), maxDetail)

@@ -182,7 +182,7 @@ func (o *stuck) Open(_ *session.Session, st *session.Stream) {
 func TestSlowReaderDelaysNobodyElse(t *testing.T) {
 	f := newFleet(t)
 	o := &stuck{newOverlord(t, f), make(chan *session.Stream, 4)}
-	p := connectStuck(t, newAgent(t, f, nil), o)
+	p := attachStuck(t, newAgent(t, f, nil), o)
 	c := p.start(f.call(t, draft{method: "probe.talk", args: `{"bytes":2000000}`, stream: true}))
 	st := <-o.streams
 	for range 20 {
@@ -201,8 +201,8 @@ func TestSlowReaderDelaysNobodyElse(t *testing.T) {
 	st.Close()
 }
 
-// connectStuck opens a session whose overlord side is o.
-func connectStuck(t *testing.T, a *Agent, o *stuck) *peer {
+// attachStuck opens a session whose overlord side is o.
+func attachStuck(t *testing.T, a *Agent, o *stuck) *peer {
 	t.Helper()
 	addr := listenFor(t, o.f, a)
 	conn, err := session.Dial(t.Context(), addr, session.ClientTLS(o.tls()))
@@ -281,6 +281,24 @@ func TestDrainEndsWhatTakesTooLong(t *testing.T) {
 	a.Drain(ctx)
 	wantCode(t, runs.wait(), call.Cancelled)
 	wantCode(t, waits.wait(), call.Cancelled)
+}
+
+func TestDrainDoesNotWaitForAStuckOverlord(t *testing.T) {
+	f := newFleet(t)
+	a := newAgent(t, f, nil)
+	a.patience = 50 * time.Millisecond
+	o := &stuck{newOverlord(t, f), make(chan *session.Stream, 4)}
+	p := attachStuck(t, a, o)
+	c := p.start(f.call(t, draft{method: "probe.big", args: `{"bytes":900000}`}))
+	<-o.streams // the result, which nobody reads
+	ctx, stop := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer stop()
+	a.Drain(ctx)
+	p.s.Close(call.Internal, "gone")
+	<-c.lost
+	if err := a.Wait(t.Context(), 10*time.Second); err != nil {
+		t.Error(err)
+	}
 }
 
 func TestOwnLog(t *testing.T) {

@@ -149,7 +149,7 @@ func TestRevocationCutsTheOverlord(t *testing.T) {
 		if err != nil {
 			return 0, err
 		}
-		var s revocationsState
+		var s session.RevocationsResult
 		return s.Number, json.Unmarshal(out, &s)
 	}
 	one := pki.NewRevocations().Add(time.Now(), pki.Revoke(bob.cert, "left"))
@@ -287,7 +287,7 @@ func TestCheckpointsAreKept(t *testing.T) {
 		t.Errorf("HELLO = %v", told)
 	}
 	out := must[[]byte](t)(p.own(session.MethodCheckpoint, []byte("{}")))
-	var s checkpointState
+	var s session.CheckpointResult
 	if err := json.Unmarshal(out, &s); err != nil || len(s.Checkpoints) != 1 {
 		t.Errorf("session.checkpoint without a head = %s, %v; want what is remembered", out, err)
 	}

@@ -36,16 +36,6 @@ type Sharer struct {
 	Addresses []string `json:"addresses"` // host:port
 }
 
-// revocationsState answers session.revocations.
-type revocationsState struct {
-	Number uint64 `json:"number"` // of the list that is in use now
-}
-
-// checkpointState answers session.checkpoint.
-type checkpointState struct {
-	Checkpoints [][]byte `json:"checkpoints"` // what is remembered: signed notes
-}
-
 // heads is what is remembered of overlords' audit logs.
 type heads struct {
 	mu       sync.Mutex

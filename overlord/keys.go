@@ -29,6 +29,7 @@ const (
 	fileIssuingKey, fileIssuingCert   = "ca/issuing.key", "ca/issuing.crt"
 	fileTLSKey, fileTLSCert           = "tls.key", "tls.crt"
 	fileOperatorKey, fileOperatorCert = "operator.key", "operator.crt"
+	fileFormer                        = "ca/former.crt" // issuing CAs before this one that have not expired
 	fileLogKey                        = "log.key"
 	fileCheckpoint                    = "checkpoint"
 	fileStore                         = "store.db"
@@ -47,6 +48,7 @@ type keys struct {
 	root    *pki.Authority
 	logKey  ed25519.PrivateKey
 	issuing atomic.Pointer[pki.Authority]
+	former  atomic.Pointer[[]*x509.Certificate]
 	server  atomic.Pointer[tls.Certificate] // chain: leaf, root
 	opCert  atomic.Pointer[x509.Certificate]
 }
@@ -205,10 +207,18 @@ func (k *keys) renew(now time.Time) error {
 }
 
 func (k *keys) renewIssuing(now time.Time) error {
+	if err := k.loadFormer(now); err != nil {
+		return err
+	}
 	key, cert, err := k.pair(fileIssuingKey, fileIssuingCert)
 	if err == nil && now.Before(pki.RenewAt(cert)) {
 		k.issuing.Store(&pki.Authority{Cert: cert, Key: key})
 		return nil
+	}
+	if err == nil {
+		if err := k.retire(cert); err != nil {
+			return err
+		}
 	}
 	if err != nil && !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, errHalf) {
 		return err
@@ -222,6 +232,50 @@ func (k *keys) renewIssuing(now time.Time) error {
 	}
 	k.issuing.Store(&pki.Authority{Cert: cert, Key: fresh})
 	return k.write(fileIssuingKey, fileIssuingCert, fresh, cert, k.root.Cert)
+}
+
+// loadFormer reads the issuing CAs before this one whose minions still count.
+func (k *keys) loadFormer(now time.Time) error {
+	var valid []*x509.Certificate
+	b, err := k.dir.ReadFile(fileFormer)
+	if err == nil {
+		certs, err := pki.ParseCerts(b)
+		if err != nil {
+			return fmt.Errorf("read %s: %w", fileFormer, err)
+		}
+		for _, c := range certs {
+			if now.Before(c.NotAfter) {
+				valid = append(valid, c)
+			}
+		}
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	k.former.Store(&valid)
+	return nil
+}
+
+// retire keeps an issuing CA that is about to be replaced.
+func (k *keys) retire(cert *x509.Certificate) error {
+	all := append(slices.Clone(*k.former.Load()), cert)
+	if err := k.dir.WriteFile(fileFormer, pki.MarshalCerts(all...)); err != nil {
+		return err
+	}
+	k.former.Store(&all)
+	return nil
+}
+
+// issuerOf gives the issuing CA of ours that signed a leaf, or nil.
+func (k *keys) issuerOf(leaf *x509.Certificate) *x509.Certificate {
+	if c := k.issuing.Load().Cert; bytes.Equal(c.SubjectKeyId, leaf.AuthorityKeyId) {
+		return c
+	}
+	for _, c := range *k.former.Load() {
+		if bytes.Equal(c.SubjectKeyId, leaf.AuthorityKeyId) {
+			return c
+		}
+	}
+	return nil
 }
 
 // renewLeaf gives a leaf under the root that is fresh and says what t says.
@@ -247,7 +301,7 @@ func (k *keys) renewLeaf(keyFile, certFile string, t pki.Template, now time.Time
 func says(cert *x509.Certificate, t pki.Template) bool {
 	id, err := pki.IdentityOf(cert)
 	return err == nil && id == t.Identity && slices.Equal(cert.DNSNames, t.DNS) &&
-		slices.EqualFunc(cert.IPAddresses, t.IPs, func(a, b net.IP) bool { return bytes.Equal(a.To16(), b.To16()) })
+		slices.EqualFunc(cert.IPAddresses, t.IPs, func(a, b net.IP) bool { return a.Equal(b) })
 }
 
 func (k *keys) pin() string { return pki.Pin(k.root.Cert) }

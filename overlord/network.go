@@ -3,6 +3,7 @@ package overlord
 import (
 	"context"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"net"
 	"net/http"
@@ -50,17 +51,19 @@ func (o *Overlord) newListener(ln net.Listener) *session.Listener {
 }
 
 // verifyMinion admits minions that this overlord's issuing CA, or a
-// predecessor of it, has signed.
+// predecessor of it, has signed. They show their leaf alone.
 func (o *Overlord) verifyMinion(cs tls.ConnectionState) error {
-	v, err := o.verify(cs.PeerCertificates)
+	leaf := cs.PeerCertificates[0]
+	issuer := o.keys.issuerOf(leaf)
+	if issuer == nil {
+		return call.Errorf(call.Denied, "the certificate was not granted by this overlord (issuer %q)", leaf.Issuer.CommonName)
+	}
+	v, err := o.verify([]*x509.Certificate{leaf, issuer})
 	if err != nil {
 		return err
 	}
 	if v.Identity.Role != pki.Minion {
 		return call.Errorf(call.Denied, "%s is not a minion", v.Identity)
-	}
-	if own := o.keys.issuing.Load().Cert.Subject.CommonName; v.Issuer.Subject.CommonName != own {
-		return call.Errorf(call.Denied, "%s was enrolled by another overlord (%s)", v.Identity, v.Issuer.Subject.CommonName)
 	}
 	return nil
 }

@@ -5,8 +5,8 @@ package session
 const (
 	MethodFacts       = "session.facts"       // minion to overlord: its facts; overlord to minion, without arguments: send them
 	MethodRenew       = "session.renew"       // minion to overlord: RenewArgs, answered by RenewResult
-	MethodRevocations = "session.revocations" // overlord to minion: RevocationsArgs
-	MethodCheckpoint  = "session.checkpoint"  // overlord to minion: CheckpointArgs
+	MethodRevocations = "session.revocations" // overlord to minion: RevocationsArgs, answered by RevocationsResult
+	MethodCheckpoint  = "session.checkpoint"  // overlord to minion: CheckpointArgs, whose head may be empty, answered by CheckpointResult
 )
 
 // RenewArgs asks for a new certificate of the same identity.
@@ -27,4 +27,15 @@ type RevocationsArgs struct {
 // CheckpointArgs carries the overlord's newest checkpoint and its proof.
 type CheckpointArgs struct {
 	Head []byte `json:"head"` // an encoded fleetpb.LogHead
+}
+
+// RevocationsResult says which list a minion uses now.
+type RevocationsResult struct {
+	Number uint64 `json:"number"`
+}
+
+// CheckpointResult says what a minion remembers now. A head that it does not
+// accept is answered with call.AuditRefused instead.
+type CheckpointResult struct {
+	Checkpoints [][]byte `json:"checkpoints"` // signed notes, one for each log id
 }

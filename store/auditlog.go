@@ -231,8 +231,8 @@ func (r *reader) hashes(ctx context.Context) audit.Hashes {
 // HeadFor gives the newest checkpoint with what a minion that remembers a
 // note of this log (nil: none) needs to believe it: a proof, or the root's
 // statements since its epoch. The log key's certificate is the caller's to add.
-// When nothing can be proved the head comes without a proof, and the minion
-// refuses it.
+// When nothing can be proved, or the log is damaged, the head comes without a
+// proof or a checkpoint, and the minion refuses it.
 func (db *DB) HeadFor(ctx context.Context, remembered []byte) (*fleetpb.LogHead, error) {
 	c, note := db.Checkpoint()
 	head := &fleetpb.LogHead{Checkpoint: note}
@@ -261,6 +261,9 @@ func (db *DB) HeadFor(ctx context.Context, remembered []byte) (*fleetpb.LogHead,
 		return head, nil
 	}
 	head.Proof, err = audit.ProveConsistency(from, c.Size, db.hashes(ctx))
+	if errors.Is(err, audit.ErrTree) || errors.Is(err, ErrNotFound) {
+		return head, nil // the log is damaged
+	}
 	return head, err
 }
 

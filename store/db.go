@@ -117,7 +117,7 @@ func open(ctx context.Context, path string, opt Options) (_ *DB, err error) {
 	if err = migrate(ctx, w.conn, sqliteDDL); err != nil {
 		return nil, err
 	}
-	reading, err := sqlitePool(path, readers, "query_only(1)")
+	reading, err := sqlitePool(path, readers, "query_only(1)", "cache_size(-4000)")
 	if err != nil {
 		return nil, err
 	}

@@ -45,20 +45,21 @@ func (db *DB) loadLog(ctx context.Context) error {
 			return err
 		}
 	}
-	if note == nil || problem == "" && size == 0 {
-		if note, err = db.signer.Sign(c); err != nil {
-			return err
-		}
-	}
-	if stored, err := audit.PeekCheckpoint(note); err == nil {
-		c = stored
-	}
-	db.head, db.headNote = c, note
 	if problem != "" {
+		// Nothing is signed over a damaged log: shown is what was signed before.
+		if stored, err := db.openNote(note); err == nil {
+			db.head, db.headNote = stored, note
+		}
 		db.log.Error("audit log damaged", "problem", problem)
 		db.problems.audit = problem
 		return nil
 	}
+	if note == nil { // the log is empty
+		if note, err = db.signer.Sign(c); err != nil {
+			return err
+		}
+	}
+	db.head, db.headNote = c, note
 	_ = db.outside(note) // reported as a problem
 	return nil
 }

@@ -125,7 +125,7 @@ The fleet runs until you press Ctrl-C here. In another terminal:
   dominion modules
   dominion call 'web*' test.add 1 2
   dominion run '@web' -- uptime
-  dominion call 'db*' facts.all
+  dominion call web01 facts.all
   dominion audit list
 `
 

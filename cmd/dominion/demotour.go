@@ -21,7 +21,7 @@ func (d *demo) tour(ctx context.Context) error {
 		{"A method: the order is signed for exactly these machines. Equal answers are shown once.", []string{"call", "*", "test.ping"}},
 		{"Typed arguments, checked before anything is sent.", []string{"call", "web*", "test.add", "a=1", "b=2"}},
 		{"A command on every machine, without a shell.", []string{"run", "*", "--fold", "--", "uname", "-r"}},
-		{"What fails is listed with its reason, and the exit code says so.", []string{"call", "db*", "test.fail", "disk is full"}},
+		{"What fails is listed with its reason, and the exit code says so.", []string{"call", "web01,nosuch", "test.fail", "disk is full"}},
 		{"Who did what: every record, and every checkpoint, verified.", []string{"audit", "verify"}},
 	} {
 		if err := d.show(ctx, s.why, s.args); err != nil {

@@ -328,10 +328,11 @@ func testDemo(t *testing.T, binary string) {
 			t.Errorf("%s: processes %v are left", when, pids)
 		}
 	}
-	u.run("demo", "--once").exits(0).prints("$ dominion call '*' test.ping", "12 minions", "(exit code 3: incomplete)", "$ dominion audit verify")
+	u.run("demo", "--once").exits(0).prints("12 minions", "$ dominion call '*' test.ping\ndb[01-03],web[01-09] (12): ok: true\n", "sum: 3", "(exit code 3: incomplete)", "records hold").
+		tells("web01: disk is full", "nosuch: unknown name")
 	nothing("after demo --once")
 
-	c := u.start("demo", "--minions", "4")
+	c := u.start("demo", "--minions", "3")
 	c.awaitPrints("export DOMINION_STATE=")
 	_, rest, _ := strings.Cut(c.out.String(), "export DOMINION_STATE=")
 	state, _, _ := strings.Cut(rest, "\n")
@@ -340,7 +341,7 @@ func testDemo(t *testing.T, binary string) {
 	c.exits(0)
 	nothing("after Ctrl-C")
 
-	c = u.start("demo", "--minions", "4")
+	c = u.start("demo", "--minions", "3")
 	c.awaitPrints("starting an overlord")
 	c.signal(syscall.SIGINT)
 	c.exits(130)

@@ -31,6 +31,7 @@ func TestFleet(t *testing.T) {
 		{"FullDisk", testFullDisk},
 		{"BigOutput", testBigOutput},
 		{"Demo", testDemo},
+		{"Curl", testCurl},
 		{"BadConfiguration", testBadConfiguration},
 		{"BadWords", testBadWords},
 		{"BadState", testBadState},

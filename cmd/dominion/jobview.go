@@ -11,6 +11,7 @@ import (
 
 	"dominion/call"
 	"dominion/client"
+	"dominion/target"
 )
 
 // jobFlags are the flags of every command that addresses machines.
@@ -85,6 +86,9 @@ func (v *jobView) follow(ctx context.Context, start func(context.Context) (*clie
 	if job.UsesGroups && v.a.output == outText {
 		v.tell("%q names %s", v.target, plural(job.Targeted(), "minion"))
 	}
+	if v.bar.w != nil {
+		v.bar.show(job.Counts(), target.Fold(job.Names))
+	}
 	for e, err := range job.Events() {
 		if err == nil {
 			err = v.event(job, e)
@@ -156,12 +160,7 @@ func (v *jobView) output(o *client.Output) error {
 func (v *jobView) group(g *client.Group) error {
 	switch {
 	case v.live != nil:
-		for _, n := range g.Names {
-			if err := v.live.end(n); err != nil {
-				return err
-			}
-		}
-		g.Output = nil // was shown
+		g.Output = nil // is shown as it comes
 		fallthrough
 	case v.a.output == outText:
 		v.folder.Add(g)
@@ -219,7 +218,10 @@ func (v *jobView) end(job *client.Job, why string) error {
 }
 
 func (v *jobView) show(groups []*client.Group) error {
-	if v.live != nil || v.raw {
+	switch {
+	case v.live != nil:
+		return v.live.end()
+	case v.raw:
 		return nil
 	}
 	for _, g := range groups {

@@ -2,8 +2,11 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"unicode/utf8"
 )
 
@@ -68,10 +71,14 @@ func cutRune(b []byte, n int) int {
 	return n
 }
 
-// end shows what a machine left without a line end.
-func (l *liveWriter) end(machine string) error {
-	for _, stream := range []string{"stdout", "stderr"} {
-		if err := l.flush(liveKey{machine, stream}); err != nil {
+// end shows what the machines left without a line end. It is for the end of
+// the job: a machine's last output may come after its result.
+func (l *liveWriter) end() error {
+	keys := slices.SortedFunc(maps.Keys(l.partial), func(a, b liveKey) int {
+		return cmp.Or(cmp.Compare(a.machine, b.machine), -cmp.Compare(a.stream, b.stream))
+	})
+	for _, k := range keys {
+		if err := l.flush(k); err != nil {
 			return err
 		}
 	}

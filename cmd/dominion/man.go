@@ -21,7 +21,7 @@ func (a *app) manCmd() *cobra.Command {
 			}
 			root := cmd.Root()
 			root.DisableAutoGenTag = true // the same pages from the same program
-			head := &doc.GenManHeader{Section: "1", Source: "Dominion " + version(), Manual: "Dominion", Date: new(time.Time)}
+			head := &doc.GenManHeader{Section: "1", Source: "Dominion " + buildVersion(), Manual: "Dominion", Date: new(time.Time)}
 			if info, err := os.Stat(os.Args[0]); err == nil {
 				head.Date = new(info.ModTime())
 			}

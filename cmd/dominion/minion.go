@@ -84,7 +84,7 @@ func (a *app) minionConfig(cfg *minion.Config, f *minionFlags) error {
 	default:
 		cfg.TokenFile = f.tokenFile
 	}
-	cfg.Version = version()
+	cfg.Version = buildVersion()
 	return nil
 }
 

@@ -79,7 +79,7 @@ func (a *app) overlordConfig(cfg *overlord.Config, f *overlordFlags) {
 	for _, p := range f.autosign {
 		cfg.Autosign = append(cfg.Autosign, overlord.AutosignRule{Names: p})
 	}
-	cfg.Version = version()
+	cfg.Version = buildVersion()
 }
 
 func (a *app) runOverlord(ctx context.Context, cfg overlord.Config) error {

@@ -82,6 +82,7 @@ type value struct {
 	keys   []string
 	items  []value // of keys, or of a list
 	list   bool
+	empty  bool // a list or object of nothing
 }
 
 const maxDepth = 64 // of nested values shown; deeper ones are shown as the JSON text
@@ -111,6 +112,7 @@ func readValue(dec *json.Decoder, depth int) (value, error) {
 			}
 			v.items = append(v.items, item)
 		}
+		v.empty = len(v.items) == 0
 		_, err := dec.Token() // the closing one
 		return v, err
 	case string:
@@ -126,7 +128,7 @@ func readValue(dec *json.Decoder, depth int) (value, error) {
 
 func (v value) lines() []string {
 	switch {
-	case v.items == nil && (v.list || v.keys != nil):
+	case v.empty:
 		return nil
 	case v.list && v.flat():
 		words := make([]string, len(v.items))

@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"io"
 	"strings"
 	"unicode/utf8"
@@ -66,6 +68,9 @@ output that is not UTF-8 is in "stdout_base64" instead.`,
 			return usagef("give a target before --")
 		}
 		return a.run(ctx, cmd, &flags, &f, words)
+	})
+	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return fmt.Errorf("%w; write -- before the command", err)
 	})
 	flags.register(cmd, "how long the command may run, a `DURATION`; 0: no limit")
 	fl := cmd.Flags()
@@ -160,14 +165,13 @@ func readInput(in io.Reader, name string) ([]byte, error) {
 }
 
 // inputBytes gives bytes as a method takes them: text, or base64 for what is
-// not UTF-8 or shorter that way.
+// not UTF-8 or clearly shorter that way.
 func inputBytes(b []byte) any {
-	encoded := module.Bytes(b)
 	text, err := marshalPlain(string(b))
-	if err == nil && utf8.Valid(b) && len(text) <= len(b)*4/3 {
+	if err == nil && utf8.Valid(b) && len(text) <= base64.StdEncoding.EncodedLen(len(b))+16 {
 		return string(b)
 	}
-	return map[string][]byte{"base64": encoded}
+	return map[string][]byte{"base64": b}
 }
 
 // marshalPlain is json.Marshal without the escapes that only HTML needs.

@@ -67,9 +67,14 @@ when the store takes no writes or the audit log is damaged.`,
 func statusTable(d statusDoc) table {
 	n := func(v uint64) string { return strconv.FormatUint(v, 10) }
 	t := table{
-		{"overlord", d.Name}, {"version", d.Version}, {"minions", n(d.Connected) + " connected of " + n(d.Minions)},
-		{"pending", n(d.Pending) + " requests for certificates"}, {"jobs", n(d.RunningJobs) + " running"},
-		{"audit log", d.LogID + ", " + n(d.LogSize) + " records"}, {"revocations", "list " + n(d.Revocations)}, {"pin", d.Pin},
+		{"overlord", d.Name},
+		{"version", d.Version},
+		{"minions", n(d.Connected) + " connected of " + n(d.Minions)},
+		{"pending", n(d.Pending) + " requests for certificates"},
+		{"jobs", n(d.RunningJobs) + " running"},
+		{"audit log", d.LogID + ", " + n(d.LogSize) + " records"},
+		{"revocations", "list " + n(d.Revocations)},
+		{"pin", d.Pin},
 	}
 	if d.Started != nil {
 		t = append(t, []string{"started", stamp(d.Started.UnixMilli())})

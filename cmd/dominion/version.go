@@ -8,9 +8,15 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// version is what this binary was built from: the module's version, or the
-// commit, or "devel".
-func version() string {
+// version is set by the linker (-X main.version=v1.2.3) and by nothing else.
+var version string
+
+// buildVersion is what this binary was built from: what the linker was told,
+// the module's version, the commit, or "devel".
+func buildVersion() string {
+	if version != "" {
+		return version
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "devel"
@@ -32,9 +38,9 @@ func (a *app) versionCmd() *cobra.Command {
 		Args: args(0, 0, "nothing"),
 		RunE: a.do(func(context.Context, *cobra.Command, []string) error {
 			if a.output != outText {
-				return a.document(map[string]string{"version": version(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
+				return a.document(map[string]string{"version": buildVersion(), "go": runtime.Version(), "platform": runtime.GOOS + "/" + runtime.GOARCH})
 			}
-			return a.text("dominion %s %s %s/%s\n", version(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+			return a.text("dominion %s %s %s/%s\n", buildVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 		}),
 	}
 }

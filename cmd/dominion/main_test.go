@@ -1,0 +1,174 @@
+package main
+
+import (
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+
+	"connectrpc.com/connect"
+	"github.com/rogpeppe/go-internal/testscript"
+	"github.com/spf13/cobra"
+
+	"dominion/api/apipb"
+	"dominion/fleettest"
+	"dominion/minion"
+	"dominion/overlord"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"dominion": main})
+}
+
+// The keys of what scripts keep in their environment.
+type (
+	testKey  struct{} // testing.TB
+	fleetKey struct{} // *scriptFleet
+)
+
+type scriptFleet struct {
+	*fleettest.Fleet
+	minions map[string]*fleettest.Minion
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		UpdateScripts:       os.Getenv("UPDATE_SCRIPTS") != "",
+		Setup: func(env *testscript.Env) error {
+			tb, ok := env.T().(testing.TB)
+			if !ok {
+				return errors.New("testscript gave no testing.TB")
+			}
+			env.Values[testKey{}] = tb
+			env.Values[fleetKey{}] = &scriptFleet{minions: make(map[string]*fleettest.Minion)}
+			env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
+			env.Setenv("XDG_CONFIG_HOME", "")
+			env.Setenv("DOMINION_STATE", filepath.Join(env.WorkDir, "nowhere"))
+			return os.MkdirAll(filepath.Join(env.WorkDir, "home"), 0o700)
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"exits": cmdExits,
+			"fleet": cmdFleet,
+			"enrol": cmdEnrol,
+			"leave": cmdLeave,
+			"await": cmdAwait,
+		},
+	})
+}
+
+// cmdExits runs "exits N COMMAND…" and wants exactly that exit code.
+func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: exits CODE COMMAND…")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	if err := ts.Exec(args[1], args[2:]...); err != nil {
+		ee, ok := errors.AsType[*exec.ExitError](err)
+		if !ok {
+			ts.Fatalf("%v", err)
+		}
+		got = ee.ExitCode()
+	}
+	if got != want {
+		ts.Fatalf("exit code %d; want %d", got, want)
+	}
+}
+
+// cmdFleet runs "fleet NAME…": an overlord that signs the names given at once,
+// and a minion for each. DOMINION_STATE, ADDR and PIN then lead to it.
+func cmdFleet(ts *testscript.TestScript, neg bool, names []string) {
+	if neg {
+		ts.Fatalf("unsupported: ! fleet")
+	}
+	cfg := overlord.Config{}
+	if len(names) > 0 {
+		cfg.Autosign = []overlord.AutosignRule{{Names: strings.Join(names, ",")}}
+	}
+	f := ts.Value(fleetKey{}).(*scriptFleet)
+	f.Fleet = fleettest.Start(ts.Value(testKey{}).(testing.TB), cfg)
+	for _, n := range names {
+		f.minions[n] = f.Enrol(n, minion.Config{})
+	}
+	f.Await(len(names))
+	ts.Setenv("DOMINION_STATE", f.State)
+	ts.Setenv("ADDR", f.Address)
+	ts.Setenv("PIN", f.Pin)
+}
+
+// cmdEnrol runs "enrol NAME [TOKENFILE]": a minion more, which may have to wait
+// for its signature. "await NAME" waits until it is connected.
+func cmdEnrol(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: enrol NAME [TOKENFILE]")
+	}
+	f := ts.Value(fleetKey{}).(*scriptFleet)
+	cfg := minion.Config{State: ts.MkAbs("state-" + args[0])}
+	if len(args) == 2 {
+		cfg.TokenFile = ts.MkAbs(args[1])
+	}
+	f.minions[args[0]] = f.Enrol(args[0], cfg)
+}
+
+// cmdLeave runs "leave NAME": the minion ends.
+func cmdLeave(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: leave NAME")
+	}
+	f := ts.Value(fleetKey{}).(*scriptFleet)
+	ts.Check(f.minions[args[0]].Stop())
+	f.Until(args[0]+" is gone", func() bool { return !f.minion(args[0]).GetConnected() })
+}
+
+// cmdAwait runs "await pending|connected NAME" or "await FILE".
+func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
+	f := ts.Value(fleetKey{}).(*scriptFleet)
+	switch {
+	case neg:
+		ts.Fatalf("unsupported: ! await")
+	case len(args) == 1:
+		fleettest.Until(ts.Value(testKey{}).(testing.TB), args[0]+" is there", func() bool { return fleettest.Exists(ts.MkAbs(args[0])) })
+	case len(args) == 2 && args[0] == "connected":
+		f.Until(args[1]+" is connected", func() bool { return f.minion(args[1]).GetConnected() })
+	case len(args) == 2 && args[0] == "pending":
+		f.Until(args[1]+" has asked", func() bool {
+			resp, err := f.Conn.Admin.Certs(f.T.Context(), connect.NewRequest(&apipb.CertsRequest{PendingOnly: true, Name: args[1]}))
+			return err == nil && len(resp.Msg.GetPending()) > 0
+		})
+	default:
+		ts.Fatalf("usage: await FILE | await pending|connected NAME")
+	}
+}
+
+// minion gives what the overlord knows of a machine; nil: nothing.
+func (f *scriptFleet) minion(name string) *apipb.Minion {
+	resp, err := f.Conn.Fleet.Minions(f.T.Context(), connect.NewRequest(&apipb.MinionsRequest{Target: name}))
+	if err != nil || len(resp.Msg.GetMinions()) != 1 {
+		return nil
+	}
+	return resp.Msg.GetMinions()[0]
+}
+
+// Every command says what it does, shows an example, and checks its words.
+func TestEveryCommandIsDescribed(t *testing.T) {
+	a := newApp(os.Stdin, os.Stdout, os.Stderr, os.Getenv)
+	var walk func(c *cobra.Command)
+	walk = func(c *cobra.Command) {
+		if c.Short == "" || c.Example == "" || c.Args == nil {
+			t.Errorf("%s: short %q, example %q, checks its words: %v", c.CommandPath(), c.Short, c.Example, c.Args != nil)
+		}
+		if c.HasSubCommands() && c.RunE == nil {
+			t.Errorf("%s does not say what is missing", c.CommandPath())
+		}
+		for _, k := range c.Commands() {
+			walk(k)
+		}
+	}
+	walk(a.root())
+}
