@@ -49,7 +49,7 @@ func testRevocation(t *testing.T, binary string) {
 
 	s.root.run("cert", "revoke", "--role", "operator", "alice", "--reason", "left").exits(0)
 	for _, words := range [][]string{{"ping", "m01"}, {"call", "m01", "test.ping"}, {"minions"}, {"token", "list"}} {
-		alice.run(words...).exits(1).silent().tells("refuses this operator's certificate")
+		alice.run(words...).exits(1).silent().tells("the certificate of operator/alice was revoked: left")
 	}
 	s.root.run("call", "m01", "test.ping").exits(0)
 	s.until("the list is on the machine's disk", func() bool {
