@@ -4,9 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"dominion/pki"
 	"dominion/session"
@@ -17,11 +16,21 @@ const maxDialling = 64
 
 // dialer keeps sessions with the minions that have an address to be dialled.
 type dialer struct {
-	o      *Overlord
+	addresses func() map[string]string // of those minions, by name
+	connected func(name string) bool   // has a session, whoever dialled
+	connect   func(ctx context.Context, name, addr string) (serve func(), err error)
+
 	wake   chan struct{} // one: an address changed or a session ended
+	news   chan dialNews
 	next   map[string]*attempt
-	ended  chan string // names whose attempt, or session, is over
-	inHand int
+	inHand int // connections being made
+}
+
+// dialNews is how far an attempt has come.
+type dialNews struct {
+	name string
+	made bool // the connection is made, or could not be
+	over bool // so is the session
 }
 
 // attempt is how dialling one minion fares. The dialer's goroutine owns it.
@@ -32,7 +41,12 @@ type attempt struct {
 }
 
 func newDialer(o *Overlord) *dialer {
-	return &dialer{o: o, wake: make(chan struct{}, 1), next: make(map[string]*attempt), ended: make(chan string)}
+	d := &dialer{
+		addresses: o.fleet.dialled, connected: func(name string) bool { return o.fleet.get(name) != nil },
+		wake: make(chan struct{}, 1), news: make(chan dialNews), next: make(map[string]*attempt),
+	}
+	d.connect = func(ctx context.Context, name, addr string) (func(), error) { return o.dial(ctx, name, addr) }
+	return d
 }
 
 // look makes the dialer see what has changed.
@@ -43,46 +57,51 @@ func (d *dialer) look() {
 	}
 }
 
-// run dials until ctx ends; it returns when every attempt has.
+// run dials until ctx ends; it returns when every attempt, and every session
+// that came of one, has ended.
 func (d *dialer) run(ctx context.Context) error {
-	g := new(errgroup.Group)
+	var attempts sync.WaitGroup
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
-			go d.swallow()
-			err := g.Wait()
-			close(d.ended)
-			return err
+			done := make(chan struct{})
+			go func() { // ends with the attempts
+				for range d.news {
+				}
+				close(done)
+			}()
+			attempts.Wait()
+			close(d.news)
+			<-done
+			return nil
 		case <-d.wake:
 		case <-timer.C:
-		case name := <-d.ended:
-			d.over(name)
+		case n := <-d.news:
+			d.hear(n)
 		}
-		timer.Reset(d.start(ctx, g))
+		timer.Reset(d.start(ctx, &attempts))
 	}
 }
 
-func (d *dialer) swallow() {
-	for range d.ended {
+func (d *dialer) hear(n dialNews) {
+	a := d.next[n.name]
+	if n.made {
+		d.inHand--
 	}
-}
-
-func (d *dialer) over(name string) {
-	if a := d.next[name]; a != nil {
+	if n.over {
 		a.busy = false
 		a.due = time.Now().Add(a.backoff.Next())
 	}
-	d.inHand--
 }
 
 // start begins the attempts that are due and says when to look again.
-func (d *dialer) start(ctx context.Context, g *errgroup.Group) time.Duration {
+func (d *dialer) start(ctx context.Context, attempts *sync.WaitGroup) time.Duration {
 	wait := time.Minute
-	addresses := d.o.fleet.dialled()
-	for name := range d.next {
-		if addresses[name] == "" && !d.next[name].busy {
+	addresses := d.addresses()
+	for name, a := range d.next {
+		if addresses[name] == "" && !a.busy {
 			delete(d.next, name)
 		}
 	}
@@ -92,42 +111,53 @@ func (d *dialer) start(ctx context.Context, g *errgroup.Group) time.Duration {
 			a = new(attempt)
 			d.next[name] = a
 		}
-		if a.busy || d.o.fleet.get(name) != nil {
+		if a.busy || d.connected(name) {
 			continue
 		}
-		if due := time.Until(a.due); due > 0 || d.inHand >= maxDialling {
-			wait = min(wait, max(due, 100*time.Millisecond))
+		if due := time.Until(a.due); due > 0 {
+			wait = min(wait, due)
 			continue
+		}
+		if d.inHand >= maxDialling {
+			continue // the next connection made, or not, brings us back
 		}
 		a.busy = true
 		d.inHand++
-		g.Go(func() error {
-			d.session(ctx, name, addr, &a.backoff)
-			d.ended <- name
-			return nil
-		})
+		attempts.Go(func() { d.session(ctx, name, addr, &a.backoff) })
 	}
 	return wait
 }
 
 // session dials one minion and serves the session until it ends.
 func (d *dialer) session(ctx context.Context, name, addr string, b *session.Backoff) {
-	conn, err := session.Dial(ctx, addr, session.ClientTLS(session.TLSOptions{
-		Certificate: func() (*tls.Certificate, error) { return d.o.keys.server.Load(), nil },
-		Verify:      func(cs tls.ConnectionState) error { return d.verify(cs, name) },
-	}))
+	serve, err := d.connect(ctx, name, addr)
 	if err != nil {
-		d.o.fleet.unreached(name, "dialling "+addr+": "+err.Error())
-		d.o.log.Debug("minion not reached", "machine", name, "address", addr, "error", err)
+		d.news <- dialNews{name: name, made: true, over: true}
 		return
 	}
 	b.Reset()
-	d.o.serve(conn)
+	d.news <- dialNews{name: name, made: true}
+	serve()
+	d.news <- dialNews{name: name, over: true}
 }
 
-// verify wants the minion of that name and no other.
-func (d *dialer) verify(cs tls.ConnectionState, name string) error {
-	if err := d.o.verifyMinion(cs); err != nil {
+// dial connects to one minion, and gives what serves the session.
+func (o *Overlord) dial(ctx context.Context, name, addr string) (serve func(), err error) {
+	conn, err := session.Dial(ctx, addr, session.ClientTLS(session.TLSOptions{
+		Certificate: func() (*tls.Certificate, error) { return o.keys.server.Load(), nil },
+		Verify:      func(cs tls.ConnectionState) error { return o.verifyDialled(cs, name) },
+	}))
+	if err != nil {
+		o.fleet.unreached(name, "dialling "+addr+": "+err.Error())
+		o.log.Debug("minion not reached", "machine", name, "address", addr, "error", err)
+		return nil, err
+	}
+	return func() { o.serve(conn) }, nil
+}
+
+// verifyDialled wants the minion of that name and no other.
+func (o *Overlord) verifyDialled(cs tls.ConnectionState, name string) error {
+	if err := o.verifyMinion(cs); err != nil {
 		return err
 	}
 	id, err := pki.IdentityOf(cs.PeerCertificates[0])

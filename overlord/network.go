@@ -41,10 +41,9 @@ func (o *Overlord) newListener(ln net.Listener) *session.Listener {
 	cert := func() (*tls.Certificate, error) { return o.keys.server.Load(), nil }
 	return session.NewListener(ln, session.ListenOptions{
 		Fleet: session.TLSOptions{Certificate: cert, Verify: o.verifyMinion},
-		HTTP: &session.TLSOptions{Certificate: cert, Verify: func(cs tls.ConnectionState) error {
-			_, err := o.verify(cs.PeerCertificates)
-			return err
-		}},
+		// Certificates on the API are judged with each request, by guard: it can
+		// say why it refuses one, and an alert of TLS reaches the client or not.
+		HTTP:  &session.TLSOptions{Certificate: cert, Verify: func(tls.ConnectionState) error { return nil }},
 		Serve: func(_ context.Context, conn *tls.Conn) { o.serve(conn) },
 		Stats: &o.metrics.sessions, Log: o.log,
 	})

@@ -142,6 +142,7 @@ func (h handler) Closed(s *session.Session, err error) {
 	}
 	if o.fleet.leave(s, time.Now(), reason) {
 		o.log.Info("minion disconnected", "machine", s.Peer().Name, "reason", reason)
+		o.dialer.look()
 	}
 }
 

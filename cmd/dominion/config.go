@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -73,10 +72,10 @@ func checkConfig(kind, file string) error {
 	case "minion":
 		cfg, err := minion.LoadConfig(file)
 		if err != nil {
-			return err
+			return badConfig(err)
 		}
 		if err := cfg.Check(); err != nil {
-			return fmt.Errorf("%s: %w", file, err)
+			return usagef("%s: %v", file, err)
 		}
 		return nil
 	case "overlord":

@@ -63,14 +63,24 @@ func (h *hangups) stop() {
 func loadConfig[T any](named, usual string, load func(string) (T, error)) (cfg T, path string, err error) {
 	if named != "" {
 		cfg, err = load(named)
-		return cfg, named, err
+		return cfg, named, badConfig(err)
 	}
 	cfg, err = load(usual)
 	if errors.Is(err, fs.ErrNotExist) {
 		var none T
 		return none, "", nil
 	}
-	return cfg, usual, err
+	return cfg, usual, badConfig(err)
+}
+
+// badConfig makes an error about what a configuration file says one of usage,
+// as the same words on the command line would be. A file that cannot be read
+// is none.
+func badConfig(err error) error {
+	if _, unread := errors.AsType[*fs.PathError](err); err == nil || unread {
+		return err
+	}
+	return usagef("%v", err)
 }
 
 // daemonState is --state or DOMINION_STATE; empty: neither.

@@ -2,10 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"dominion/client"
@@ -22,6 +24,7 @@ type interrupts struct {
 	wait    sync.WaitGroup
 	cancel  context.CancelCauseFunc
 	tell    func(format string, args ...any)
+	asked   atomic.Bool // to withdraw the job
 }
 
 // watchInterrupts begins to watch; the context ends with errInterrupted when
@@ -38,18 +41,17 @@ func watchInterrupts(ctx context.Context, tell func(string, ...any)) (context.Co
 
 func (in *interrupts) run(ctx context.Context) {
 	var job *client.Job
-	asked := false
 	for {
 		select {
 		case <-in.stopped:
 			return
 		case job = <-in.jobs:
 		case s := <-in.signals:
-			if job == nil || asked || s == syscall.SIGTERM {
+			if job == nil || in.asked.Load() || s == syscall.SIGTERM {
 				in.cancel(errInterrupted)
 				continue
 			}
-			asked = true
+			in.asked.Store(true)
 			in.wait.Go(func() { in.withdraw(ctx, job) })
 		}
 	}
@@ -65,6 +67,15 @@ func (in *interrupts) withdraw(ctx context.Context, job *client.Job) {
 	case len(left.Running) > 0:
 		in.tell("still running on %s; waiting for the end", target.Fold(left.Running))
 	}
+}
+
+// verdict gives a job that is incomplete because the user withdrew it the exit
+// code of that. One that every machine answered all the same is done.
+func (in *interrupts) verdict(err error) error {
+	if e, ok := errors.AsType[*exitError](err); ok && e.code == exitIncomplete && in.asked.Load() {
+		return &exitError{exitInterrupted, e.text}
+	}
+	return err
 }
 
 // follow says which job the next Ctrl-C is about.

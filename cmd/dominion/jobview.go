@@ -98,7 +98,7 @@ func (v *jobView) follow(ctx context.Context, start func(context.Context) (*clie
 			return interruptedOr(ctx, err)
 		}
 		if c, ok := e.(*client.Closed); ok {
-			return v.end(job, c.Reason)
+			return in.verdict(v.end(job, c.Reason))
 		}
 	}
 	return nil

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"log/slog"
 
 	"github.com/spf13/cobra"
@@ -97,10 +96,10 @@ func (a *app) runOverlord(ctx context.Context, cfg overlord.Config) error {
 func checkOverlordConfig(file string) error {
 	cfg, err := overlord.LoadConfig(file)
 	if err != nil {
-		return err
+		return badConfig(err)
 	}
 	if err := cfg.Check(); err != nil {
-		return fmt.Errorf("%s: %w", file, err)
+		return usagef("%s: %v", file, err)
 	}
 	return nil
 }
