@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
-	"google.golang.org/protobuf/proto"
 
 	"dominion/api/apipb"
 	"dominion/api/fleetpb"
@@ -120,16 +119,6 @@ func auditTrust(root *x509.Certificate) audit.Trust {
 			}
 			return k.LogID, k.Overlord, k.PublicKey, nil
 		},
-		Recovery: func(signed []byte) (*fleetpb.Recovery, error) {
-			body, err := pki.OpenStatement(root, pki.RecoveryPrefix, signed)
-			if err != nil {
-				return nil, err
-			}
-			r := new(fleetpb.Recovery)
-			if err := proto.Unmarshal(body, r); err != nil {
-				return nil, fmt.Errorf("read a recovery statement: %w", err)
-			}
-			return r, nil
-		},
+		Recovery: func(signed []byte) (*fleetpb.Recovery, error) { return pki.OpenRecovery(root, signed) },
 	}
 }

@@ -3,18 +3,15 @@ package minion
 import (
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 
-	"go.yaml.in/yaml/v3"
-
 	"dominion/call"
+	"dominion/config"
 	"dominion/pki"
 )
 
@@ -23,9 +20,6 @@ const DefaultState = "/var/lib/dominion/minion"
 
 // DefaultConfig is the agent's configuration file when nothing else is said.
 const DefaultConfig = "/etc/dominion/minion.yaml"
-
-// maxConfig bounds the configuration file in bytes.
-const maxConfig = 1 << 20
 
 // Config says how the agent of one machine runs: the keys of minion.yaml.
 // Every key may be left out; the zero Config with an overlord and a pin is
@@ -73,85 +67,10 @@ type Config struct {
 	Ready func(listening net.Addr) `yaml:"-"`
 }
 
-// ConfigError says where a configuration file is wrong.
-type ConfigError struct {
-	Path string
-	Line int    // 1 is the first; 0: unknown
-	Key  string // as written in the file; empty: none in particular
-	Err  error
-}
-
-// Error gives "minion.yaml:3: key "pinn": unknown".
-func (e *ConfigError) Error() string {
-	s := e.Path
-	if e.Line > 0 {
-		s = fmt.Sprintf("%s:%d", s, e.Line)
-	}
-	if e.Key != "" {
-		s += fmt.Sprintf(": key %q", e.Key)
-	}
-	return s + ": " + e.Err.Error()
-}
-
-// Unwrap gives the reason.
-func (e *ConfigError) Unwrap() error { return e.Err }
-
-// LoadConfig reads a configuration file, refusing unknown keys and wrong
-// types with a *ConfigError. The result has been read, not checked: flags may
-// still change it, and Check or Run then says what is wrong.
-func LoadConfig(path string) (Config, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return Config{}, fmt.Errorf("read configuration: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxConfig+1))
-	if err != nil {
-		return Config{}, fmt.Errorf("read configuration %s: %w", path, err)
-	}
-	return parseConfig(path, b)
-}
-
-func parseConfig(path string, b []byte) (Config, error) {
-	if len(b) > maxConfig {
-		return Config{}, &ConfigError{Path: path, Err: fmt.Errorf("it has more than %d bytes", maxConfig)}
-	}
-	var c Config
-	dec := yaml.NewDecoder(strings.NewReader(string(b)))
-	dec.KnownFields(true)
-	if err := dec.Decode(&c); err != nil && !errors.Is(err, io.EOF) {
-		return Config{}, yamlError(path, err)
-	}
-	var rest yaml.Node
-	if err := dec.Decode(&rest); !errors.Is(err, io.EOF) {
-		return Config{}, &ConfigError{Path: path, Line: rest.Line, Err: errors.New("a second document; one file holds one")}
-	}
-	return c, nil
-}
-
-var (
-	yamlLine    = regexp.MustCompile(`line (\d+): (.*)`)
-	yamlUnknown = regexp.MustCompile(`^field (\S+) not found in type `)
-)
-
-// yamlError turns the decoder's text into line, key and reason.
-func yamlError(path string, err error) error {
-	text := err.Error()
-	if e, ok := errors.AsType[*yaml.TypeError](err); ok && len(e.Errors) > 0 {
-		text = e.Errors[0]
-	}
-	ce := &ConfigError{Path: path, Err: errors.New(strings.TrimPrefix(text, "yaml: "))}
-	m := yamlLine.FindStringSubmatch(text)
-	if m == nil {
-		return ce
-	}
-	fmt.Sscan(m[1], &ce.Line) // digits, by the expression
-	ce.Err = errors.New(m[2])
-	if u := yamlUnknown.FindStringSubmatch(m[2]); u != nil {
-		ce.Key, ce.Err = u[1], errors.New("unknown; keys are: name, state, overlords, pin, token_file, listen, policy, log_level, max_running, max_queued")
-	}
-	return ce
-}
+// LoadConfig reads a configuration file; see package config for its errors.
+// The result has been read, not checked: flags may still change it, and Check
+// or Run then says what is wrong.
+func LoadConfig(path string) (Config, error) { return config.Load[Config](path) }
 
 // settings is a Config that has been checked.
 type settings struct {

@@ -1,7 +1,6 @@
 package minion
 
 import (
-	"errors"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -36,35 +35,6 @@ func TestConfigFile(t *testing.T) {
 	}
 }
 
-func TestConfigFileRefused(t *testing.T) {
-	for _, tt := range []struct {
-		name, text, key string
-		line            int
-	}{
-		{"unknown key", "name: web1\npinn: x\n", "pinn", 2},
-		{"wrong type", "name: web1\nmax_running: many\n", "", 2},
-		{"a list for a name", "name: [a]\n", "", 1},
-		{"no YAML", "name: web1\n\t- x\n", "", 2},
-		{"a key twice", "name: a\nname: b\n", "", 2},
-		{"two documents", "name: a\n---\nname: b\n", "", 2},
-		{"too long", "name: " + strings.Repeat("a", maxConfig), "", 0},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			_, err := parseConfig("minion.yaml", []byte(tt.text))
-			ce, ok := errors.AsType[*ConfigError](err)
-			if !ok {
-				t.Fatalf("parseConfig = %v; want a *ConfigError", err)
-			}
-			if ce.Key != tt.key || ce.Line != tt.line {
-				t.Errorf("error %q names key %q in line %d; want %q, %d", ce, ce.Key, ce.Line, tt.key, tt.line)
-			}
-		})
-	}
-	if _, err := LoadConfig(filepath.Join(t.TempDir(), "none.yaml")); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a missing file: %v; want ErrNotExist", err)
-	}
-}
-
 func TestConfigCheck(t *testing.T) {
 	for _, tt := range []struct {
 		name, key string
@@ -90,19 +60,5 @@ func TestConfigCheck(t *testing.T) {
 	}
 	if err := (Config{Overlords: []string{"dc1"}}).Check(); err != nil {
 		t.Errorf("a configuration with only an overlord: %v", err)
-	}
-}
-
-// Each key of the file has a comment in the source: the documentation is made from it.
-func TestConfigKeysAreListed(t *testing.T) {
-	_, err := parseConfig("f", []byte("nosuch: 1"))
-	for f := range reflect.TypeFor[Config]().Fields() {
-		key := f.Tag.Get("yaml")
-		if key == "" {
-			t.Errorf("field %s has no yaml tag", f.Name)
-		}
-		if key != "-" && !strings.Contains(err.Error(), key) {
-			t.Errorf("the error about an unknown key does not list %s: %v", key, err)
-		}
 	}
 }

@@ -11,8 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"dominion/api/fleetpb"
 	"dominion/audit"
 	"dominion/call"
@@ -159,17 +157,7 @@ func (a *Agent) auditTrust(overlord string) audit.Trust {
 			}
 			return k.LogID, k.Overlord, k.PublicKey, nil
 		},
-		Recovery: func(signed []byte) (*fleetpb.Recovery, error) {
-			body, err := pki.OpenStatement(a.trust.Root(), pki.RecoveryPrefix, signed)
-			if err != nil {
-				return nil, err
-			}
-			r := new(fleetpb.Recovery)
-			if err := proto.Unmarshal(body, r); err != nil {
-				return nil, fmt.Errorf("read recovery statement: %w", err)
-			}
-			return r, nil
-		},
+		Recovery: func(signed []byte) (*fleetpb.Recovery, error) { return pki.OpenRecovery(a.trust.Root(), signed) },
 	}
 }
 

@@ -14,8 +14,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"dominion/api/apipb"
 	"dominion/api/auditpb"
 	"dominion/api/fleetpb"
@@ -163,7 +161,7 @@ func (k *keep) recover(ctx context.Context, c caller, confirm bool) (*apipb.Audi
 	k.mu.Unlock()
 	plan, err := k.db.PlanRecovery(ctx, notes)
 	if err == nil && confirm {
-		plan, err = k.db.Recover(ctx, c.actor(), notes, k.signRecovery)
+		plan, err = k.db.Recover(ctx, c.actor(), notes, func(r *fleetpb.Recovery) ([]byte, error) { return pki.SignRecovery(k.root, r) })
 	}
 	if err != nil {
 		return nil, err
@@ -176,14 +174,6 @@ func (k *keep) recover(ctx context.Context, c caller, confirm bool) (*apipb.Audi
 	return &apipb.AuditRecoverResponse{
 		Epoch: plan.Epoch, AbandonedSize: uint64(plan.Abandoned.Size), RestoredSize: uint64(plan.Restored.Size), Done: confirm,
 	}, nil
-}
-
-func (k *keep) signRecovery(r *fleetpb.Recovery) ([]byte, error) {
-	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
-	if err != nil {
-		return nil, fmt.Errorf("encode recovery: %w", err)
-	}
-	return pki.SignStatement(k.root, pki.RecoveryPrefix, body)
 }
 
 // record puts one record on the audit log.

@@ -156,3 +156,25 @@ func OpenLogKey(root *x509.Certificate, signed []byte) (LogKey, error) {
 	}
 	return k, nil
 }
+
+// SignRecovery lets the root explain an audit log that was restored.
+func SignRecovery(root *Authority, r *fleetpb.Recovery) ([]byte, error) {
+	body, err := marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("sign recovery: %w", err)
+	}
+	return SignStatement(root, RecoveryPrefix, body)
+}
+
+// OpenRecovery reads what SignRecovery wrote. Every error wraps ErrStatement.
+func OpenRecovery(root *x509.Certificate, signed []byte) (*fleetpb.Recovery, error) {
+	body, err := OpenStatement(root, RecoveryPrefix, signed)
+	if err != nil {
+		return nil, err
+	}
+	r := new(fleetpb.Recovery)
+	if err := unmarshal(body, r); err != nil {
+		return nil, fmt.Errorf("%w: recovery: %v", ErrStatement, err)
+	}
+	return r, nil
+}
