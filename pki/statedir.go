@@ -113,7 +113,9 @@ func (d *Dir) clearTemps(dir string) error {
 func (d *Dir) Close() error {
 	var err error
 	if d.lock != nil {
-		err = d.lock.Close()
+		// Closing alone would leave the lock with a child that another
+		// goroutine has forked and that has not reached its exec yet.
+		err = errors.Join(syscall.Flock(int(d.lock.Fd()), syscall.LOCK_UN), d.lock.Close())
 	}
 	return errors.Join(err, d.root.Close())
 }
