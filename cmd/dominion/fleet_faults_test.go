@@ -149,18 +149,7 @@ func jobID(t *testing.T, text string) string {
 // was acknowledged is lost.
 func testFullDisk(t *testing.T, binary string) {
 	s := newSite(t, binary)
-	small := filepath.Join(s.dir, "small")
-	if err := os.Mkdir(small, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("tmpfs", small, "tmpfs", 0, "size=16m,mode=0700"); err != nil {
-		t.Skipf("SKIPPED FullDisk: it needs root, to mount a small tmpfs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(small, syscall.MNT_DETACH); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
+	small := smallDisk(t, filepath.Join(s.dir, "small"))
 	s.state = filepath.Join(small, "state")
 	s.root = s.user("root", "DOMINION_STATE="+s.state)
 	s.up("--autosign", "m*")
@@ -211,6 +200,23 @@ func testFullDisk(t *testing.T, binary string) {
 		s.accounted(job, "answered", "m01", "m02")
 	}
 	s.root.run("audit", "verify").exits(0)
+}
+
+// smallDisk mounts 16 MiB of memory.
+func smallDisk(t *testing.T, path string) string {
+	t.Helper()
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Mount("tmpfs", path, "tmpfs", 0, "size=16m,mode=0700"); err != nil {
+		t.Skipf("SKIPPED FullDisk: it needs root, to mount a small tmpfs: %v", err)
+	}
+	t.Cleanup(func() {
+		if err := syscall.Unmount(path, syscall.MNT_DETACH); err != nil {
+			t.Errorf("unmount: %v", err)
+		}
+	})
+	return path
 }
 
 // fillDisk writes until nothing more fits.
@@ -291,21 +297,6 @@ func (u *user) discards(args ...string) *command {
 	}
 	defer null.Close() // the command has its own
 	return u.startTo(null, args...)
-}
-
-// memory reads a field of /proc/PID/status, in bytes.
-func memory(t *testing.T, pid int, field string) int64 {
-	t.Helper()
-	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, rest, ok := strings.Cut(string(b), field+":")
-	var kb int64
-	if _, err := fmt.Sscan(rest, &kb); !ok || err != nil {
-		t.Fatalf("no %s in the status of process %d", field, pid)
-	}
-	return kb << 10
 }
 
 // The demo shows its tour and leaves nothing behind, whether it ends by itself

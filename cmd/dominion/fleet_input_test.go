@@ -49,8 +49,13 @@ func testBadConfiguration(t *testing.T, binary string) {
 	u.run("config", "check", "--kind", "minion", s.write("good.yaml", "name: web1\noverlords: [dc1]\npin: "+pin+"\n")).exits(0).prints("good.yaml: good")
 
 	for _, words := range [][]string{
-		{"overlord", "--listen", "nowhere"}, {"overlord", "extra"}, {"overlord", "--autosign", "a["}, {"overlord", "--name", "../x"},
-		{"minion", "--overlord", "127.0.0.1:1", "--pin", "short"}, {"minion", "--pin", pin}, {"minion", "--overlord", "a b", "--pin", pin},
+		{"overlord", "--listen", "nowhere"},
+		{"overlord", "extra"},
+		{"overlord", "--autosign", "a["},
+		{"overlord", "--name", "../x"},
+		{"minion", "--overlord", "127.0.0.1:1", "--pin", "short"},
+		{"minion", "--pin", pin},
+		{"minion", "--overlord", "a b", "--pin", pin},
 		{"minion", "--overlord", "127.0.0.1:1", "--pin", pin, "--token-file", "-"},
 	} {
 		u.run(daemon(append(words, "--config", s.config)...)...).exits(2).silent()
