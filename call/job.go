@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 )
@@ -29,6 +30,9 @@ func (id JobID) String() string {
 	h := hex.EncodeToString(id[:])
 	return h[:8] + "-" + h[8:12] + "-" + h[12:16] + "-" + h[16:20] + "-" + h[20:]
 }
+
+// LogValue implements slog.LogValuer with String: sixteen numbers tell nobody anything.
+func (id JobID) LogValue() slog.Value { return slog.StringValue(id.String()) }
 
 // IsZero says whether id was never set.
 func (id JobID) IsZero() bool { return id == JobID{} }

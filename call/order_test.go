@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"strings"
 	"testing"
@@ -209,6 +210,9 @@ func TestJobID(t *testing.T) {
 	id := call.NewJobID(now)
 	if got, err := call.ParseJobID(id.String()); err != nil || got != id {
 		t.Errorf("ParseJobID(%s) = %v, %v", id, got, err)
+	}
+	if got := slog.AnyValue(id).Resolve(); got.String() != id.String() {
+		t.Errorf("in a log it is %s; want %s", got, id)
 	}
 	if later := call.NewJobID(now.Add(time.Millisecond)); later.String() <= id.String() {
 		t.Errorf("%s, made later, sorts before %s", later, id)

@@ -79,8 +79,11 @@ const readers = 4
 func Open(ctx context.Context, path string, opt Options) (*DB, error) {
 	db, err := open(ctx, path, opt)
 	if err != nil {
-		if faultOf(err) == faultDamaged {
+		switch faultOf(err) {
+		case faultDamaged:
 			err = fmt.Errorf("the file is damaged or is no database; move it away and restore a back-up, then: dominion audit recover: %w", err)
+		case faultFull:
+			err = fmt.Errorf("the disk under it is full; free some room: %w", err)
 		}
 		return nil, fmt.Errorf("open store %s: %w", path, err)
 	}

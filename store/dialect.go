@@ -67,6 +67,7 @@ const (
 	codeNotADB   = 26
 	codeFsync    = codeIOErr | 4<<8
 	codeDirFsync = codeIOErr | 5<<8
+	codeShmSize  = codeIOErr | 19<<8 // the index of the WAL cannot grow: there is no room
 )
 
 // fault says what an error of the engine means for the store.
@@ -89,7 +90,7 @@ func faultOf(err error) fault {
 	switch code := coded.Code(); {
 	case code == codeFsync || code == codeDirFsync:
 		return faultFsync
-	case code&0xff == codeFull:
+	case code&0xff == codeFull || code == codeShmSize:
 		return faultFull
 	case code&0xff == codeIOErr, code&0xff == codeNoMem, code&0xff == codeReadOnly, code&0xff == codeCantOpen:
 		return faultIO

@@ -26,8 +26,9 @@ import (
 	"dominion/store/storetest"
 )
 
-// TestFullDisk puts the store on a file system of 2 MiB.
-func TestFullDisk(t *testing.T) {
+// smallDisk gives a directory with a file system of 2 MiB.
+func smallDisk(t *testing.T) string {
+	t.Helper()
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
 		t.Skipf("SKIPPED, full disk under the store: a tmpfs cannot be mounted here (%v)", err)
@@ -37,6 +38,34 @@ func TestFullDisk(t *testing.T) {
 			t.Error(err)
 		}
 	})
+	return dir
+}
+
+// TestOpenOnFullDisk fills the disk under a store that is closed.
+func TestOpenOnFullDisk(t *testing.T) {
+	dir := smallDisk(t)
+	path, k := file(filepath.Join(dir, "store.db")), new(storetest.Keeper)
+	opt := storetest.Options(t, k)
+	closeDB(t, path.Open(t, opt))
+	ballast, err := os.Create(filepath.Join(dir, "ballast"))
+	for err == nil {
+		_, err = ballast.Write(make([]byte, 4096)) // a larger one fails while there is still room
+	}
+	if err := errors.Join(err, ballast.Close()); !errors.Is(err, syscall.ENOSPC) {
+		t.Fatalf("fill the disk: %v", err)
+	}
+	if _, err := store.Open(t.Context(), string(path), opt); err == nil || !strings.Contains(err.Error(), "the disk under it is full") {
+		t.Errorf("Open = %v; want that the disk is full", err)
+	}
+	if err := os.Remove(ballast.Name()); err != nil {
+		t.Fatal(err)
+	}
+	closeDB(t, path.Open(t, opt))
+}
+
+// TestFullDisk writes until the disk is full.
+func TestFullDisk(t *testing.T) {
+	dir := smallDisk(t)
 	path, k := file(filepath.Join(dir, "store.db")), new(storetest.Keeper)
 	opt := storetest.Options(t, k)
 	db := path.Open(t, opt)

@@ -21,7 +21,7 @@ func ToPeer(err error) (out *connect.Error, internal bool) {
 	e, ok := errors.AsType[*call.Error](err)
 	switch {
 	case ok:
-	case errors.Is(err, context.Canceled):
+	case errors.Is(err, context.Canceled), connect.CodeOf(err) == connect.CodeCanceled: // the latter when a write finds nobody
 		e = call.Errorf(call.Cancelled, "the caller left")
 	case errors.Is(err, context.DeadlineExceeded):
 		e = call.Errorf(call.Timeout, "the overlord did not finish in time")

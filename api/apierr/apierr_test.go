@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 
+	"connectrpc.com/connect"
+
 	"dominion/api/apierr"
 	"dominion/call"
 )
@@ -28,6 +30,10 @@ func TestInternalIsNotTold(t *testing.T) {
 	}
 	if out, internal := apierr.ToPeer(context.Canceled); internal || apierr.FromPeer(out).Code != call.Cancelled {
 		t.Errorf("ToPeer(Canceled) = %v, %v", out, internal)
+	}
+	left := connect.NewError(connect.CodeCanceled, errors.New("write: broken pipe"))
+	if out, internal := apierr.ToPeer(left); internal || apierr.FromPeer(out).Code != call.Cancelled {
+		t.Errorf("ToPeer(%v) = %v, %v", left, out, internal)
 	}
 	if got := apierr.FromPeer(errors.New("dial")); got != nil {
 		t.Errorf("FromPeer of a local error = %v", got)
