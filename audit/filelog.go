@@ -86,7 +86,7 @@ func OpenFileLog(path string, opt FileLogOptions) (*FileLog, error) {
 		err = l.setAside(damage)
 	}
 	if err != nil {
-		dir.Close()
+		_ = dir.Close() // err says more
 		return nil, fmt.Errorf("open audit log %s: %w", path, err)
 	}
 	return l, nil
@@ -160,7 +160,7 @@ func (l *FileLog) write(b *batch) error {
 		}
 	}
 	b.first = tree.Size()
-	frame := appendFrame(nil, b.first, b.payload)
+	frame := frameOf(b.first, b.payload)
 	if _, err := l.file.WriteAt(frame, l.offset); err != nil {
 		if again := l.file.Truncate(l.offset); again != nil {
 			return l.breakDown(again)

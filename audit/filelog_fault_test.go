@@ -159,7 +159,7 @@ func TestFileLogTampered(t *testing.T) {
 	for _, content := range [][]byte{leaf, bytes.Repeat([]byte{0xff}, len(leaf))} {
 		var b batch
 		b.add(content)
-		frame := appendFrame(nil, 2, b.payload)
+		frame := frameOf(2, b.payload)
 		if _, err := l.file.WriteAt(frame, l.offset-int64(len(frame))); err != nil {
 			t.Fatal(err)
 		}
@@ -254,7 +254,7 @@ func FuzzParseFrame(f *testing.F) {
 	var b batch
 	b.add([]byte("leaf"))
 	b.add(nil)
-	f.Add(appendFrame(nil, 7, b.payload))
+	f.Add(frameOf(7, b.payload))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		first, leaves, n, err := parseFrame(in)
 		if err != nil {
@@ -267,7 +267,7 @@ func FuzzParseFrame(f *testing.F) {
 		for _, leaf := range leaves {
 			b.add(leaf)
 		}
-		if got := appendFrame(nil, first, b.payload); !bytes.Equal(got, in[:n]) {
+		if got := frameOf(first, b.payload); !bytes.Equal(got, in[:n]) {
 			t.Fatalf("accepted %x but encodes back to %x", in[:n], got)
 		}
 	})

@@ -34,12 +34,11 @@ func (b *batch) add(leaf []byte) {
 	b.hashes = append(b.hashes, LeafHash(leaf))
 }
 
-func appendFrame(b []byte, first int64, payload []byte) []byte {
-	start := len(b)
-	b = append(b, frameMagic...)
+func frameOf(first int64, payload []byte) []byte {
+	b := append(make([]byte, 0, frameHeader+len(payload)), frameMagic...)
 	b = binary.BigEndian.AppendUint32(b, uint32(len(payload)))
 	b = binary.BigEndian.AppendUint64(b, uint64(first))
-	b = binary.BigEndian.AppendUint32(b, frameCRC(b[start+4:start+16], payload))
+	b = binary.BigEndian.AppendUint32(b, frameCRC(b[4:16], payload))
 	return append(b, payload...)
 }
 

@@ -121,7 +121,7 @@ func (l *FileLog) cutTail(f *os.File, last segment, s scanned) error {
 }
 
 func (l *FileLog) note(what, file string, offset, bytes int64) {
-	l.opt.Log.Warn(what, "file", file, "offset", offset, "bytes", bytes)
+	l.opt.Log.Warn("audit log repaired", "what", what, "file", file, "offset", offset, "bytes", bytes)
 	l.notes = append(l.notes, fmt.Sprintf("%s: %s at byte %d, %d bytes", what, file, offset, bytes))
 }
 

@@ -69,10 +69,10 @@ func (d *daemon) tell(ctx context.Context, what, addr string, err error, said st
 		return said
 	}
 	if err.Error() == said {
-		d.log.Debug(what, "address", addr, "err", err)
+		d.log.Debug("trying again", "what", what, "address", addr, "err", err)
 		return said
 	}
-	d.log.Warn(what+"; trying again", "address", addr, "err", err)
+	d.log.Warn("trying again", "what", what, "address", addr, "err", err)
 	return err.Error()
 }
 

@@ -158,7 +158,7 @@ func TestValidateRefuses(t *testing.T) {
 	for _, test := range []struct{ name, args, want string }{
 		{"missing", ``, `m.all: field "name" is missing; wants a text, at most 8 bytes`},
 		{"missing in object", `{}`, `field "name" is missing`},
-		{"unknown", `{"nmae":"x"}`, `no field "nmae"; known: name, count, small, `},
+		{"unknown", `{"nome":"x"}`, `no field "nome"; known: name, count, small, `},
 		{"other case", `{"Name":"x"}`, `no field "Name"`},
 		{"twice", `{"name":"x","name":"y"}`, `"name" is there twice`},
 		{"twice by escape", `{"name":"x","n\u0061me":"y"}`, `"name" is there twice`},

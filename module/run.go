@@ -83,7 +83,7 @@ func classify(ctx context.Context, err error) *call.Error {
 		// The node is added by whoever knows who asks; a wrapped error's
 		// text already begins with what its wrapper was doing.
 		e.Code, e.Detail, e.Node = own.Code, own.Detail, own.Node
-		if err != error(own) {
+		if err != error(own) { //nolint:errorlint // the question is whether it is wrapped
 			e.Detail, e.Node = err.Error(), ""
 		}
 	} else if end := ctx.Err(); end != nil && (errors.Is(err, end) || errors.Is(err, context.Cause(ctx))) {

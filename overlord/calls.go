@@ -2,6 +2,7 @@ package overlord
 
 import (
 	"context"
+	"errors"
 	"io"
 	"sync"
 	"time"
@@ -130,7 +131,7 @@ func (r *running) forward(machine string, st *session.Stream) {
 			r.pass(&apipb.Output{Machine: machine, Stream: st.Name(), Data: buf[:n]})
 		}
 		if err != nil {
-			if err != io.EOF {
+			if !errors.Is(err, io.EOF) {
 				r.o.log.Debug("live output ended", "machine", machine, "error", err)
 			}
 			return

@@ -370,7 +370,7 @@ func (s *Session) teardown(err error) error {
 
 func (s *Session) log(msg string, facts ...any) {
 	if s.opt.Log != nil {
-		s.opt.Log.Debug(msg, append([]any{"peer", s.peer, "remote", s.RemoteAddr(), "dialled", s.wire.dialled}, facts...)...)
+		s.opt.Log.Debug("session", append([]any{"what", msg, "peer", s.peer, "remote", s.RemoteAddr(), "dialled", s.wire.dialled}, facts...)...)
 	}
 }
 

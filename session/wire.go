@@ -73,7 +73,7 @@ func (w *wire) queue(limit int, stall time.Duration, stats *Stats) {
 	w.try = func(fd uintptr) bool {
 		for {
 			w.tryN, w.tryErr = syscall.Write(int(fd), w.tryBytes)
-			if w.tryErr != syscall.EINTR {
+			if !errors.Is(w.tryErr, syscall.EINTR) {
 				return true
 			}
 		}
@@ -132,7 +132,7 @@ func (w *wire) tryWrite(p []byte) (int, error) {
 		return 0, err
 	}
 	if w.tryErr != nil {
-		if w.tryErr == syscall.EAGAIN {
+		if errors.Is(w.tryErr, syscall.EAGAIN) {
 			return 0, nil
 		}
 		return 0, os.NewSyscallError("write", w.tryErr)

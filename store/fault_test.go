@@ -323,7 +323,7 @@ func TestCheckpointNotKept(t *testing.T) {
 	for _, want := range []error{errors.New("no such place"), nil} {
 		set(want)
 		storetest.Update(t, db, note)
-		if got := <-called; got != want {
+		if got := <-called; !errors.Is(got, want) {
 			t.Fatalf("OnCheckpoint returned %v; want %v", got, want)
 		}
 		deadline := time.Now().Add(10 * time.Second)

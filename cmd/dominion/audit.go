@@ -61,7 +61,7 @@ func (a *app) auditList(ctx context.Context, conn *client.Conn, req *apipb.Audit
 	if err != nil {
 		return err
 	}
-	defer stream.Close() // was read to its end
+	defer stream.Close() //nolint:errcheck // it was read to its end, or is given up
 	var docs []recordDoc
 	for stream.Receive() {
 		doc := recordDocOf(stream.Msg())
@@ -110,7 +110,7 @@ func (a *app) auditShow(ctx context.Context, conn *client.Conn, req *apipb.Audit
 	if err != nil {
 		return err
 	}
-	defer stream.Close() // was read to its end
+	defer stream.Close() //nolint:errcheck // it was read to its end, or is given up
 	var docs []recordDoc
 	for stream.Receive() {
 		docs = append(docs, recordDocOf(stream.Msg()))

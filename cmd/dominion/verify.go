@@ -86,7 +86,7 @@ func (a *app) verifyRecords(ctx context.Context, conn *client.Conn, doc *verifyD
 	if err != nil {
 		return err
 	}
-	defer stream.Close() // was read to its end
+	defer stream.Close() //nolint:errcheck // it was read to its end, or is given up
 	for stream.Receive() {
 		m := stream.Msg()
 		bar.show(call.Counts{Targeted: int(m.GetTotal()), Answered: int(m.GetChecked())}, "")
