@@ -82,7 +82,7 @@ func readLog(ctx context.Context, conn *client.Conn, head audit.Checkpoint, take
 	if err != nil {
 		return err
 	}
-	defer stream.Close() // was read to its end, or ended
+	defer stream.Close() //nolint:errcheck // it was read to its end, or is given up
 	var (
 		tree   audit.Tree
 		hashes []audit.Hash
