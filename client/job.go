@@ -85,6 +85,24 @@ type Job struct {
 	first   []Event // to be given before the stream's
 }
 
+// JobError is an error about one job, which the overlord may know.
+type JobError struct {
+	ID   call.JobID
+	What string // what we were doing: "order", "cancel", or "lost sight of it after 1 of 2 machines, it may go on"; may be empty
+	Err  error
+}
+
+// Error gives "job ID: what: …".
+func (e *JobError) Error() string {
+	if e.What == "" {
+		return fmt.Sprintf("job %s: %v", e.ID, e.Err)
+	}
+	return fmt.Sprintf("job %s: %s: %v", e.ID, e.What, e.Err)
+}
+
+// Unwrap gives the cause.
+func (e *JobError) Unwrap() error { return e.Err }
+
 // Targeted is the number of machines that the job accounts for.
 func (j *Job) Targeted() int { return len(j.Names) + len(j.Unknown) }
 
@@ -100,7 +118,7 @@ func (j *Job) Close() error {
 		return nil
 	}
 	if err := j.stream.Close(); err != nil {
-		return fmt.Errorf("leave job %s: %w", j.ID, err)
+		return &JobError{ID: j.ID, What: "leave it", Err: err}
 	}
 	return nil
 }
@@ -127,7 +145,7 @@ func (j *Job) Events() iter.Seq2[Event, error] {
 		for j.stream.Receive() {
 			e, err := j.take(j.stream.Msg())
 			if err != nil {
-				yield(nil, fmt.Errorf("job %s: %w", j.ID, err))
+				yield(nil, &JobError{ID: j.ID, Err: err})
 				return
 			}
 			if e == nil {
@@ -146,7 +164,8 @@ func (j *Job) broken(err error) error {
 	if err == nil {
 		err = errors.New("the overlord ended the answer before the job was closed")
 	}
-	return fmt.Errorf("job %s: lost sight of it after %d of %d machines, it may go on: %w", j.ID, j.counts.Done(), j.counts.Targeted, err)
+	what := fmt.Sprintf("lost sight of it after %d of %d machines, it may go on", j.counts.Done(), j.counts.Targeted)
+	return &JobError{ID: j.ID, What: what, Err: err}
 }
 
 // take checks one event of the overlord and counts it.
@@ -260,7 +279,7 @@ func (j *Job) Cancel(ctx context.Context) (Cancelled, error) {
 	}
 	resp, err := j.conn.Fleet.Cancel(ctx, connect.NewRequest(&apipb.CancelRequest{Job: j.ID.String()}))
 	if err != nil {
-		return Cancelled{}, fmt.Errorf("cancel job %s: %w", j.ID, err)
+		return Cancelled{}, &JobError{ID: j.ID, What: "cancel", Err: err}
 	}
 	var c Cancelled
 	if c.Running, err = expand(resp.Msg.GetRunning()); err != nil {

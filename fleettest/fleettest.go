@@ -177,18 +177,20 @@ func (m *Minion) Stop() error {
 	return err
 }
 
+// Connected is how many minions have a session.
+func (f *Fleet) Connected() int {
+	f.T.Helper()
+	st, err := f.Conn.Fleet.Status(f.T.Context(), connect.NewRequest(&apipb.StatusRequest{}))
+	if err != nil {
+		f.T.Fatal(err)
+	}
+	return int(st.Msg.Connected)
+}
+
 // Await waits until n minions have a session.
 func (f *Fleet) Await(n int) {
 	f.T.Helper()
-	var got uint64
-	f.Until(fmt.Sprintf("%d minions are connected", n), func() bool {
-		st, err := f.Conn.Fleet.Status(f.T.Context(), connect.NewRequest(&apipb.StatusRequest{}))
-		if err != nil {
-			f.T.Fatal(err)
-		}
-		got = st.Msg.Connected
-		return got == uint64(n)
-	})
+	f.Until(fmt.Sprintf("%d minions are connected", n), func() bool { return f.Connected() == n })
 }
 
 // Until waits for what must come true, and fails the test when it does not.

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"dominion/call"
 	"dominion/config"
@@ -62,6 +63,8 @@ type Config struct {
 	Version string `yaml:"-"`
 	// Reload, when not nil, makes Run read the policy again each time it yields.
 	Reload <-chan os.Signal `yaml:"-"`
+	// Now, when not nil, is this machine's clock.
+	Now func() time.Time `yaml:"-"`
 	// Ready, when not nil, is called once the agent listens and begins to enrol
 	// and to connect, with the address it listens on (nil: it does not).
 	Ready func(listening net.Addr) `yaml:"-"`
@@ -87,6 +90,7 @@ type settings struct {
 	running    int
 	queued     int
 	version    string
+	now        func() time.Time
 }
 
 // Check says whether the configuration can be run, naming the key at fault.
@@ -101,7 +105,10 @@ func (c Config) Level() (slog.Level, error) { return parseLevel(c.LogLevel) }
 func (c Config) check() (settings, error) {
 	s := settings{
 		state: c.State, token: c.Token, tokenFile: c.TokenFile, policy: c.Policy, policyMust: c.Policy != "",
-		version: c.Version, pin: c.Pin,
+		version: c.Version, pin: c.Pin, now: c.Now,
+	}
+	if s.now == nil {
+		s.now = time.Now
 	}
 	if err := s.setName(c.Name); err != nil {
 		return settings{}, err

@@ -118,7 +118,7 @@ func (d *daemon) makeAgent(pol *policy.Policy) error {
 	d.agent, err = New(Options{
 		Name: d.cfg.name, Trust: d.trust, Table: table, Overlords: d.enrolledWith(), Policy: pol, Own: d.own,
 		Save: d.dir.WriteFile, Saved: saved, Credit: session.NewPool(0), Heartbeat: d.clock, Log: d.log,
-		Version: d.cfg.version, MaxRunning: d.cfg.running, MaxQueued: d.cfg.queued,
+		Version: d.cfg.version, Now: d.cfg.now, MaxRunning: d.cfg.running, MaxQueued: d.cfg.queued,
 	})
 	if err != nil {
 		return err

@@ -26,7 +26,7 @@ func (d *daemon) keep(accept, work context.Context, addr string) {
 	var said string // the last reason that was logged
 	for accept.Err() == nil {
 		c := d.at(addr)
-		if c == nil || time.Now().After(c.leaf().NotAfter) {
+		if c == nil || d.cfg.now().After(c.leaf().NotAfter) {
 			if c != nil {
 				d.log.Warn("certificate expired; enrolling again", "overlord", c.overlord, "expired", stamp(c.leaf().NotAfter))
 			}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"dominion/enrol"
 	"dominion/pki"
@@ -51,9 +50,9 @@ func (d *daemon) enrol(ctx context.Context, addr string) error {
 		}
 	}
 	d.log.Info("enrolled", "overlord", g.Overlord, "name", d.cfg.name, "until", stamp(c.leaf().NotAfter))
-	if time.Now().After(c.leaf().NotAfter) {
+	if d.cfg.now().After(c.leaf().NotAfter) {
 		return fmt.Errorf("the certificate that overlord/%s grants ended at %s and this clock shows %s; is this clock right?",
-			g.Overlord, stamp(c.leaf().NotAfter), stamp(time.Now()))
+			g.Overlord, stamp(c.leaf().NotAfter), stamp(d.cfg.now()))
 	}
 	return nil
 }

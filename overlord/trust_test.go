@@ -14,6 +14,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -384,5 +385,22 @@ func orderOf(t *testing.T, f *fleettest.Fleet, name, method string, machines ...
 	}
 	return s, &apipb.CallRequest{
 		Order: s.Order, Signature: s.Signature, OperatorCert: s.Cert, Salt: salt, Args: args, Names: machines[0], TimeoutMs: 5000,
+	}
+}
+
+// A wrong clock keeps nobody out; its orders fail, and say why.
+func TestClockWrongByAnHour(t *testing.T) {
+	f := fleettest.Start(t, fleettest.Config())
+	for name, off := range map[string]time.Duration{"m-behind": -time.Hour, "m-ahead": time.Hour} {
+		f.Enrol(name, minion.Config{Now: func() time.Time { return time.Now().Add(off) }})
+	}
+	f.Await(2)
+	for name, r := range results(t, f.Conn, "m-behind,m-ahead", "test.ping", nil) {
+		if r.Code != call.ClockSkew || !strings.Contains(r.Detail, "1h0m") && !strings.Contains(r.Detail, "59m") {
+			t.Errorf("%s: %v, %s; want a clock skew of an hour by name", name, r.Code, r.Detail)
+		}
+	}
+	if n := f.Connected(); n != 2 {
+		t.Errorf("%d keep their session; want 2", n)
 	}
 }

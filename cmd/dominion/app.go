@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -121,10 +122,14 @@ func verdict(err error) (int, string) {
 	}
 }
 
-// plain leaves the code's word out where the detail says it all.
+// plain leaves the code's word out where the detail says it all, and keeps
+// which job an error is about.
 func plain(err error, e *call.Error) string {
 	switch e.Code {
 	case call.Invalid, call.NotFound, call.Unavailable, call.TooMany, call.Conflict:
+		if _, ok := errors.AsType[*client.JobError](err); ok && e.Detail != "" {
+			return strings.Replace(err.Error(), e.Error(), e.Detail, 1)
+		}
 		if e.Detail != "" {
 			return e.Detail
 		}

@@ -222,6 +222,10 @@ func TestVerdict(t *testing.T) {
 		{"denied", ran(call.Errorf(call.Denied, "policy")), exitFailed, "ask: denied: policy"},
 		{"not found", ran(call.Errorf(call.NotFound, "no token")), exitFailed, "no token"},
 		{"without detail", ran(&call.Error{Code: call.Unavailable}), exitFailed, "ask: unavailable"},
+		{
+			"lost", ran(&client.JobError{What: "lost sight of it", Err: call.Errorf(call.Unavailable, "closed")}), exitFailed,
+			"ask: job 00000000-0000-0000-0000-000000000000: lost sight of it: closed",
+		},
 		{"interrupted", ran(errInterrupted), exitInterrupted, "interrupted"},
 		{"incomplete", ran(&exitError{exitIncomplete, ""}), exitIncomplete, ""},
 	} {
