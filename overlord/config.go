@@ -27,7 +27,8 @@ const DefaultConfig = "/etc/dominion/overlord.yaml"
 type Config struct {
 	// Directory of keys, store and socket; made with mode 0700. Default /var/lib/dominion/overlord.
 	State string `yaml:"state"`
-	// Name in the overlord's certificate, a DNS name. Default: this host's name. Fixed by the first start.
+	// Name in the overlord's certificate, a DNS name. Default: this host's name. Fixed by the first start:
+	// afterwards it may be left out, and another is refused.
 	Name string `yaml:"name"`
 	// Address of sessions and API, host:port. Default ":51235". Port 0 lets the kernel choose; STATE/address tells.
 	Listen string `yaml:"listen"`
@@ -57,6 +58,8 @@ type Config struct {
 	Level *slog.LevelVar `yaml:"-"`
 	// Ready, when not nil, is called once the API answers, with its address.
 	Ready func(address string) `yaml:"-"`
+
+	hostNamed bool // Name is only the host's, for want of another
 }
 
 // AutosignRule signs the requests of minions whose name and address fit.
@@ -119,7 +122,7 @@ func (c Config) settle() (Config, error) {
 		if err != nil {
 			return c, fmt.Errorf("name: ask the host for its name: %w", err)
 		}
-		c.Name = host
+		c.Name, c.hostNamed = host, true
 	}
 	name, err := call.ParseName(c.Name)
 	if err != nil {

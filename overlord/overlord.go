@@ -102,7 +102,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
 		sock.Close()
 		return err
 	}
-	o.log.Info("overlord ready", "name", cfg.Name, "address", ln.Addr().String(), "state", o.dir.Path(), "pin", o.keys.pin())
+	o.log.Info("overlord ready", "name", o.cfg.Name, "address", ln.Addr().String(), "state", o.dir.Path(), "pin", o.keys.pin())
 	if cfg.Ready != nil {
 		cfg.Ready(ln.Addr().String())
 	}
@@ -196,7 +196,10 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 	if err := dir.Lock(); err != nil {
 		return nil, err
 	}
-	if o.keys, err = loadKeys(dir, cfg, time.Now()); err != nil {
+	if err := o.keepName(); err != nil {
+		return nil, err
+	}
+	if o.keys, err = loadKeys(dir, o.cfg, time.Now()); err != nil {
 		return nil, err
 	}
 	if o.trust, err = pki.NewTrust(o.keys.root.Cert); err != nil {
@@ -212,6 +215,33 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 		return nil, err
 	}
 	return o, o.prepare(ctx)
+}
+
+// keepName holds the overlord to the name of its first start: minions believe
+// no other, and its log is signed with it.
+func (o *Overlord) keepName() error {
+	b, err := o.dir.ReadFile(fileTLSCert)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	certs, err := pki.ParseCerts(b)
+	if err != nil {
+		return fmt.Errorf("read %s: %w", fileTLSCert, err)
+	}
+	id, err := pki.IdentityOf(certs[0])
+	switch {
+	case err != nil:
+		return fmt.Errorf("read %s: %w", fileTLSCert, err)
+	case id.Name == o.cfg.Name:
+	case !o.cfg.hostNamed:
+		return fmt.Errorf("name: this overlord is %q since its first start and its minions believe no other; it cannot become %q", id.Name, o.cfg.Name)
+	default:
+		o.cfg.Name = id.Name
+	}
+	return nil
 }
 
 // close releases what open took, the store last.

@@ -200,6 +200,10 @@ func testFullDisk(t *testing.T, binary string) {
 		s.accounted(job, "answered", "m01", "m02")
 	}
 	s.root.run("audit", "verify").exits(0)
+
+	s.overlord.stop()
+	fillDisk(t, fill)
+	s.root.run("overlord", "--state", s.state, "--listen", s.address, "--config", s.config).exits(1).tells("store.db", "is full")
 }
 
 // smallDisk mounts 16 MiB of memory.

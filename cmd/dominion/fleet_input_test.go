@@ -122,7 +122,8 @@ func testBadWords(t *testing.T, binary string) {
 	}
 }
 
-// Two daemons on one state directory, and a policy that does not hold.
+// Two daemons on one state directory, another name, and a policy that does not
+// hold.
 func testBadState(t *testing.T, binary string) {
 	s := startSite(t, binary, 1)
 	s.root.run("overlord", "--state", s.state, "--listen", "127.0.0.1:0", "--config", s.config).exits(1).tells(s.state, "in use by another process")
@@ -130,6 +131,15 @@ func testBadState(t *testing.T, binary string) {
 		exits(1).tells("m01", "in use by another process")
 	other := filepath.Join(s.dir, "other")
 	s.root.run("overlord", "--state", other, "--listen", s.address, "--config", s.config).exits(1).tells("address already in use")
+
+	// The name is fixed by the first start; it need not be said again.
+	s.overlord.stop()
+	s.root.run("overlord", "--state", s.state, "--name", "other", "--listen", s.address, "--config", s.config).
+		exits(1).tells(`name: this overlord is "overlord"`, `it cannot become "other"`)
+	s.unnamed = true
+	s.up()
+	s.await(1)
+	s.root.run("status", "-o", "json").exits(0).prints(`"name": "overlord"`)
 
 	alice := s.login("alice")
 	alice.run("call", "m01", "test.ping").exits(0)

@@ -39,6 +39,7 @@ type site struct {
 	root     *user // on the overlord's host
 	overlord *daemon
 	flags    []string     // of the overlord, for its next start
+	unnamed  bool         // it is started without --name
 	conn     *client.Conn // as root, for waiting
 }
 
@@ -86,7 +87,10 @@ func (s *site) up(flags ...string) {
 	if listen == "" {
 		listen = "127.0.0.1:0"
 	}
-	args := []string{"overlord", "--state", s.state, "--name", "overlord", "--listen", listen}
+	args := []string{"overlord", "--state", s.state, "--listen", listen}
+	if !s.unnamed {
+		args = append(args, "--name", "overlord")
+	}
 	if !slices.Contains(s.flags, "--config") {
 		args = append(args, "--config", s.config)
 	}
