@@ -59,7 +59,7 @@ fuzz:
 ## bench: every budget beside its measured figure
 .PHONY: bench
 bench: build
-	@$(GO) test -tags bench -run TestBudgets -count=1 -timeout 20m ./fleettest/ ./store/
+	@DOMINION_BINARY=$(CURDIR)/bin/dominion $(GO) test -tags bench -run TestBudgets -count=1 -v -timeout 20m ./fleettest/ ./store/
 
 ## lint: golangci-lint with the rules of .golangci.yml
 .PHONY: lint

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -286,4 +287,36 @@ func sizes() []int {
 		return []int{n}
 	}
 	return []int{1000, 5000}
+}
+
+// An idle minion is a real process of the real binary.
+func TestBudgetsMinion(t *testing.T) {
+	binary := os.Getenv("DOMINION_BINARY")
+	if binary == "" {
+		t.Fatal("DOMINION_BINARY is not set; run make bench")
+	}
+	r := newRig(t)
+	tok, err := r.conn.Admin.CreateToken(t.Context(), connect.NewRequest(&apipb.CreateTokenRequest{Name: "*"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := r.conn.Fleet.Status(t.Context(), connect.NewRequest(&apipb.StatusRequest{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary, "minion", "--state", filepath.Join(t.TempDir(), "m"), "--name", "m", "--overlord", r.address, "--pin", st.Msg.Pin)
+	cmd.Env = append(os.Environ(), "DOMINION_TOKEN="+tok.Msg.Token)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	r.await(1)
+	r.order("m", "test.ping")
+	time.Sleep(5 * time.Second) // its beginning is over
+	before := fleettest.CPU(t, cmd.Process.Pid)
+	time.Sleep(10 * time.Second)
+	used := fleettest.CPU(t, cmd.Process.Pid) - before
+	budget(t, "resident memory of an idle minion", float64(fleettest.RSS(t, cmd.Process.Pid))/(1<<20), 20, "MB")
+	budget(t, "CPU of an idle minion in 10 s", us(used)/1e3, 10, "ms")
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // TestUser needs root: it becomes another user.
-func TestUser(t *testing.T) {
+func TestFleetUser(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("SKIPPED: it needs root")
 	}
