@@ -18,7 +18,12 @@ const (
 )
 
 const (
-	foldFor     = 5 * time.Millisecond // results that arrive this close together share a group and a write
+	// Results that arrive this close together share groups and a write: at first
+	// for a quick sign of life, then longer, as each write costs a transaction, a
+	// signed checkpoint and an event (measured at 5,000 machines: 6 µs of CPU a
+	// call with 5 ms throughout).
+	firstFold   = 5 * time.Millisecond
+	lastFold    = 40 * time.Millisecond
 	retryStore  = time.Second          // between attempts of a store that refuses results
 	confirmTime = 5 * time.Second      // for calls to confirm that they were cancelled
 )
@@ -64,6 +69,7 @@ type Run struct {
 	kept      int64       // bytes of output held
 	cancelled bool
 	stop      chan struct{} // closed by Cancel
+	complete  chan struct{} // closed when every result is known
 	groups    []Group       // stored ones, by number
 	known     call.Counts   // of groups
 	problem   string        // why results are not durable; empty when they are
@@ -76,7 +82,7 @@ func NewRun(p *Plan, budget *Budget, log *slog.Logger) *Run {
 	targeted := call.Counts{Targeted: p.Tree.Len() + len(p.Unknown)}
 	r := &Run{
 		Plan: p, budget: budget, log: log, wake: make(chan struct{}, 1), state: make([]call.State, p.Tree.Len()),
-		fold: newFolder(), counts: targeted, known: targeted, stop: make(chan struct{}), changed: make(chan struct{}),
+		fold: newFolder(), counts: targeted, known: targeted, stop: make(chan struct{}), complete: make(chan struct{}), changed: make(chan struct{}),
 	}
 	for i := range r.state {
 		r.state[i] = call.Planned
@@ -108,6 +114,9 @@ func (r *Run) finish(i int, res call.Result) bool {
 func (r *Run) addLocked(res call.Result) {
 	r.fold.add(res, r.keepLocked)
 	r.counts.Add(res.Status(), 1)
+	if r.counts.Done() == r.counts.Targeted {
+		close(r.complete)
+	}
 	select {
 	case r.wake <- struct{}{}:
 	default:
@@ -287,15 +296,13 @@ func (r *Run) sendOne(i int, name string, remaining time.Duration, part []byte, 
 
 // gather folds and stores results until all are stored.
 func (r *Run) gather(ctx context.Context, k keeper) error {
-	for {
+	for fold := firstFold; ; fold = min(2*fold, lastFold) {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-r.wake:
 		}
-		if !r.allKnown() {
-			pause(ctx, foldFor)
-		}
+		pause(ctx, fold, r.complete)
 		if err := r.store(ctx, k); err != nil {
 			return err
 		}
@@ -305,19 +312,15 @@ func (r *Run) gather(ctx context.Context, k keeper) error {
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) {
+// pause waits for d, or until early is closed (nil: never).
+func pause(ctx context.Context, d time.Duration, early <-chan struct{}) {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {
 	case <-ctx.Done():
+	case <-early:
 	case <-t.C:
 	}
-}
-
-func (r *Run) allKnown() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.counts.Done() == r.counts.Targeted
 }
 
 func (r *Run) allStored() bool {
@@ -359,7 +362,7 @@ func (r *Run) store(ctx context.Context, k keeper) error {
 			r.tellLocked()
 		}
 		r.mu.Unlock()
-		pause(ctx, retryStore)
+		pause(ctx, retryStore, nil)
 	}
 	r.mu.Lock()
 	r.problem = ""
