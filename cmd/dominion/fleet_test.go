@@ -20,6 +20,7 @@ func TestFleet(t *testing.T) {
 		{"UnreachableMachinesAreNamed", testUnreachable},
 		{"MachineKilledInTheMiddle", testKilledInTheMiddle},
 		{"Revocation", testRevocation},
+		{"RevokedAtTheMachine", testRevokedAtTheMachine},
 		{"Enrolment", testEnrolment},
 		{"OperatorFromAnotherHome", testOperator},
 		{"MachineThatLostItsState", testLostState},

@@ -56,6 +56,30 @@ func testListen(t *testing.T, binary string) {
 	s.root.run("call", "m01", "test.ping").exits(0)
 }
 
+// A machine refuses a revoked operator by itself: an overlord that does not
+// know of the revocation, another one of the same root here, passes the order on.
+func testRevokedAtTheMachine(t *testing.T, binary string) {
+	a, b := startSite(t, binary, 0), newSite(t, binary)
+	for _, name := range []string{"ca/root.key", "ca/root.crt"} {
+		copyFile(t, filepath.Join(a.state, name), filepath.Join(b.state, name))
+	}
+	b.up("--autosign", "m*", "--name", "second")
+	a.minion("m01", "--overlord", b.address)
+	b.minion("m02")
+	a.await(1)
+	b.await(2)
+	alice := a.login("alice")
+	words := []string{"call", "*", "test.ping", "--context", "alice", "--overlord", b.address}
+	alice.run(words...).exits(0).prints("m[01-02] (2): ok: true")
+	a.root.run("cert", "revoke", "--role", "operator", "alice", "--reason", "left").exits(0)
+	a.until("the list is on the machine's disk", func() bool {
+		number, _ := a.revocations("m01")
+		return number == 1
+	})
+	alice.run(words...).exits(3).prints("m02: ok: true").tells("1 of 2 minions failed: m01: revoked: ", "left")
+	alice.run("call", "m02", "test.ping", "--context", "alice").exits(1).tells("operator/alice was revoked: left")
+}
+
 // One machine serves two overlords under one root, and neither minds what
 // happens to the other. An overlord under another root is not believed.
 func testTwoOverlords(t *testing.T, binary string) {
