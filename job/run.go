@@ -24,8 +24,8 @@ const (
 	// call with 5 ms throughout).
 	firstFold   = 5 * time.Millisecond
 	lastFold    = 40 * time.Millisecond
-	retryStore  = time.Second          // between attempts of a store that refuses results
-	confirmTime = 5 * time.Second      // for calls to confirm that they were cancelled
+	retryStore  = time.Second     // between attempts of a store that refuses results
+	confirmTime = 5 * time.Second // for calls to confirm that they were cancelled
 )
 
 // Budget bounds the output held by all open jobs of a process. The zero value
