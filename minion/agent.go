@@ -129,6 +129,7 @@ func New(opt Options) (*Agent, error) {
 	if a.log == nil {
 		a.log = slog.New(slog.DiscardHandler)
 	}
+	a.own.tell = a.log
 	a.book = new(memoryBook)
 	a.crew = crew{running: opt.MaxRunning, queued: opt.MaxQueued, do: a.work}
 	if a.crew.running == 0 {
@@ -324,8 +325,13 @@ func (a *Agent) Wait(ctx context.Context, limit time.Duration) error {
 	return a.crew.wait(ctx)
 }
 
-// work runs one call of the crew to its end.
+// work runs one call of the crew to its end. What cannot be recorded is not run.
 func (a *Agent) work(ctx context.Context, w *work) {
+	if err := a.own.ready(); err != nil {
+		a.own.skip(1)
+		a.finish(w, failure(err))
+		return
+	}
 	r := a.perform(ctx, w)
 	if err := a.own.ran(record(a.now(), w.verdict, w.link.peer, r)); err != nil {
 		a.log.Error("call not recorded", "job", w.verdict.order.Job, "err", err)

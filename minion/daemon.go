@@ -134,6 +134,11 @@ func (d *daemon) makeAgent(pol *policy.Policy) error {
 
 func (d *daemon) close() error {
 	var errs []error
+	if d.agent != nil {
+		if err := d.agent.own.ready(); err != nil {
+			d.log.Error("records of calls that ran are lost", "err", err)
+		}
+	}
 	if d.own != nil {
 		errs = append(errs, d.own.Close())
 	}

@@ -2,13 +2,16 @@ package minion
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
+	"log/slog"
 	"sync"
 	"time"
 	"unicode/utf8"
 
 	"dominion/api/auditpb"
 	"dominion/api/fleetpb"
+	"dominion/audit"
 	"dominion/call"
 )
 
@@ -26,15 +29,21 @@ type ownLog interface {
 	Append(r *auditpb.MinionRecord) (int64, error)
 }
 
-// recorder writes to the own log. Its zero value with a nil log records
-// nothing.
+// recorder writes to the own log; with a nil log it records nothing. A record
+// that the log did not take is kept and tried again before the next call
+// starts: while there is one, no call starts, so that at most as many calls run
+// unrecorded as ran when the log failed.
 type recorder struct {
-	log ownLog
+	log  ownLog
+	tell *slog.Logger // required when there is a log
 
-	mu      sync.Mutex
-	tokens  float64
-	filled  time.Time
-	dropped uint64 // refusals since the last recorded one
+	retry sync.Mutex // one goroutine writes what was kept
+
+	mu        sync.Mutex
+	tokens    float64
+	filled    time.Time
+	dropped   uint64                  // refusals since the last recorded one
+	unwritten []*auditpb.MinionRecord // one for each call that ran then, and at most one refusal
 }
 
 // record makes the leaf of one call.
@@ -52,15 +61,85 @@ func record(now time.Time, d verdict, overlord string, r *fleetpb.Result) *audit
 	return m
 }
 
-// ran records a call that was accepted.
+// ready says whether a call may start: what the log did not take before, it
+// takes now. The error is a *call.Error with code Unavailable.
+func (k *recorder) ready() error {
+	if k.waiting() == nil {
+		return nil
+	}
+	k.retry.Lock()
+	defer k.retry.Unlock()
+	late := 0
+	for m := k.waiting(); m != nil; m = k.waiting() {
+		if _, err := k.log.Append(m); err != nil {
+			return call.Errorf(call.Unavailable, "this machine's own audit log cannot be written: %s; nothing was run", why(err))
+		}
+		k.mu.Lock()
+		k.unwritten = k.unwritten[1:]
+		k.mu.Unlock()
+		late++
+	}
+	if late > 0 {
+		k.tell.Info("own audit log is written again: calls run again", "late_records", late)
+	}
+	return nil
+}
+
+// waiting gives the oldest record that is not written; nil: there is none.
+func (k *recorder) waiting() *auditpb.MinionRecord {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if len(k.unwritten) == 0 {
+		k.unwritten = nil
+		return nil
+	}
+	return k.unwritten[0]
+}
+
+// why gives the cause without the words around it.
+func why(err error) string {
+	if e, ok := errors.AsType[*call.Error](err); ok {
+		return e.Detail
+	}
+	return err.Error()
+}
+
+// ran records a call that was accepted. When the log cannot be written the
+// record is kept for ready; an error is about a record that no log would take.
 func (k *recorder) ran(m *auditpb.MinionRecord) error {
 	if k.log == nil {
 		return nil
 	}
-	if _, err := k.log.Append(m); err != nil {
+	_, err := k.log.Append(m)
+	switch {
+	case errors.Is(err, audit.ErrRecord):
 		return fmt.Errorf("record call in this machine's log: %w", err)
+	case err != nil:
+		k.keep(m, true, err)
 	}
 	return nil
+}
+
+// keep holds on to a record that was not written, must it be held or is it the
+// first, and says so.
+func (k *recorder) keep(m *auditpb.MinionRecord, must bool, cause error) (kept bool) {
+	k.mu.Lock()
+	first := len(k.unwritten) == 0
+	if kept = must || first; kept {
+		k.unwritten = append(k.unwritten, m)
+	}
+	k.mu.Unlock()
+	if first {
+		k.tell.Error("own audit log cannot be written: calls are refused until it can", "err", cause)
+	}
+	return kept
+}
+
+// skip counts a refusal that is not recorded.
+func (k *recorder) skip(n uint64) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.dropped += n
 }
 
 // wants says whether a refusal at now is to be told and recorded, and how many
@@ -83,13 +162,19 @@ func (k *recorder) wants(now time.Time) (before uint64, ok bool) {
 	return before, true
 }
 
-// refused records a call that was not accepted; there must be a log.
+// refused records a call that was not accepted; there must be a log. While it
+// cannot be written refusals are counted, but for the first: it keeps calls
+// from starting. An error is about a record that no log would take.
 func (k *recorder) refused(m *auditpb.MinionRecord, before uint64) error {
 	if before > 0 {
 		m.Detail = cut(fmt.Sprintf("%s (%d refusals before it are not recorded)", m.Detail, before), maxDetail)
 	}
-	if _, err := k.log.Append(m); err != nil {
+	_, err := k.log.Append(m)
+	switch {
+	case errors.Is(err, audit.ErrRecord):
 		return fmt.Errorf("record refusal in this machine's log: %w", err)
+	case err != nil && !k.keep(m, false, err):
+		k.skip(before + 1)
 	}
 	return nil
 }

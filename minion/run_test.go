@@ -379,21 +379,6 @@ func TestLogOutRefused(t *testing.T) {
 	}
 }
 
-// fullDisk is an own log that cannot be written.
-type fullDisk struct{}
-
-func (fullDisk) Append(*auditpb.MinionRecord) (int64, error) {
-	return 0, call.Errorf(call.Unavailable, "disk full")
-}
-
-func TestUnwritableLogDoesNotLoseAnswers(t *testing.T) {
-	f := newFleet(t)
-	p := attach(t, newAgent(t, f, func(opt *Options) { opt.Own = fullDisk{} }), newOverlord(t, f).listen())
-	c := f.call(t, draft{method: "test.ping"})
-	wantCode(t, p.do(c), call.OK)
-	wantCode(t, p.do(c), call.Repeated)
-}
-
 // counting is an own log that counts.
 type counting struct{ records []*auditpb.MinionRecord }
 
@@ -404,7 +389,7 @@ func (c *counting) Append(r *auditpb.MinionRecord) (int64, error) {
 
 func TestRefusalsAreRecordedAtABoundedRate(t *testing.T) {
 	log := new(counting)
-	k := recorder{log: log}
+	k := recorder{log: log, tell: testLogger(t)}
 	now := bookNow
 	flood := func(n int) {
 		for range n {
