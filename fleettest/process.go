@@ -84,6 +84,9 @@ func (p part) play(ctx context.Context) error {
 		return p.Crowd.Run(ctx)
 	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if err := overlord.Batch(); err != nil {
+		return err
+	}
 	return overlord.Run(ctx, overlord.Config{
 		State: p.Overlord.State, Name: "overlord", Listen: p.Overlord.Listen,
 		Ready: func(address string) { fmt.Println("ready", address) },
