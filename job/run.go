@@ -25,6 +25,7 @@ const (
 	firstFold   = 5 * time.Millisecond
 	lastFold    = 40 * time.Millisecond
 	retryStore  = time.Second     // between attempts of a store that refuses results
+	tellStore   = time.Minute     // between two complaints of one job about it
 	confirmTime = 5 * time.Second // for calls to confirm that they were cancelled
 )
 
@@ -61,6 +62,7 @@ type Run struct {
 	log    *slog.Logger
 
 	wake chan struct{} // one: results wait to be folded
+	told time.Time     // of the last complaint about the store; owned by Do
 
 	mu        sync.Mutex
 	state     []call.State // by position in Plan.Tree
@@ -339,7 +341,8 @@ func (r *Run) giveUp(w wire, detail string) {
 }
 
 // store writes what has been folded. A store that refuses is asked again until
-// ctx ends: results wait in memory, and watchers see them with the reason.
+// ctx ends: results wait in memory, and watchers see why. The log is told at
+// most once a minute.
 func (r *Run) store(ctx context.Context, k keeper) error {
 	r.mu.Lock()
 	groups := r.fold.fold(len(r.groups))
@@ -347,6 +350,7 @@ func (r *Run) store(ctx context.Context, k keeper) error {
 	if len(groups) == 0 {
 		return nil
 	}
+	log, told := r.log.With("job", r.Plan.Order.Job.String(), "groups", len(groups)), false
 	for {
 		err := k.KeepResults(ctx, r.Plan.Order.Job, groups)
 		if err == nil {
@@ -355,7 +359,10 @@ func (r *Run) store(ctx context.Context, k keeper) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		r.log.Error("results not stored, trying again", "job", r.Plan.Order.Job.String(), "groups", len(groups), "error", err)
+		if now := time.Now(); r.told.IsZero() || now.Sub(r.told) >= tellStore {
+			log.Error("results not stored, trying again", "error", err)
+			r.told, told = now, true
+		}
 		r.mu.Lock()
 		if r.problem == "" {
 			r.problem = err.Error()
@@ -363,6 +370,9 @@ func (r *Run) store(ctx context.Context, k keeper) error {
 		}
 		r.mu.Unlock()
 		pause(ctx, retryStore, nil)
+	}
+	if told {
+		log.Info("results stored after all")
 	}
 	r.mu.Lock()
 	r.problem = ""
