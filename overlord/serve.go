@@ -2,6 +2,7 @@ package overlord
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -43,6 +44,12 @@ func (o *Overlord) ready(s *session.Session) {
 	peer := s.Peer()
 	if old := o.fleet.join(s, time.Now()); old != nil {
 		old.Close(call.Conflict, "a newer session of this machine takes its place")
+	}
+	// A list that changed since the handshake has cut the sessions it found;
+	// this one was not among them yet.
+	if reason, yes := o.peerRevoked(s); yes {
+		s.Close(call.Revoked, "the certificate was revoked: "+reason)
+		return
 	}
 	o.log.Info("minion connected", "machine", peer.Name, "address", s.RemoteAddr().String(), "agent", s.PeerHello().AgentVersion)
 	o.background.Go(func() {
@@ -146,9 +153,18 @@ func (h handler) Closed(s *session.Session, err error) {
 	}
 }
 
+// peerRevoked says whether today's list names a session's peer, or the CA that
+// signed it.
+func (o *Overlord) peerRevoked(s *session.Session) (reason string, revoked bool) {
+	certs := []*x509.Certificate{s.PeerCert()}
+	if issuer := o.keys.issuerOf(s.PeerCert()); issuer != nil {
+		certs = append(certs, issuer)
+	}
+	return o.revoked().Revoked(certs...)
+}
+
 // pushRevocations sends a new list to every session, and cuts those that it names.
 func (o *Overlord) pushRevocations() {
-	list := o.revoked()
 	args, err := json.Marshal(session.RevocationsArgs{List: o.revokedBytes()})
 	if err != nil {
 		o.log.Error("encode revocation list", "error", err)
@@ -161,7 +177,7 @@ func (o *Overlord) pushRevocations() {
 	}
 	id := o.callID.Add(1)
 	for _, s := range o.fleet.all() {
-		if reason, yes := list.Revoked(s.PeerCert()); yes {
+		if reason, yes := o.peerRevoked(s); yes {
 			s.Close(call.Revoked, "the certificate was revoked: "+reason)
 			continue
 		}
