@@ -25,6 +25,7 @@ const (
 	firstFold   = 5 * time.Millisecond
 	lastFold    = 100 * time.Millisecond
 	retryStore  = time.Second     // between attempts of a store that refuses results
+	tellStore   = time.Minute     // between two complaints of one job about it
 	confirmTime = 5 * time.Second // for calls to confirm that they were cancelled
 )
 
@@ -61,6 +62,7 @@ type Run struct {
 	log    *slog.Logger
 
 	wake chan struct{} // one: results wait to be folded
+	told time.Time     // of the last complaint about the store; owned by Do
 
 	// By position in Plan.Tree, call.State. Not under mu: the sender would wait
 	// for it once a call, against those who deliver.
@@ -351,7 +353,8 @@ func (r *Run) giveUp(w wire, detail string) {
 }
 
 // store writes what has been folded. A store that refuses is asked again until
-// ctx ends: results wait in memory, and watchers see them with the reason.
+// ctx ends: results wait in memory, and watchers see why. The log is told at
+// most once a minute.
 func (r *Run) store(ctx context.Context, k keeper) error {
 	r.mu.Lock()
 	groups := r.fold.fold(len(r.groups))
@@ -359,6 +362,7 @@ func (r *Run) store(ctx context.Context, k keeper) error {
 	if len(groups) == 0 {
 		return nil
 	}
+	log, told := r.log.With("job", r.Plan.Order.Job.String(), "groups", len(groups)), false
 	for {
 		err := k.KeepResults(ctx, r.Plan.Order.Job, groups)
 		if err == nil {
@@ -367,7 +371,10 @@ func (r *Run) store(ctx context.Context, k keeper) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		r.log.Error("results not stored, trying again", "job", r.Plan.Order.Job.String(), "groups", len(groups), "error", err)
+		if now := time.Now(); r.told.IsZero() || now.Sub(r.told) >= tellStore {
+			log.Error("results not stored, trying again", "error", err)
+			r.told, told = now, true
+		}
 		r.mu.Lock()
 		if r.problem == "" {
 			r.problem = err.Error()
@@ -375,6 +382,9 @@ func (r *Run) store(ctx context.Context, k keeper) error {
 		}
 		r.mu.Unlock()
 		pause(ctx, retryStore, nil)
+	}
+	if told {
+		log.Info("results stored after all")
 	}
 	r.mu.Lock()
 	r.problem = ""
