@@ -96,11 +96,16 @@ func NewRun(p *Plan, budget *Budget, log *slog.Logger) *Run {
 }
 
 // Deliver takes what one machine answered. Only the first result of a machine
-// counts; false says that this one did not. It never blocks.
+// counts; false says that this one did not. It never blocks. A machine that
+// ended the call because its time was over does not say how much that was: it
+// had what remained of the time-out, which is named here.
 func (r *Run) Deliver(res call.Result) bool {
 	i, ok := r.Plan.Tree.Index(res.Machine)
 	if !ok {
 		return false
+	}
+	if res.Code == call.Timeout && res.Detail == "" && r.Plan.Timeout > 0 {
+		res.Detail = "not done within " + r.Plan.Timeout.String()
 	}
 	return r.finish(i, res)
 }

@@ -181,6 +181,35 @@ func TestDoAccountsForAll(t *testing.T) {
 	})
 }
 
+// The operator is told the time-out that was given, and equal answers fold.
+func TestTimeoutIsNamed(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		timeout time.Duration
+		detail  string // of the machine
+		want    string
+	}{
+		{"its time was over", time.Second, "", "not done within 1s"},
+		{"a method's own", time.Second, "the lock was not free within 5ms", "the lock was not free within 5ms"},
+		{"no time-out was given", 0, "", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, s := newRun(t, request(t, tt.timeout, nil, "a", "b")), &shelf{}
+				f := &fleet{run: r, answer: func(string, *fleetpb.Call) (*call.Result, error) {
+					return &call.Result{Code: call.Timeout, Detail: tt.detail}, nil
+				}}
+				if err := r.Do(t.Context(), f, s); err != nil {
+					t.Fatal(err)
+				}
+				if got := account(t, r, s)["a"].Detail; got != tt.want || len(s.groups) != 1 {
+					t.Errorf("detail %q in %d groups; want %q in 1", got, len(s.groups), tt.want)
+				}
+			})
+		})
+	}
+}
+
 func TestCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRun(t, request(t, 0, nil, "a", "b", "c", "d"))
