@@ -35,6 +35,9 @@ const (
 	maxMessage = 64 << 20 // bytes of one message of the overlord; a million names fold to less
 	dialWait   = 10 * time.Second
 	alertWait  = 2 * time.Second // for a server to say why it refuses us
+
+	pingAfter = 20 * time.Second // of silence on a TLS connection, then it is asked for a sign of life
+	pingWait  = 15 * time.Second // for that sign
 )
 
 // Endpoint says where an overlord is. With State the overlord is on this host;
@@ -61,6 +64,8 @@ type Conn struct {
 	trust   *pki.Trust // of the context
 	warning string
 	http    *http.Transport
+
+	patience *patience // not changed once the connection is used
 
 	mu      sync.Mutex
 	schemas map[string]module.Schema // of all methods, by name; nil: not asked yet
@@ -170,9 +175,11 @@ func openContext(oc *Context) (*Conn, error) {
 		TLSHandshakeTimeout: dialWait,
 		ForceAttemptHTTP2:   true,
 		DisableCompression:  true,
+		// An overlord whose process is stopped keeps its connections.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingWait},
 	}
 	alert := func(ctx context.Context) error { return readAlert(ctx, oc.Overlord, cfg) }
-	return newConn(tr, "https://"+oc.Overlord, errorMapper{oc.Overlord, alert}, func(c *Conn) { c.context, c.trust = oc, trust }), nil
+	return newConn(tr, "https://"+oc.Overlord, errorMapper{where: oc.Overlord, alert: alert}, func(c *Conn) { c.context, c.trust = oc, trust }), nil
 }
 
 // readAlert connects and sends nothing, so that what the server says about our
@@ -198,7 +205,8 @@ func readAlert(ctx context.Context, addr string, cfg *tls.Config) error {
 }
 
 func newConn(tr *http.Transport, base string, mapper errorMapper, set func(*Conn)) *Conn {
-	c := &Conn{where: mapper.where, http: tr}
+	c := &Conn{where: mapper.where, http: tr, patience: defaultPatience()}
+	mapper.patience = c.patience
 	set(c)
 	hc := &http.Client{
 		Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },

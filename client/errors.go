@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"strings"
 	"syscall"
 
 	"connectrpc.com/connect"
@@ -21,6 +22,8 @@ type errorMapper struct {
 	// refuses our certificate is lost when we were writing already. Nil: nobody
 	// is asked.
 	alert func(context.Context) error
+	// patience is the connection's, so that a test can shorten it. Required.
+	patience *patience
 }
 
 var _ connect.Interceptor = errorMapper{}
@@ -28,6 +31,12 @@ var _ connect.Interceptor = errorMapper{}
 // WrapUnary implements connect.Interceptor.
 func (m errorMapper) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
+		if _, limited := ctx.Deadline(); !limited {
+			limit := m.patience.unary(req.Spec().Procedure)
+			var stop context.CancelFunc
+			ctx, stop = context.WithTimeoutCause(ctx, limit, m.silent(limit))
+			defer stop()
+		}
 		resp, err := next(ctx, req)
 		if err != nil {
 			return nil, m.error(ctx, err)
@@ -39,27 +48,22 @@ func (m errorMapper) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 // WrapStreamingClient implements connect.Interceptor.
 func (m errorMapper) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
 	return func(ctx context.Context, spec connect.Spec) connect.StreamingClientConn {
-		return &mappedConn{StreamingClientConn: next(ctx, spec), mapper: m, cause: func(err error) error { return m.error(ctx, err) }}
+		watched, end := context.WithCancelCause(ctx)
+		return &mappedConn{
+			StreamingClientConn: next(watched, spec), mapper: m, end: end,
+			cause: func(err error) error {
+				if e, ok := errors.AsType[*call.Error](context.Cause(watched)); ok && ctx.Err() == nil {
+					return e // the overlord fell silent
+				}
+				return m.error(ctx, err)
+			},
+		}
 	}
 }
 
 // WrapStreamingHandler implements connect.Interceptor; clients have none.
 func (m errorMapper) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
 	return next
-}
-
-type mappedConn struct {
-	connect.StreamingClientConn
-	mapper errorMapper
-	cause  func(error) error
-}
-
-func (c *mappedConn) Receive(m any) error {
-	err := c.StreamingClientConn.Receive(m)
-	if err == nil || errors.Is(err, io.EOF) {
-		return err
-	}
-	return c.cause(err)
 }
 
 // error gives the *call.Error that the overlord sent, or one that says why it
@@ -77,11 +81,18 @@ func (m errorMapper) error(ctx context.Context, err error) error {
 	return err
 }
 
+// lostPing is what net/http says when an HTTP/2 ping was not answered; the error
+// has no other mark.
+const lostPing = "http2: client connection lost"
+
 // local explains an error that arose on this side: nothing listens, the
 // connection broke, the server's certificate is not an overlord's.
 func (m errorMapper) local(ctx context.Context, ce *connect.Error) error {
 	if e, ok := errors.AsType[*call.Error](ce.Unwrap()); ok {
 		return e
+	}
+	if strings.Contains(ce.Message(), lostPing) {
+		return call.Errorf(call.Unavailable, "the overlord at %s says nothing: the connection to it gives no sign of life", m.where)
 	}
 	alert := tlsAlert(ce)
 	if alert == nil && m.alert != nil && ce.Code() != connect.CodeDeadlineExceeded {

@@ -44,6 +44,8 @@ type fakeOverlord struct {
 	events func(req *apipb.CallRequest, send func(*apipb.CallEvent) error) error
 	ping   func(req *apipb.PingRequest, send func(*apipb.PingEvent) error) error
 	cancel func(job string) (*apipb.CancelResponse, error)
+	list   func(send func(*apipb.AuditRecord) error) error
+	verify func(send func(*apipb.AuditVerifyEvent) error) error
 	now    time.Time // of renewals
 
 	mu      sync.Mutex
@@ -157,6 +159,14 @@ func (f *fakeOverlord) Cancel(_ context.Context, req *connect.Request[apipb.Canc
 		return nil, err
 	}
 	return connect.NewResponse(m), nil
+}
+
+func (f *fakeOverlord) List(_ context.Context, _ *connect.Request[apipb.AuditListRequest], s *connect.ServerStream[apipb.AuditRecord]) error {
+	return f.list(s.Send)
+}
+
+func (f *fakeOverlord) Verify(_ context.Context, _ *connect.Request[apipb.AuditVerifyRequest], s *connect.ServerStream[apipb.AuditVerifyEvent]) error {
+	return f.verify(s.Send)
 }
 
 func (f *fakeOverlord) RenewOperator(_ context.Context, req *connect.Request[apipb.RenewOperatorRequest]) (*connect.Response[apipb.RenewOperatorResponse], error) {

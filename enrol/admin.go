@@ -161,7 +161,10 @@ func (r *Registrar) choose(tx Tx, role pki.Role, name, fingerprint string) (chos
 			return nil, nil, call.Errorf(call.Invalid, "%s asks to be an %s; if that is meant: dominion cert sign %s --fingerprint %s",
 				p.Identity.Name, p.Identity.Role, p.Identity, p.Fingerprint)
 		}
-		return nil, nil, call.Errorf(call.NotFound, "no request of that name waits; dominion cert pending shows those that do")
+		if role != pki.Minion {
+			name = string(role) + "/" + name
+		}
+		return nil, nil, noRequest(name, fingerprint)
 	}
 	keys := make(map[string]int)
 	for _, p := range wanted {
@@ -178,6 +181,15 @@ func (r *Registrar) choose(tx Tx, role pki.Role, name, fingerprint string) (chos
 		}
 	}
 	return chosen, held, nil
+}
+
+// noRequest says that nobody asks for what is to be signed or rejected.
+func noRequest(name, fingerprint string) error {
+	key := ""
+	if fingerprint != "" {
+		key = fmt.Sprintf(" with the key %.80q", fingerprint)
+	}
+	return call.Errorf(call.NotFound, "no request for %.80q%s waits; list those that do with: dominion cert pending", name, key)
 }
 
 // Reject refuses requests that wait, until they have not asked for 7 days. name
@@ -208,7 +220,7 @@ func (r *Registrar) Reject(ctx context.Context, actor, name, fingerprint string)
 			rejected = append(rejected, p)
 		}
 		if len(rejected) == 0 {
-			return call.Errorf(call.NotFound, "no request of that name waits; dominion cert pending shows those that do")
+			return noRequest(name, fingerprint)
 		}
 		return nil
 	})

@@ -93,7 +93,7 @@ func TestReject(t *testing.T) {
 		t.Fatalf("Reject = %+v, %v", out, err)
 	}
 	_, err = w.Reject(t.Context(), "operator/alice", "web1", "")
-	wantCode(t, err, call.NotFound, "no request")
+	wantCode(t, err, call.NotFound, `no request for "web1" waits; list those that do with: dominion cert pending`)
 	_, err = w.Reject(t.Context(), "operator/alice", "[", "")
 	wantCode(t, err, call.Invalid, "pattern")
 	w.must(enrol.StateRejected)(w.ask("minion/web1", key, ""))
@@ -132,15 +132,15 @@ func TestSignPatterns(t *testing.T) {
 		code              call.Code
 		has               string
 	}{
-		{"web*", bossPrint, false, call.NotFound, "no request"},
+		{"web*", bossPrint, false, call.NotFound, `"web*" with the key "` + bossPrint + `" waits`},
 		{"operator/web*", bossPrint, false, call.Invalid, "one name"},
 		{"operator/webmaster", "", false, call.Invalid, "fingerprint"},
-		{"operator/webmaster", pki.Fingerprint(keyA.Public()), false, call.NotFound, "no request"},
+		{"operator/webmaster", pki.Fingerprint(keyA.Public()), false, call.NotFound, `"operator/webmaster" with the key`},
 		{"webmaster", "", false, call.Invalid, "operator/webmaster --fingerprint " + bossPrint},
 		{"webmaster", bossPrint, false, call.Invalid, "asks to be an operator"},
 		{"web3", "", false, call.Invalid, "2 keys ask"},
 		{"web*", "", true, call.Invalid, "one name"},
-		{"nobody", "", false, call.NotFound, "dominion cert pending"},
+		{"nobody", "", false, call.NotFound, `no request for "nobody" waits; list those that do with: dominion cert pending`},
 		{"king/web3", "", false, call.NotFound, "no request"},
 		{"[", "", false, call.Invalid, "pattern"},
 	} {

@@ -71,15 +71,22 @@ func (p part) play(ctx context.Context) error {
 			}
 		}
 	}()
+	name := os.Getenv("DOMINION_CPUPROFILE")
 	if p.Crowd != nil {
-		return p.Crowd.Run(ctx)
+		name = os.Getenv("DOMINION_CROWD_CPUPROFILE")
 	}
-	if name := os.Getenv("DOMINION_CPUPROFILE"); name != "" {
+	if name != "" {
 		usr2 := make(chan os.Signal, 1)
 		signal.Notify(usr2, syscall.SIGUSR2)
 		go profile(name, usr2)
 	}
+	if p.Crowd != nil {
+		return p.Crowd.Run(ctx)
+	}
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
+	if err := overlord.Batch(); err != nil {
+		return err
+	}
 	return overlord.Run(ctx, overlord.Config{
 		State: p.Overlord.State, Name: "overlord", Listen: p.Overlord.Listen,
 		Ready: func(address string) { fmt.Println("ready", address) },
@@ -160,6 +167,11 @@ func start(t testing.TB, p part) *Process {
 	}
 	proc := &Process{t: t, cmd: exec.Command(os.Args[0]), lines: make(chan string, 16), ended: make(chan struct{})}
 	proc.cmd.Env = append(os.Environ(), roleEnv+"="+string(text))
+	if p.Crowd != nil {
+		// Thousands of agents share a collector that a real one has for itself,
+		// and it would shrink all their stacks between orders.
+		proc.cmd.Env = append(proc.cmd.Env, "GOGC=800")
+	}
 	proc.cmd.Stderr = os.Stderr
 	proc.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	out, err := proc.cmd.StdoutPipe()

@@ -23,8 +23,9 @@ const (
 	// signed checkpoint and an event (measured at 5,000 machines: 6 µs of CPU a
 	// call with 5 ms throughout).
 	firstFold   = 5 * time.Millisecond
-	lastFold    = 40 * time.Millisecond
+	lastFold    = 100 * time.Millisecond
 	retryStore  = time.Second     // between attempts of a store that refuses results
+	tellStore   = time.Minute     // between two complaints of one job about it
 	confirmTime = 5 * time.Second // for calls to confirm that they were cancelled
 )
 
@@ -61,9 +62,13 @@ type Run struct {
 	log    *slog.Logger
 
 	wake chan struct{} // one: results wait to be folded
+	told time.Time     // of the last complaint about the store; owned by Do
+
+	// By position in Plan.Tree, call.State. Not under mu: the sender would wait
+	// for it once a call, against those who deliver.
+	state []atomic.Uint32
 
 	mu        sync.Mutex
-	state     []call.State // by position in Plan.Tree
 	fold      *folder
 	counts    call.Counts // of results known, stored or not
 	kept      int64       // bytes of output held
@@ -81,35 +86,55 @@ type Run struct {
 func NewRun(p *Plan, budget *Budget, log *slog.Logger) *Run {
 	targeted := call.Counts{Targeted: p.Tree.Len() + len(p.Unknown)}
 	r := &Run{
-		Plan: p, budget: budget, log: log, wake: make(chan struct{}, 1), state: make([]call.State, p.Tree.Len()),
+		Plan: p, budget: budget, log: log, wake: make(chan struct{}, 1), state: make([]atomic.Uint32, p.Tree.Len()),
 		fold: newFolder(), counts: targeted, known: targeted, stop: make(chan struct{}), complete: make(chan struct{}), changed: make(chan struct{}),
 	}
 	for i := range r.state {
-		r.state[i] = call.Planned
+		r.state[i].Store(uint32(call.Planned))
 	}
 	return r
 }
 
 // Deliver takes what one machine answered. Only the first result of a machine
-// counts; false says that this one did not. It never blocks.
+// counts; false says that this one did not. It never blocks. A machine that
+// ended the call because its time was over does not say how much that was: it
+// had what remained of the time-out, which is named here.
 func (r *Run) Deliver(res call.Result) bool {
 	i, ok := r.Plan.Tree.Index(res.Machine)
 	if !ok {
 		return false
 	}
+	if res.Code == call.Timeout && res.Detail == "" && r.Plan.Timeout > 0 {
+		res.Detail = "not done within " + r.Plan.Timeout.String()
+	}
 	return r.finish(i, res)
 }
 
 func (r *Run) finish(i int, res call.Result) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.state[i] >= call.Finished {
+	if !r.advance(i, call.Finished) {
 		return false
 	}
-	r.state[i] = call.Finished
+	r.mu.Lock()
+	defer r.mu.Unlock()
 	r.addLocked(res)
 	return true
 }
+
+// advance moves a call's state forward; false when it had come that far.
+func (r *Run) advance(i int, to call.State) bool {
+	for {
+		old := r.state[i].Load()
+		if old >= uint32(to) {
+			return false
+		}
+		if r.state[i].CompareAndSwap(old, uint32(to)) {
+			return true
+		}
+	}
+}
+
+// at is how far a call has come.
+func (r *Run) at(i int) call.State { return call.State(r.state[i].Load()) }
 
 func (r *Run) addLocked(res call.Result) {
 	r.fold.add(res, r.keepLocked)
@@ -133,12 +158,8 @@ func (r *Run) keepLocked(n int) bool {
 
 // Progress notes that a machine's call has come as far as s.
 func (r *Run) Progress(machine string, s call.State) {
-	if i, ok := r.Plan.Tree.Index(machine); ok {
-		r.mu.Lock()
-		if r.state[i] < s && s < call.Finished {
-			r.state[i] = s
-		}
-		r.mu.Unlock()
+	if i, ok := r.Plan.Tree.Index(machine); ok && s < call.Finished {
+		r.advance(i, s)
 	}
 }
 
@@ -159,11 +180,12 @@ func (r *Run) Awaits(machine string) bool {
 func (r *Run) Cancel() (running, skipped []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	for i, s := range r.state {
-		switch name := r.Plan.Tree.All()[i]; {
-		case s == call.Planned:
+	for i, name := range r.Plan.Tree.All() {
+		switch {
+		case r.state[i].CompareAndSwap(uint32(call.Planned), uint32(call.Finished)): // the sender passes it over
+			r.addLocked(call.Result{Machine: name, Code: call.Cancelled, Detail: "cancelled before it was sent"})
 			skipped = append(skipped, name)
-		case s < call.Finished:
+		case r.at(i) < call.Finished:
 			running = append(running, name)
 		}
 	}
@@ -195,12 +217,10 @@ func (r *Run) Watch(from int) Snapshot {
 
 // Waiting gives the machines whose result is not known yet, at most limit.
 func (r *Run) Waiting(limit int) []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	var out []string
-	for i, s := range r.state {
-		if s < call.Finished && len(out) < limit {
-			out = append(out, r.Plan.Tree.All()[i])
+	for i, name := range r.Plan.Tree.All() {
+		if r.at(i) < call.Finished && len(out) < limit {
+			out = append(out, name)
 		}
 	}
 	return out
@@ -277,8 +297,7 @@ func (r *Run) sendAll(ctx context.Context, w wire, start time.Time) {
 		case <-ctx.Done():
 			return
 		case <-r.stop:
-			r.finish(i, call.Result{Machine: name, Code: call.Cancelled, Detail: "cancelled before it was sent"})
-			continue
+			return
 		default:
 		}
 		var remaining time.Duration
@@ -291,9 +310,9 @@ func (r *Run) sendAll(ctx context.Context, w wire, start time.Time) {
 
 func (r *Run) sendOne(i int, name string, remaining time.Duration, part []byte, w wire) {
 	shared, part := r.Plan.Call(i, remaining, part)
-	r.mu.Lock()
-	r.state[i] = max(r.state[i], call.Sent) // before it leaves: the answer may be here first
-	r.mu.Unlock()
+	if !r.advance(i, call.Sent) { // before it leaves: the answer may be here first
+		return // cancelled
+	}
 	err := w.Send(name, shared, part)
 	if err == nil {
 		return
@@ -350,7 +369,8 @@ func (r *Run) giveUp(w wire, detail string) {
 }
 
 // store writes what has been folded. A store that refuses is asked again until
-// ctx ends: results wait in memory, and watchers see them with the reason.
+// ctx ends: results wait in memory, and watchers see why. The log is told at
+// most once a minute.
 func (r *Run) store(ctx context.Context, k keeper) error {
 	r.mu.Lock()
 	groups := r.fold.fold(len(r.groups))
@@ -358,6 +378,7 @@ func (r *Run) store(ctx context.Context, k keeper) error {
 	if len(groups) == 0 {
 		return nil
 	}
+	log, told := r.log.With("job", r.Plan.Order.Job.String(), "groups", len(groups)), false
 	for {
 		err := k.KeepResults(ctx, r.Plan.Order.Job, groups)
 		if err == nil {
@@ -366,7 +387,10 @@ func (r *Run) store(ctx context.Context, k keeper) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		r.log.Error("results not stored, trying again", "job", r.Plan.Order.Job.String(), "groups", len(groups), "error", err)
+		if now := time.Now(); r.told.IsZero() || now.Sub(r.told) >= tellStore {
+			log.Error("results not stored, trying again", "error", err)
+			r.told, told = now, true
+		}
 		r.mu.Lock()
 		if r.problem == "" {
 			r.problem = err.Error()
@@ -374,6 +398,9 @@ func (r *Run) store(ctx context.Context, k keeper) error {
 		}
 		r.mu.Unlock()
 		pause(ctx, retryStore, nil)
+	}
+	if told {
+		log.Info("results stored after all")
 	}
 	r.mu.Lock()
 	r.problem = ""

@@ -1,6 +1,7 @@
 package job_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -101,11 +102,16 @@ func request(t testing.TB, timeout time.Duration, unknown []string, names ...str
 
 func newRun(t testing.TB, r job.Request) *job.Run {
 	t.Helper()
+	return newRunWith(t, r, slog.New(slog.DiscardHandler))
+}
+
+func newRunWith(t testing.TB, r job.Request, log *slog.Logger) *job.Run {
+	t.Helper()
 	p, err := job.NewPlan(r)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return job.NewRun(p, new(job.Budget), slog.New(slog.DiscardHandler))
+	return job.NewRun(p, new(job.Budget), log)
 }
 
 // account fails unless every targeted machine stands in exactly one stored group.
@@ -175,6 +181,35 @@ func TestDoAccountsForAll(t *testing.T) {
 	})
 }
 
+// The operator is told the time-out that was given, and equal answers fold.
+func TestTimeoutIsNamed(t *testing.T) {
+	for _, tt := range []struct {
+		name    string
+		timeout time.Duration
+		detail  string // of the machine
+		want    string
+	}{
+		{"its time was over", time.Second, "", "not done within 1s"},
+		{"a method's own", time.Second, "the lock was not free within 5ms", "the lock was not free within 5ms"},
+		{"no time-out was given", 0, "", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r, s := newRun(t, request(t, tt.timeout, nil, "a", "b")), &shelf{}
+				f := &fleet{run: r, answer: func(string, *fleetpb.Call) (*call.Result, error) {
+					return &call.Result{Code: call.Timeout, Detail: tt.detail}, nil
+				}}
+				if err := r.Do(t.Context(), f, s); err != nil {
+					t.Fatal(err)
+				}
+				if got := account(t, r, s)["a"].Detail; got != tt.want || len(s.groups) != 1 {
+					t.Errorf("detail %q in %d groups; want %q in 1", got, len(s.groups), tt.want)
+				}
+			})
+		})
+	}
+}
+
 func TestCancel(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRun(t, request(t, 0, nil, "a", "b", "c", "d"))
@@ -227,6 +262,26 @@ func TestStoreThatRefuses(t *testing.T) {
 			t.Errorf("watchers saw the problem %q", saw)
 		}
 		account(t, r, s)
+	})
+}
+
+// A store that refuses for long does not fill the log.
+func TestStoreThatRefusesIsToldOnceAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var log bytes.Buffer
+		r := newRunWith(t, request(t, time.Minute, nil, "a"), slog.New(slog.NewTextHandler(&log, nil)))
+		s := &shelf{refuse: 150} // seconds
+		f := &fleet{run: r, answer: func(string, *fleetpb.Call) (*call.Result, error) { return &call.Result{}, nil }}
+		if err := r.Do(t.Context(), f, s); err != nil {
+			t.Fatal(err)
+		}
+		account(t, r, s)
+		if n := strings.Count(log.String(), "level=ERROR"); n != 3 {
+			t.Errorf("%d complaints in 150 s; want 3:\n%s", n, log.String())
+		}
+		if n := strings.Count(log.String(), "level=INFO"); n != 1 || !strings.Contains(log.String(), "stored after all") {
+			t.Errorf("%d words of its end; want 1:\n%s", n, log.String())
+		}
 	})
 }
 

@@ -188,7 +188,9 @@ func (a *Agent) perform(ctx context.Context, w *work) *fleetpb.Result {
 	}
 	if w.timeout > 0 {
 		var stop context.CancelFunc
-		ctx, stop = context.WithTimeoutCause(ctx, w.timeout, call.Errorf(call.Timeout, "not done within %s", w.timeout))
+		// Without a detail: what remained of the time-out is another span on each
+		// machine, and says nothing to the operator. The overlord knows what was given.
+		ctx, stop = context.WithTimeoutCause(ctx, w.timeout, &call.Error{Code: call.Timeout})
 		defer stop()
 	}
 	env := &module.Env{

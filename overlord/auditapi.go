@@ -3,6 +3,8 @@ package overlord
 import (
 	"context"
 	"iter"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"connectrpc.com/connect"
@@ -16,43 +18,106 @@ import (
 // auditAPI serves dominion.v1.AuditService.
 type auditAPI struct{ o *Overlord }
 
-// List implements AuditServiceHandler.
+// Between signs of life of a stream that has nothing else to say. A client
+// takes an overlord that says nothing for 45 s for dead.
+const (
+	verifyTell = time.Second
+	listTell   = 5 * time.Second
+)
+
+// List implements AuditServiceHandler. While no record fits, an empty one is
+// sent now and then.
 func (a auditAPI) List(ctx context.Context, r *connect.Request[apipb.AuditListRequest], out *connect.ServerStream[apipb.AuditRecord]) error {
-	db, limit := a.o.keep.db, r.Msg.Limit
+	var (
+		mu   sync.Mutex
+		sent bool // since the last sign of life
+	)
+	send := func(rec *apipb.AuditRecord) error {
+		mu.Lock()
+		defer mu.Unlock()
+		sent = true
+		return out.Send(rec)
+	}
+	tell := func() error {
+		mu.Lock()
+		defer mu.Unlock()
+		if sent {
+			sent = false
+			return nil
+		}
+		return out.Send(&apipb.AuditRecord{})
+	}
+	return whileTelling(ctx, listTell, tell, func(ctx context.Context) error { return a.list(ctx, r.Msg, send) })
+}
+
+func (a auditAPI) list(ctx context.Context, m *apipb.AuditListRequest, send func(*apipb.AuditRecord) error) error {
+	db := a.o.keep.db
 	var rows iter.Seq2[audit.Row, error]
-	if r.Msg.Newest {
+	if m.Newest {
 		rows = db.LogRowsBackwards(ctx, a.o.keep.logSize())
 	} else {
-		rows = db.LogRows(ctx, int64(min(r.Msg.From, 1<<62)), a.o.keep.logSize())
+		rows = db.LogRows(ctx, int64(min(m.From, 1<<62)), a.o.keep.logSize())
 	}
 	var sent uint64
 	for row, err := range rows {
 		if err != nil {
 			return err
 		}
-		if r.Msg.Newest && uint64(row.Index) < r.Msg.From {
+		if m.Newest && uint64(row.Index) < m.From {
 			return nil
 		}
 		rec, err := audit.Decode(row.Leaf)
-		if err == nil && !fits(rec, r.Msg) {
+		if err == nil && !fits(rec, m) {
 			continue
 		}
 		// A record that cannot be read is shown too: verify says more.
-		if err := out.Send(&apipb.AuditRecord{Index: uint64(row.Index), Body: row.Leaf, LeafHash: row.Hash[:]}); err != nil {
+		if err := send(&apipb.AuditRecord{Index: uint64(row.Index), Body: row.Leaf, LeafHash: row.Hash[:]}); err != nil {
 			return err
 		}
-		if sent++; sent == limit {
+		if sent++; sent == m.Limit {
 			return nil
 		}
 	}
 	return nil
 }
 
+// whileTelling does something that may take long, and calls tell, one call at a
+// time, whenever the time between two is over, however slow a step of it is.
+// When tell fails, do is told to end and the error is tell's.
+func whileTelling(ctx context.Context, every time.Duration, tell func() error, do func(context.Context) error) error {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	var (
+		wg   sync.WaitGroup
+		gone error // written before wg is done
+	)
+	wg.Go(func() {
+		tick := time.NewTicker(every)
+		defer tick.Stop()
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			if gone = tell(); gone != nil {
+				stop()
+				return
+			}
+		}
+	})
+	err := do(ctx)
+	stop()
+	wg.Wait()
+	if gone != nil {
+		return gone
+	}
+	return err
+}
+
 func fits(rec *auditpb.Record, r *apipb.AuditListRequest) bool {
 	return (r.Action == "" || rec.Action == r.Action) && (r.Subject == "" || rec.Subject == r.Subject) && (r.Actor == "" || rec.Actor == r.Actor)
 }
-
-const verifyTell = time.Second // between signs of progress of a verification
 
 // Verify implements AuditServiceHandler.
 func (a auditAPI) Verify(ctx context.Context, _ *connect.Request[apipb.AuditVerifyRequest], out *connect.ServerStream[apipb.AuditVerifyEvent]) error {
@@ -60,19 +125,22 @@ func (a auditAPI) Verify(ctx context.Context, _ *connect.Request[apipb.AuditVeri
 	if err != nil {
 		return err
 	}
-	var sendErr error
-	told := time.Now()
-	rep, err := a.o.keep.db.Verify(ctx, outside, func(done, total int64) {
-		if time.Since(told) > verifyTell && sendErr == nil {
-			told = time.Now()
-			sendErr = out.Send(&apipb.AuditVerifyEvent{Checked: uint64(done), Total: uint64(total)})
-		}
+	var (
+		checked, total atomic.Uint64
+		rep            *audit.Report
+	)
+	tell := func() error {
+		return out.Send(&apipb.AuditVerifyEvent{Checked: checked.Load(), Total: total.Load()})
+	}
+	err = whileTelling(ctx, verifyTell, tell, func(ctx context.Context) (err error) {
+		rep, err = a.o.keep.db.Verify(ctx, outside, func(done, all int64) {
+			checked.Store(uint64(done))
+			total.Store(uint64(all))
+		})
+		return err
 	})
 	if err != nil {
 		return err
-	}
-	if sendErr != nil {
-		return sendErr
 	}
 	ev := &apipb.AuditVerifyEvent{Checked: uint64(rep.Size), Total: uint64(rep.Size), Size: uint64(rep.Size), Root: rep.Root[:], Ok: rep.Problem == nil}
 	if p := rep.Problem; p != nil {

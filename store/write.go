@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"sync/atomic"
+	"time"
 
 	"dominion/audit"
 	"dominion/call"
@@ -76,7 +77,15 @@ type writer struct {
 	nextJob     int64
 	outputBytes int64
 	jobs        map[call.JobID]int64 // numbers of jobs that results came for lately
+
+	told     time.Time // of the last complaint about the disk
+	toldText string    // what it said
+	failing  bool      // that was told, and nothing was committed since
 }
+
+// tellFault is the time between two complaints about the same fault of the
+// disk: those whose writes fail try again and again.
+const tellFault = time.Minute
 
 func (w *writer) run(ctx context.Context) {
 	defer close(w.db.latest)
@@ -119,7 +128,7 @@ func (w *writer) group(ctx context.Context, ops []*op) {
 			}
 		}
 	} else {
-		w.db.report(func(p *problems) { p.write = "" })
+		w.works()
 		w.tree, w.epoch, w.nextJob = tx.tree, tx.epoch, tx.nextJob
 		w.outputBytes += tx.outputBytes
 		if note != nil {
@@ -213,7 +222,10 @@ func (w *writer) failed(ctx context.Context, err error) error {
 		w.db.log.Error("store transaction failed", "error", err)
 		return fmt.Errorf("write to the store: %w", err)
 	}
-	w.db.log.Error("store does not take writes", "error", err)
+	if now := w.db.opt.Now(); text != w.toldText || now.Sub(w.told).Abs() >= tellFault {
+		w.db.log.Error("store does not take writes", "problem", text, "error", err)
+		w.told, w.toldText, w.failing = now, text, true
+	}
 	w.db.report(func(p *problems) {
 		p.write = text
 		if f == faultFsync {
@@ -221,6 +233,15 @@ func (w *writer) failed(ctx context.Context, err error) error {
 		}
 	})
 	return unavailable(text)
+}
+
+// works takes note that a group was committed.
+func (w *writer) works() {
+	w.db.report(func(p *problems) { p.write = "" })
+	if w.failing {
+		w.failing = false
+		w.db.log.Info("store takes writes again")
+	}
 }
 
 // makeRoom drops outputs of old jobs when there are too many bytes of them.

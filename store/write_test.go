@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"dominion/api/auditpb"
 	"dominion/call"
@@ -24,9 +26,14 @@ func (c coded) Code() int     { return int(c) }
 // faulty opens a store whose commits fail as told.
 func faulty(t *testing.T) (*DB, func(error)) {
 	t.Helper()
+	return faultyWith(t, Options{Log: slog.New(slog.DiscardHandler)})
+}
+
+func faultyWith(t *testing.T, opt Options) (*DB, func(error)) {
+	t.Helper()
 	var mu sync.Mutex
 	var fails error
-	opt := Options{Overlord: "dc1", LogKey: ed25519.NewKeyFromSeed(make([]byte, 32)), Log: slog.New(slog.DiscardHandler)}
+	opt.Overlord, opt.LogKey = "dc1", ed25519.NewKeyFromSeed(make([]byte, 32))
 	opt.commit = func(ctx context.Context, commit func(context.Context) error) error {
 		mu.Lock()
 		defer mu.Unlock()
@@ -104,6 +111,45 @@ func TestCommitFails(t *testing.T) {
 				t.Errorf("Verify = %+v, %v; want 2 good records", r, err)
 			}
 		})
+	}
+}
+
+// TestFaultIsToldOnceAMinute has writers try again and again on a full disk.
+func TestFaultIsToldOnceAMinute(t *testing.T) {
+	var (
+		log bytes.Buffer // written by the writer, read between two updates
+		now atomic.Int64 // seconds
+	)
+	db, fail := faultyWith(t, Options{
+		Log: slog.New(slog.NewTextHandler(&log, nil)), Now: func() time.Time { return time.Unix(now.Load(), 0) },
+	})
+	for _, step := range []struct {
+		name          string
+		after         int64 // seconds
+		err           error
+		errors, infos int // in all, after this step
+	}{
+		{"full", 0, coded(codeFull), 1, 0},
+		{"again", 59, coded(codeFull), 1, 0},
+		{"a minute later", 1, coded(codeFull), 2, 0},
+		{"another fault", 1, coded(codeIOErr | 3<<8), 3, 0},
+		{"room", 1, nil, 3, 1},
+		{"still room", 1, nil, 3, 1},
+		{"full", 1, coded(codeFull), 4, 1},
+		{"room for a moment", 1, nil, 4, 2},
+		{"full at once", 1, coded(codeFull), 4, 2},
+		{"and again", 1, nil, 4, 2},
+	} {
+		now.Add(step.after)
+		fail(step.err)
+		for range 5 {
+			if err := db.Update(t.Context(), func(*Tx) error { return nil }); (err == nil) != (step.err == nil) {
+				t.Fatalf("%s: Update = %v", step.name, err)
+			}
+		}
+		if e, i := strings.Count(log.String(), "level=ERROR"), strings.Count(log.String(), "level=INFO"); e != step.errors || i != step.infos {
+			t.Errorf("%s: %d complaints and %d words of an end; want %d and %d:\n%s", step.name, e, i, step.errors, step.infos, log.String())
+		}
 	}
 }
 

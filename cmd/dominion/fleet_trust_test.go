@@ -122,7 +122,7 @@ func testEnrolment(t *testing.T, binary string) {
 	}
 	s.root.run("cert", "pending").exits(0).prints("hand", fingerprint)
 	s.root.run("call", "hand", "test.ping").exits(3).tells("hand: unknown name")
-	s.root.run("cert", "sign", "nobody").exits(1).tells("dominion cert pending")
+	s.root.run("cert", "sign", "nobody").exits(1).tells(`dominion cert sign: no request for "nobody" waits; list those that do with: dominion cert pending`)
 	s.root.run("cert", "sign", "hand", "--fingerprint", "sha256:"+strings.Repeat("0", 64)).exits(1)
 	s.root.run("cert", "sign", "hand").exits(0).prints("signed hand")
 	s.root.run("cert", "reject", "no").exits(0).prints("rejected no")

@@ -89,7 +89,11 @@ func (a *app) runOverlord(ctx context.Context, cfg overlord.Config) error {
 	hup := watchHangups(func() {}) // the overlord reads its file again itself
 	defer hup.stop()
 	cfg.Reload = hup.out
-	return overlord.Run(ctx, cfg, a.daemonLog(cfg.Level))
+	log := a.daemonLog(cfg.Level)
+	if err := overlord.Batch(); err != nil {
+		log.Warn("going on without", "error", err)
+	}
+	return overlord.Run(ctx, cfg, log)
 }
 
 // checkOverlordConfig says what is wrong in an overlord's file.

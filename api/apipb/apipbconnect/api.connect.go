@@ -843,6 +843,8 @@ func (UnimplementedAdminServiceHandler) RenewOperator(context.Context, *connect.
 
 // AuditServiceClient is a client for the dominion.v1.AuditService service.
 type AuditServiceClient interface {
+	// List gives the records that fit, and while none does, every few seconds an
+	// empty AuditRecord, without leaf_hash: a sign of life.
 	List(context.Context, *connect.Request[apipb.AuditListRequest]) (*connect.ServerStreamForClient[apipb.AuditRecord], error)
 	Verify(context.Context, *connect.Request[apipb.AuditVerifyRequest]) (*connect.ServerStreamForClient[apipb.AuditVerifyEvent], error)
 	// Head gives the newest checkpoint, and the proof that it continues an older one.
@@ -922,6 +924,8 @@ func (c *auditServiceClient) Recover(ctx context.Context, req *connect.Request[a
 
 // AuditServiceHandler is an implementation of the dominion.v1.AuditService service.
 type AuditServiceHandler interface {
+	// List gives the records that fit, and while none does, every few seconds an
+	// empty AuditRecord, without leaf_hash: a sign of life.
 	List(context.Context, *connect.Request[apipb.AuditListRequest], *connect.ServerStream[apipb.AuditRecord]) error
 	Verify(context.Context, *connect.Request[apipb.AuditVerifyRequest], *connect.ServerStream[apipb.AuditVerifyEvent]) error
 	// Head gives the newest checkpoint, and the proof that it continues an older one.
