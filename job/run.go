@@ -163,6 +163,17 @@ func (r *Run) Progress(machine string, s call.State) {
 	}
 }
 
+// Awaits says whether a machine's call was sent and its result is not known.
+func (r *Run) Awaits(machine string) bool {
+	i, ok := r.Plan.Tree.Index(machine)
+	if !ok {
+		return false
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.state[i] > call.Planned && r.state[i] < call.Finished
+}
+
 // Cancel withdraws the order: calls not sent yet never are, others are told to
 // stop. It gives the machines of both kinds, sorted. Do goes on until
 // the calls have confirmed.

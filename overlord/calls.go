@@ -7,11 +7,8 @@ import (
 	"sync"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"dominion/api/apipb"
 	"dominion/api/auditpb"
-	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/job"
 	"dominion/session"
@@ -35,9 +32,13 @@ type running struct {
 	gone     chan struct{}        // closed when the watcher left: output is dropped from then on
 	forwards sync.WaitGroup       // goroutines that pass output on
 
-	mu    sync.Mutex
-	ended bool // no further stream is taken
+	mu      sync.Mutex
+	ended   bool                          // no further stream is taken
+	streams map[streamKey]*session.Stream // of live output, each taken once; nil when ended
 }
+
+// streamKey names a stream of live output within its job.
+type streamKey struct{ machine, name string }
 
 // Send implements job's wire.
 func (r *running) Send(machine string, shared, part []byte) error {
@@ -64,9 +65,10 @@ func (r *running) Cancel(machine string) {
 func (r *running) Result(s *session.Session, _ uint64, body []byte) {
 	r.o.metrics.results.Inc()
 	machine := s.Peer().Name
-	var p fleetpb.Result
-	if err := proto.Unmarshal(body, &p); err != nil {
+	p, err := session.DecodeResult(body)
+	if err != nil {
 		r.run.Deliver(call.Result{Machine: machine, Code: call.Internal, Detail: "it sent a result that cannot be read"})
+		s.Close(call.Invalid, err.Error())
 		return
 	}
 	res := call.Result{
@@ -97,23 +99,28 @@ func (r *running) awaitOutput(s *session.Session, id uint64, res call.Result) {
 	r.run.Deliver(res)
 }
 
-// opened takes a stream that a minion opened for this job.
+// opened takes a stream that a minion opened for this job: of each name one, as
+// long as its answer is awaited.
 func (r *running) opened(s *session.Session, st *session.Stream) {
 	machine := s.Peer().Name
-	if _, ok := r.run.Plan.Tree.Index(machine); !ok {
-		st.CloseWithReason("not a machine of this job")
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.ended || !r.run.Awaits(machine) {
+		st.CloseWithReason("no answer of this machine is awaited")
 		return
 	}
-	switch st.Name() {
+	switch key := (streamKey{machine, st.Name()}); key.name {
 	case "result":
 		r.o.outputs.expect(s, st)
 	case "stdout", "stderr":
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		if r.ended {
-			st.CloseWithReason("the job is closed")
+		if r.streams[key] != nil {
+			st.CloseWithReason("a second stream of one name")
 			return
 		}
+		if r.streams == nil {
+			r.streams = make(map[streamKey]*session.Stream)
+		}
+		r.streams[key] = st
 		st.Accept()
 		r.forwards.Go(func() { r.forward(machine, st) })
 	default:
@@ -149,12 +156,22 @@ func (r *running) pass(out *apipb.Output) {
 // leave says that the watcher of live output has left.
 func (r *running) leave() { close(r.gone) }
 
+// endStreams takes no further stream and ends those that a machine left open
+// when it answered, or that go on because it did not. What has come is passed on.
+func (r *running) endStreams() {
+	r.mu.Lock()
+	streams := r.streams
+	r.ended, r.streams = true, nil
+	r.mu.Unlock()
+	for _, st := range streams {
+		st.Abandon("the job is closed")
+	}
+}
+
 // quiet gives a channel that is closed when all live output has been passed
 // on. It is asked for when the job is closed: no stream opens after that.
 func (r *running) quiet() <-chan struct{} {
-	r.mu.Lock()
-	r.ended = true
-	r.mu.Unlock()
+	r.endStreams()
 	done := make(chan struct{})
 	go func() { // ends when the watcher reads on, or leaves
 		r.forwards.Wait()
@@ -236,6 +253,8 @@ func (o *Overlord) begin(ctx context.Context, p *job.Plan, live chan<- *apipb.Ou
 
 func (o *Overlord) carryOut(r *running) {
 	id := r.run.Plan.Order.Job
+	defer r.o.outputs.forget(r.id)
+	defer r.endStreams()
 	if err := r.run.Do(o.life, r, o.keep); err != nil {
 		o.log.Warn("job ended early", "job", id.String(), "error", err)
 		return

@@ -25,6 +25,32 @@ type minionState struct {
 	reason  string           // why there is no session
 	dial    string           // address we dial; empty: it dials us
 	notes   [][]byte         // checkpoints that it remembers, as far as we know; nil: as in its HELLO
+	asked   float64          // requests of its own that count at the time of asking
+	asking  time.Time        // when it asked last
+}
+
+// What a minion may ask for on its own account, over all its sessions: facts and
+// renewals are hours apart, and each costs a transaction that others wait for.
+const (
+	askBurst = 20              // at once
+	askEvery = 3 * time.Second // and then one in that time
+)
+
+// mayAsk says whether a minion may ask for something now, and counts it.
+func (f *fleet) mayAsk(name string, now time.Time) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m := f.known[name]
+	if m == nil {
+		return false
+	}
+	m.asked = max(0, m.asked-float64(now.Sub(m.asking))/float64(askEvery))
+	m.asking = now
+	if m.asked > askBurst-1 {
+		return false
+	}
+	m.asked++
+	return true
 }
 
 // load makes the minions of the store known.

@@ -22,7 +22,7 @@ type outputKey struct {
 }
 
 type output struct {
-	stream uint64
+	stream *session.Stream
 	done   chan struct{} // closed when data and err are set
 	data   []byte
 	err    error
@@ -30,7 +30,7 @@ type output struct {
 
 // expect begins to read a stream, one for each call; it returns at once.
 func (o *outputs) expect(s *session.Session, st *session.Stream) {
-	out := &output{stream: st.ID(), done: make(chan struct{})}
+	out := &output{stream: st, done: make(chan struct{})}
 	key := outputKey{s, st.CallID()}
 	o.mu.Lock()
 	if o.pending == nil {
@@ -54,25 +54,40 @@ func (o *outputs) expect(s *session.Session, st *session.Stream) {
 	}()
 }
 
-func (o *outputs) take(key outputKey) *output {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	out := o.pending[key]
-	delete(o.pending, key)
-	return out
-}
-
 // wait gives the data of a call's result stream when it is whole.
 func (o *outputs) wait(s *session.Session, callID, stream uint64) ([]byte, error) {
-	out := o.take(outputKey{s, callID})
-	if out == nil || out.stream != stream {
+	key := outputKey{s, callID}
+	o.mu.Lock()
+	out := o.pending[key]
+	o.mu.Unlock()
+	if out == nil || out.stream.ID() != stream {
 		return nil, errors.New("it was never sent")
 	}
 	select {
 	case <-out.done:
-		return out.data, out.err
 	case <-s.Done():
 		return nil, errors.New("the connection ended")
+	}
+	o.mu.Lock()
+	delete(o.pending, key)
+	o.mu.Unlock()
+	return out.data, out.err
+}
+
+// forget ends and drops what a job left behind that is closed: outputs that came
+// too late, or that no RESULT named.
+func (o *outputs) forget(callID uint64) {
+	var late []*output
+	o.mu.Lock()
+	for k, out := range o.pending {
+		if k.call == callID {
+			delete(o.pending, k)
+			late = append(late, out)
+		}
+	}
+	o.mu.Unlock()
+	for _, out := range late {
+		out.stream.CloseWithReason("the job is closed")
 	}
 }
 

@@ -73,6 +73,7 @@ func (o *Overlord) ping(ctx context.Context, machines []string, timeout time.Dur
 			p.answer(m, call.NoSession, "the connection ended: "+err.Error())
 		}
 	}
+	defer o.abandon(p, id, timeout) // the caller may leave before the answers come
 	late := time.NewTimer(timeout)
 	defer late.Stop()
 	for {

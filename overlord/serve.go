@@ -13,6 +13,7 @@ import (
 	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/enrol"
+	"dominion/pki"
 	"dominion/session"
 )
 
@@ -49,6 +50,7 @@ func (o *Overlord) ready(s *session.Session) {
 	// this one was not among them yet.
 	if reason, yes := o.peerRevoked(s); yes {
 		s.Close(call.Revoked, "the certificate was revoked: "+reason)
+		o.background.Go(func() { o.dropRevoked([]pki.Identity{peer}) }) // join has made it known again
 		return
 	}
 	o.log.Info("minion connected", "machine", peer.Name, "address", s.RemoteAddr().String(), "agent", s.PeerHello().AgentVersion)
@@ -65,6 +67,10 @@ type handler struct{ o *Overlord }
 // Call implements session.Handler.
 func (h handler) Call(s *session.Session, id uint64, c *fleetpb.Call) {
 	o := h.o
+	if !o.fleet.mayAsk(s.Peer().Name, time.Now()) {
+		h.reply(s, id, nil, call.Errorf(call.Busy, "this machine asks too often; at most %d times at once and once in %s", askBurst, askEvery))
+		return
+	}
 	if !o.minionCalls.TryAcquire(1) {
 		h.reply(s, id, nil, call.Errorf(call.Busy, "too many requests of minions at once"))
 		return

@@ -429,12 +429,23 @@ func (st *Stream) Close() error {
 // reason in a *StreamError. Nothing happens if it has ended before.
 func (st *Stream) CloseWithReason(reason string) { st.end(ErrStreamClosed, reason) }
 
+// Abandon ends a stream that the peer opened, unless the peer has: what came
+// before can still be read, and then Read gives ErrStreamClosed.
+func (st *Stream) Abandon(reason string) {
+	if st.finish(ErrStreamClosed, false) {
+		st.gone(reason)
+	}
+}
+
 // end closes the stream from this side.
 func (st *Stream) end(err error, reason string) {
-	first := st.finish(err, true)
-	if !first {
-		return
+	if st.finish(err, true) {
+		st.gone(reason)
 	}
+}
+
+// gone tells the peer that this side ended the stream.
+func (st *Stream) gone(reason string) {
 	if _, ok := st.s.takeStream(st.id); ok {
 		_ = st.s.write(TypeClose, st.id, encode(&fleetpb.Close{Reason: cut(reason, MaxReason)}))
 	}
