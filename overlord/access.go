@@ -83,15 +83,18 @@ func (o *Overlord) callerOf(r *http.Request) (caller, error) {
 // anybody.
 func (o *Overlord) guard(h http.Handler) http.Handler {
 	refuse := connect.NewErrorWriter()
+	stranger := hurried(h, strangerBody)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if strings.HasPrefix(r.URL.Path, "/"+apipbconnect.EnrolServiceName+"/") {
-			h.ServeHTTP(w, r)
+			stranger.ServeHTTP(w, r)
 			return
 		}
 		c, err := o.callerOf(r)
 		if err != nil {
 			o.metrics.denied.Inc()
-			o.log.Info("request refused", "from", r.RemoteAddr, "path", r.URL.Path, "error", err)
+			if more, ok := o.refusals.Take(); ok { // anybody can be refused, as often as he likes
+				o.log.Info("request refused", "from", r.RemoteAddr, "path", cutText(r.URL.Path, 200), "error", err, "not_told_before", more)
+			}
 			if refuse.IsSupported(r) {
 				out, _ := apierr.ToPeer(err)
 				_ = refuse.Write(w, r, out)

@@ -43,7 +43,7 @@ func (o *Overlord) newListener(ln net.Listener) *session.Listener {
 		Fleet: session.TLSOptions{Certificate: cert, Verify: o.verifyMinion},
 		// Certificates on the API are judged with each request, by guard: it can
 		// say why it refuses one, and an alert of TLS reaches the client or not.
-		HTTP:  &session.TLSOptions{Certificate: cert, Verify: func(tls.ConnectionState) error { return nil }},
+		HTTP:  &session.TLSOptions{Certificate: cert, Verify: boundShown},
 		Serve: func(_ context.Context, conn *tls.Conn) { o.serve(conn) },
 		Stats: &o.metrics.sessions, Log: o.log,
 	})
@@ -96,8 +96,9 @@ func (o *Overlord) newServer() *http.Server {
 	p.SetHTTP2(true)
 	p.SetUnencryptedHTTP2(true) // on the socket
 	return &http.Server{
-		Handler: o.guard(mux), ConnContext: connContext, Protocols: p, ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout,
-		MaxHeaderBytes: 64 << 10, ErrorLog: quietLog(o.log),
+		Handler: withPatience(o.guard(mux), readerPatience), ConnContext: connContext, ConnState: newDoor(o).state, Protocols: p,
+		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerConnection: strangerWindow, MaxReceiveBufferPerStream: strangerWindow},
+		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: 64 << 10, ErrorLog: quietLog(o.log),
 	}
 }
 

@@ -57,7 +57,8 @@ type Overlord struct {
 	revlist atomic.Pointer[revocations]
 
 	minionCalls *semaphore.Weighted
-	denials     *audit.Meter
+	denials     *audit.Meter // of what goes on the audit log
+	refusals    *audit.Meter // of what is only logged
 
 	// life ends when the daemon does: work that outlives a request hangs on it.
 	// It is the one context kept in a struct: a job belongs to no request.
@@ -186,7 +187,7 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 	}
 	o := &Overlord{
 		cfg: cfg, log: log, uid: uint32(os.Getuid()), started: time.Now(), dir: dir,
-		minionCalls: semaphore.NewWeighted(256), denials: audit.NewMeter(time.Now),
+		minionCalls: semaphore.NewWeighted(256), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
 	}
 	defer func() {
 		if err != nil {
