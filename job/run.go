@@ -169,9 +169,8 @@ func (r *Run) Awaits(machine string) bool {
 	if !ok {
 		return false
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.state[i] > call.Planned && r.state[i] < call.Finished
+	at := r.at(i)
+	return at > call.Planned && at < call.Finished
 }
 
 // Cancel withdraws the order: calls not sent yet never are, others are told to
