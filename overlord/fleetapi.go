@@ -109,8 +109,11 @@ func (a fleetAPI) Minions(ctx context.Context, r *connect.Request[apipb.MinionsR
 			if st.session != nil {
 				m.Address = st.session.RemoteAddr().String()
 				m.LastSeenMs = ms(time.Now())
-				if r.Msg.Certs {
-					m.Chain = [][]byte{st.session.PeerCert().Raw, a.o.keys.issuing.Load().Cert.Raw}
+				if leaf := st.session.PeerCert(); r.Msg.Certs {
+					m.Chain = [][]byte{leaf.Raw}
+					if issuer := a.o.keys.issuerOf(leaf); issuer != nil {
+						m.Chain = append(m.Chain, issuer.Raw)
+					}
 				}
 			}
 		}

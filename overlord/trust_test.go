@@ -388,6 +388,33 @@ func orderOf(t *testing.T, f *fleettest.Fleet, name, method string, machines ...
 	}
 }
 
+// A machine whose certificate the issuing CA before this one signed is shown
+// with that one: whoever verifies its signed log needs it.
+func TestChainOfAFormerIssuer(t *testing.T) {
+	f := fleettest.New(t, 1)
+	f.Down()
+	ca := filepath.Join(f.State, "ca")
+	if err := os.Rename(filepath.Join(ca, "issuing.crt"), filepath.Join(ca, "former.crt")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(filepath.Join(ca, "issuing.key")); err != nil {
+		t.Fatal(err)
+	}
+	f.Up()
+	f.Await(1)
+	res, err := f.Conn.Fleet.Minions(t.Context(), connect.NewRequest(&apipb.MinionsRequest{Certs: true}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	trust, err := pki.NewTrust(authority(t, f, "root").Cert)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := trust.VerifyRaw(res.Msg.Minions[0].Chain, time.Now()); err != nil {
+		t.Error(err)
+	}
+}
+
 // A wrong clock keeps nobody out; its orders fail, and say why.
 func TestClockWrongByAnHour(t *testing.T) {
 	f := fleettest.Start(t, fleettest.Config())
