@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"fmt"
+	"time"
 
 	"dominion/api/auditpb"
 	"dominion/call"
@@ -35,6 +36,8 @@ func (o *Overlord) verifySigner(c caller, p *job.Plan) error {
 	return nil
 }
 
+const recordTime = 30 * time.Second // for the store to take a denial
+
 // auditDenied puts a refusal on the audit log. When the log takes none, the
 // refusal stands all the same. Refusals are bounded in number, so that a caller
 // who is denied cannot fill the disk.
@@ -49,7 +52,10 @@ func (o *Overlord) auditDenied(ctx context.Context, c caller, action, subject, w
 	if more > 0 {
 		rec.Detail += fmt.Sprintf(" (%d refusals before this one are not recorded)", more)
 	}
-	if err := o.keep.record(ctx, rec); err != nil {
+	// He who is denied must not be able to prevent the record by leaving.
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), recordTime)
+	defer cancel()
+	if err := o.keep.record(last, rec); err != nil {
 		o.log.Error("denial not on the audit log", "error", err)
 	}
 }
