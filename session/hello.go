@@ -14,10 +14,12 @@ import (
 // Limits inside HELLO.
 const (
 	maxFeatures    = 64
-	maxWord        = 128 // bytes of a feature, version, name or address
+	maxWord        = 128 // bytes of a feature or version
 	maxCheckpoints = 64
 	maxCheckpoint  = 4 << 10 // bytes
 	maxSharers     = 64
+	maxAddresses   = 64  // of a sharer
+	maxAddress     = 300 // bytes
 )
 
 func decodeHello(body []byte) (*fleetpb.Hello, error) {
@@ -35,7 +37,10 @@ func decodeHello(body []byte) (*fleetpb.Hello, error) {
 		ok = ok && len(c) <= maxCheckpoint
 	}
 	for _, o := range h.Sharers {
-		ok = ok && o != nil && len(o.Name) <= call.MaxName && len(o.Addresses) <= maxFeatures
+		ok = ok && o != nil && len(o.Name) <= call.MaxName && len(o.Addresses) <= maxAddresses
+		for _, a := range o.GetAddresses() {
+			ok = ok && len(a) <= maxAddress
+		}
 	}
 	if !ok {
 		return nil, fmt.Errorf("%w: HELLO with a field over its limit", ErrProtocol)

@@ -79,6 +79,7 @@ func TestProtocolErrors(t *testing.T) {
 		"two HELLOs":                      {after(hello), "second HELLO"},
 		"HELLO that is no protobuf":       {frame(TypeHello, 0, []byte{0xff}), "HELLO"},
 		"HELLO over a limit":              {frame(TypeHello, 0, encode(&fleetpb.Hello{Features: long})), "over its limit"},
+		"HELLO with a long address":       {frame(TypeHello, 0, encode(&fleetpb.Hello{Sharers: []*fleetpb.OverlordName{{Addresses: []string{strings.Repeat("a", 301)}}}})), "over its limit"},
 		"HELLO with an id":                {frame(TypeHello, 1, nil), "HELLO with id 1"},
 		"a 4 GiB length":                  {after([]byte{0xff, 0xff, 0xff, 0xff, byte(TypeCall), 0, 0, 0, 0, 0, 0, 0, 1}), "4294967295 bytes"},
 		"DATA over its limit":             {after(Header{Length: MaxData + 1, Type: TypeData, ID: 1}.Append(nil)), "DATA of 32769 bytes"},

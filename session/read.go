@@ -187,9 +187,10 @@ func (s *Session) onGoaway(body []byte) error {
 	return s.gone
 }
 
-// decode reads a frame's body; the error wraps ErrProtocol.
+// decode reads a frame's body; the error wraps ErrProtocol. Fields that we do
+// not know are dropped: a HELLO stays in memory as long as its session.
 func decode(t Type, body []byte, m proto.Message) error {
-	if err := proto.Unmarshal(body, m); err != nil {
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, m); err != nil {
 		return fmt.Errorf("%w: %s: %v", ErrProtocol, t, err)
 	}
 	return nil
