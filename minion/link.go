@@ -27,6 +27,7 @@ type link struct {
 
 	mu    sync.Mutex
 	calls map[uint64]*work // accepted and not answered
+	asked int              // bytes of the session's own calls that are being answered
 	audit error            // why the overlord's log is not accepted; nil: it is
 	skew  skew
 }
@@ -115,7 +116,7 @@ func (l *link) view(now time.Time) sessionView {
 // time; everything that takes longer runs elsewhere.
 func (l *link) Call(s *session.Session, id uint64, c *fleetpb.Call) {
 	if strings.HasPrefix(c.Method, "session.") {
-		l.wg.Go(func() { l.own(id, c) })
+		l.ask(s, id, c)
 		return
 	}
 	a := l.agent
@@ -234,9 +235,32 @@ func (l *link) checkpoint(b []byte) (any, error) {
 	return session.CheckpointResult{Checkpoints: l.agent.notes()}, nil
 }
 
+// maxAsked bounds the bytes of the session's own calls that are being answered:
+// a thousand may be unanswered, each brings up to 1 MiB, and no operator signed
+// it. Thirty of the largest revocation lists fit.
+const maxAsked = 16 << 20
+
+// ask answers one of the session's own calls elsewhere than on the reader.
+func (l *link) ask(s *session.Session, id uint64, c *fleetpb.Call) {
+	l.mu.Lock()
+	full := l.asked+len(c.Args) > maxAsked
+	if !full {
+		l.asked += len(c.Args)
+	}
+	l.mu.Unlock()
+	if full {
+		_ = s.Reply(id, failure(call.Errorf(call.Busy, "calls of this session with %d bytes are being answered", maxAsked))) // an error: the session is over
+		return
+	}
+	l.wg.Go(func() { l.own(id, c) })
+}
+
 // own answers one of the session's own methods.
 func (l *link) own(id uint64, c *fleetpb.Call) {
 	out, err := l.answer(c)
+	l.mu.Lock()
+	l.asked -= len(c.Args)
+	l.mu.Unlock()
 	r := &fleetpb.Result{}
 	if err == nil {
 		r.Output, err = json.Marshal(out)

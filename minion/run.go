@@ -183,6 +183,9 @@ func (a *Agent) perform(ctx context.Context, w *work) *fleetpb.Result {
 	if late := a.now().Sub(o.Expiry); late > call.Tolerance {
 		return failure(call.Errorf(call.Expired, "it waited here until the order expired at %s", stamp(o.Expiry)))
 	}
+	if err := a.verifier.still(w.verdict); err != nil {
+		return failure(err)
+	}
 	if err := a.book.Start(o.Job); err != nil {
 		return failure(err)
 	}

@@ -15,6 +15,8 @@ import (
 	"dominion/audit"
 	"dominion/call"
 	"dominion/module"
+	"dominion/pki"
+	"dominion/policy"
 	"dominion/session"
 )
 
@@ -138,6 +140,40 @@ func TestWaitedUntilExpired(t *testing.T) {
 	close(g.open)
 	wantCode(t, first.wait(), call.OK)
 	wantCode(t, second.wait(), call.Expired)
+}
+
+// What a call waits for may take an hour: who was revoked meanwhile, or lost the
+// right, does not get it.
+func TestRefusedWhileItWaited(t *testing.T) {
+	for name, test := range map[string]struct {
+		change func(t *testing.T, f *fleet, a *Agent)
+		want   call.Code
+	}{
+		"revoked": {func(t *testing.T, f *fleet, a *Agent) {
+			list := pki.NewRevocations().Add(time.Now(), pki.Revoke(f.alice.cert, "left"))
+			must[uint64](t)(a.takeRevocations(must[[]byte](t)(pki.SignRevocations(f.root, list))))
+		}, call.Revoked},
+		"policy": {func(t *testing.T, _ *fleet, a *Agent) {
+			a.SetPolicy(must[*policy.Policy](t)(policy.Parse([]byte("- {operators: bob, methods: '*', targets: '*'}"))))
+		}, call.Denied},
+	} {
+		t.Run(name, func(t *testing.T) {
+			f, g := newFleet(t), newGate()
+			a := newAgent(t, f, gated(t, g, func(opt *Options) { opt.MaxRunning = 1 }))
+			p := attach(t, a, newOverlord(t, f).listen())
+			runs := p.start(f.call(t, draft{method: "gate.wait"}))
+			<-g.begun
+			waits := p.start(f.call(t, draft{method: "gate.wait"}))
+			until(t, "the second call waits", func() bool { a.crew.mu.Lock(); defer a.crew.mu.Unlock(); return len(a.crew.waiting) == 1 })
+			test.change(t, f, a)
+			close(g.open)
+			wantCode(t, runs.wait(), call.OK)
+			wantCode(t, waits.wait(), test.want)
+			if len(g.begun) != 0 {
+				t.Error("the second call ran")
+			}
+		})
+	}
 }
 
 func TestBigOutputComesAsAStream(t *testing.T) {

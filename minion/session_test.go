@@ -191,6 +191,50 @@ func TestRevocationCutsTheOverlord(t *testing.T) {
 	}
 }
 
+// An overlord's own calls need no order, so they are few at a time.
+func TestOwnCallsAreBounded(t *testing.T) {
+	f := newFleet(t)
+	saving, saved := make(chan struct{}), make(chan struct{})
+	a := newAgent(t, f, func(opt *Options) {
+		opt.Save = func(name string, _ []byte) error {
+			if name == FileRevocations {
+				saving <- struct{}{}
+				<-saved
+			}
+			return nil
+		}
+	})
+	p := attach(t, a, newOverlord(t, f).listen())
+	list := must[[]byte](t)(pki.SignRevocations(f.root, pki.NewRevocations().Add(time.Now())))
+	args := must[[]byte](t)(json.Marshal(session.RevocationsArgs{List: list}))
+	args = append(args, bytes.Repeat([]byte(" "), 1<<20-1000)...)
+	const fit = maxAsked / (1<<20 - 500)
+	codes := make(chan call.Code, 2*fit)
+	ask := func() {
+		_, err := p.own(session.MethodRevocations, args)
+		codes <- call.CodeOf(err)
+	}
+	go ask()
+	<-saving // the others wait for this one
+	l := a.allLinks()[0]
+	for i := range fit - 1 { // one by one: our own queue is bounded too
+		go ask()
+		until(t, "the call waits", func() bool { l.mu.Lock(); defer l.mu.Unlock(); return l.asked > (i+2)*(len(args)-1) })
+	}
+	for range fit {
+		go ask()
+		if c := <-codes; c != call.Busy {
+			t.Errorf("code %v; want busy", c)
+		}
+	}
+	close(saved)
+	for range fit {
+		if c := <-codes; c != call.OK {
+			t.Errorf("code %v; want ok", c)
+		}
+	}
+}
+
 func TestRevocationListInHelloRefusesTheSession(t *testing.T) {
 	f := newFleet(t)
 	list := must[[]byte](t)(pki.SignRevocations(f.root, pki.NewRevocations().Add(time.Now(), pki.Revoke(f.overlord.Leaf, "stolen"))))

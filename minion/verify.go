@@ -52,9 +52,10 @@ type sessionView struct {
 // verdict is a call that may run, or as much of it as was understood before it
 // was refused.
 type verdict struct {
-	order    *call.Order   // nil: its encoding does not hold
-	operator string        // empty: the certificate does not hold
-	method   module.Method // set when all checks passed
+	order    *call.Order       // nil: its encoding does not hold
+	operator string            // empty: the certificate does not hold
+	cert     *x509.Certificate // the operator's; set with operator
+	method   module.Method     // set when all checks passed
 }
 
 // verify runs every check. The error is a *call.Error.
@@ -76,7 +77,7 @@ func (v *verifier) verify(c *fleetpb.Call, s sessionView, now time.Time) (verdic
 		return d, call.Errorf(call.BadOrder, "%v", err)
 	}
 	// From here on the order is the operator's own word.
-	d.order, d.operator = o, op.name
+	d.order, d.operator, d.cert = o, op.name, op.leaf
 	if call.Digest(c.Salt, c.Args) != o.ArgsDigest {
 		return d, call.Errorf(call.BadOrder, "the arguments are not those that operator/%s signed", op.name)
 	}
@@ -92,8 +93,8 @@ func (v *verifier) verify(c *fleetpb.Call, s sessionView, now time.Time) (verdic
 	if s.audit != nil {
 		return d, call.Errorf(call.AuditRefused, "the audit log of overlord/%s is not accepted: %v", s.peer, s.audit)
 	}
-	if !v.currentPolicy().Allow(op.name, o.Method, v.name) {
-		return d, call.Errorf(call.Denied, "this machine's policy does not let operator/%s call %s", op.name, o.Method)
+	if err := v.allowed(op.name, o.Method); err != nil {
+		return d, err
 	}
 	m, ok := v.methods.Lookup(o.Method)
 	if !ok {
@@ -104,6 +105,23 @@ func (v *verifier) verify(c *fleetpb.Call, s sessionView, now time.Time) (verdic
 	}
 	d.method = m
 	return d, nil
+}
+
+// still asks again, before a call begins that had to wait, for what may have
+// changed since it was verified. The error is a *call.Error.
+func (v *verifier) still(d verdict) error {
+	if reason, revoked := v.revocations().Revoked(d.cert); revoked {
+		return call.Errorf(call.Revoked, "the certificate of operator/%s was revoked while the call waited: %s", d.operator, reason)
+	}
+	return v.allowed(d.operator, d.order.Method)
+}
+
+// allowed asks this machine's policy.
+func (v *verifier) allowed(operator, method string) error {
+	if v.currentPolicy().Allow(operator, method, v.name) {
+		return nil
+	}
+	return call.Errorf(call.Denied, "this machine's policy does not let operator/%s call %s", operator, method)
 }
 
 // checkEncoding reads the order and refuses a call that says something else.
