@@ -44,6 +44,7 @@ func sqlitePool(path string, conns int, pragmas ...string) (*sql.DB, error) {
 	query := url.Values{"_pragma": append([]string{
 		"busy_timeout(5000)", "journal_mode(wal)", "synchronous(full)", "foreign_keys(1)",
 		"cache_size(-16000)", "journal_size_limit(67108864)", "trusted_schema(0)",
+		"secure_delete(1)", // what is removed may be a secret: arguments of closed jobs
 	}, pragmas...)}
 	dsn := (&url.URL{Scheme: "file", Path: path, OmitHost: true, RawQuery: query.Encode()}).String()
 	connector, err := sqlite.NewConnector(dsn)
