@@ -36,12 +36,13 @@ const (
 	AuditRefused Code = 22 // the minion does not accept the overlord's audit log
 	TooMany      Code = 23 // more machines than --limit allows
 	NoMatch      Code = 24 // the target names no machine
+	Unconfirmed  Code = 25 // a method that destroys, or changes many machines, and nobody confirmed the count
 )
 
 var codeNames = [...]string{
 	"ok", "internal", "invalid", "not found", "denied", "failed", "time-out", "clock skew", "expired", "repeated",
 	"busy", "cancelled", "no session", "no answer", "unknown name", "unknown", "revoked", "bad order", "too young",
-	"session lost", "unavailable", "conflict", "audit refused", "too many", "no match",
+	"session lost", "unavailable", "conflict", "audit refused", "too many", "no match", "unconfirmed",
 }
 
 // String gives the word shown to people: "no answer".

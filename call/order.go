@@ -40,6 +40,7 @@ type Order struct {
 	NotBefore  time.Time
 	Expiry     time.Time // a call must start before it
 	Count      int       // machines
+	Confirmed  int       // machines that the operator confirmed knowingly: Count, or zero when not asked
 	Root       [sha256.Size]byte
 }
 
@@ -56,7 +57,7 @@ func (o *Order) Marshal() []byte {
 	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(&fleetpb.Order{
 		Job: o.Job[:], Method: o.Method, ArgsDigest: o.ArgsDigest[:],
 		IssuedAtMs: o.IssuedAt.UnixMilli(), NotBeforeMs: o.NotBefore.UnixMilli(), ExpiryMs: o.Expiry.UnixMilli(),
-		Count: uint64(o.Count), Root: o.Root[:],
+		Count: uint64(o.Count), Root: o.Root[:], Confirmed: uint64(o.Confirmed),
 	})
 	if err != nil {
 		panic(err) // only a method that is not UTF-8, which Sign refuses
@@ -84,6 +85,10 @@ func ParseOrder(b []byte) (*Order, error) {
 	if p.Count == 0 || p.Count > MaxMachines {
 		return nil, fmt.Errorf("%w: %d machines", ErrOrder, p.Count)
 	}
+	if p.Confirmed > MaxMachines { // what an int may not hold
+		return nil, fmt.Errorf("%w: %d machines confirmed", ErrOrder, p.Confirmed)
+	}
+	o.Confirmed = int(p.Confirmed)
 	copy(o.Job[:], p.Job)
 	copy(o.ArgsDigest[:], p.ArgsDigest)
 	copy(o.Root[:], p.Root)
@@ -99,6 +104,9 @@ func ParseOrder(b []byte) (*Order, error) {
 func (o *Order) check() error {
 	if err := CheckMethod(o.Method); err != nil {
 		return fmt.Errorf("%w: %w", ErrOrder, err)
+	}
+	if o.Confirmed != 0 && o.Confirmed != o.Count {
+		return fmt.Errorf("%w: %d machines, and %d confirmed", ErrOrder, o.Count, o.Confirmed)
 	}
 	if !o.Expiry.After(o.NotBefore) || o.Expiry.Sub(o.IssuedAt) > MaxLife {
 		return fmt.Errorf("%w: valid from %s until %s", ErrOrder, stamp(o.NotBefore), stamp(o.Expiry))

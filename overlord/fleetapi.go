@@ -310,6 +310,16 @@ func (a fleetAPI) Cancel(ctx context.Context, r *connect.Request[apipb.CancelReq
 	return connect.NewResponse(&apipb.CancelResponse{Running: target.Fold(running), Skipped: target.Fold(skipped)}), nil
 }
 
+// Watch implements FleetServiceHandler.
+func (a fleetAPI) Watch(context.Context, *connect.Request[apipb.WatchRequest], *connect.ServerStream[apipb.CallEvent]) error {
+	return call.Errorf(call.NotFound, "not built yet")
+}
+
+// Jobs implements FleetServiceHandler.
+func (a fleetAPI) Jobs(context.Context, *connect.Request[apipb.JobsRequest]) (*connect.Response[apipb.JobsResponse], error) {
+	return nil, call.Errorf(call.NotFound, "not built yet")
+}
+
 // Groups implements FleetServiceHandler.
 func (a fleetAPI) Groups(_ context.Context, r *connect.Request[apipb.GroupsRequest]) (*connect.Response[apipb.GroupsResponse], error) {
 	out := &apipb.GroupsResponse{}

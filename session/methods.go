@@ -1,11 +1,14 @@
 package session
 
+import "encoding/json"
+
 // The session's own methods: they need no order, and each goes one way.
 // Arguments and results are JSON; bytes are base64 in it.
 const (
 	MethodFacts       = "session.facts"       // minion to overlord: its facts; overlord to minion, without arguments: send them
 	MethodRenew       = "session.renew"       // minion to overlord: RenewArgs, answered by RenewResult
 	MethodRevocations = "session.revocations" // overlord to minion: RevocationsArgs, answered by RevocationsResult
+	MethodJob         = "session.job"         // overlord to minion: JobArgs, answered by JobResult
 	MethodCheckpoint  = "session.checkpoint"  // overlord to minion: CheckpointArgs, whose head may be empty, answered by CheckpointResult
 )
 
@@ -38,4 +41,32 @@ type RevocationsResult struct {
 // accept is answered with call.AuditRefused instead.
 type CheckpointResult struct {
 	Checkpoints [][]byte `json:"checkpoints"` // signed notes, one for each log id
+}
+
+// JobArgs asks how far a job has come that the overlord, or one that shares its
+// store, has sent.
+type JobArgs struct {
+	Job string `json:"job"` // call.JobID.String
+	// Cancel withdraws it first: what waits never starts, what runs is told to end.
+	Cancel bool `json:"cancel,omitempty"`
+}
+
+// JobState is how far a job has come on a machine.
+type JobState string
+
+// The states of a job on a machine.
+const (
+	JobNone     JobState = "none"     // this journal never heard of it
+	JobRunning  JobState = "running"  // it waits to start, or runs; ask again
+	JobFinished JobState = "finished" // with the result
+)
+
+// JobResult answers JobArgs. Whether a method ran that was started when the
+// machine went down is not known: such a job is finished, with call.Unknown.
+type JobResult struct {
+	State  JobState        `json:"state"`
+	Code   uint32          `json:"code,omitempty"`
+	Detail string          `json:"detail,omitempty"`
+	TookUs uint64          `json:"took_us,omitempty"`
+	Output json.RawMessage `json:"output,omitempty"` // at most 1 MiB
 }

@@ -122,7 +122,7 @@ func (x SetGroupRequest_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SetGroupRequest_Mode.Descriptor instead.
 func (SetGroupRequest_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{29, 0}
+	return file_apipb_api_proto_rawDescGZIP(), []int{33, 0}
 }
 
 type EnrolRequest struct {
@@ -529,6 +529,7 @@ type ResolveResponse struct {
 	UnknownCount  uint64                 `protobuf:"varint,4,opt,name=unknown_count,json=unknownCount,proto3" json:"unknown_count,omitempty"`
 	UsesGroups    bool                   `protobuf:"varint,5,opt,name=uses_groups,json=usesGroups,proto3" json:"uses_groups,omitempty"` // the expression named a group: the caller cannot check it alone
 	TimeMs        int64                  `protobuf:"varint,6,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	Guard         uint64                 `protobuf:"varint,7,opt,name=guard,proto3" json:"guard,omitempty"` // a change on more machines than this needs Order.confirmed, as does every destroy
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -601,6 +602,13 @@ func (x *ResolveResponse) GetUsesGroups() bool {
 func (x *ResolveResponse) GetTimeMs() int64 {
 	if x != nil {
 		return x.TimeMs
+	}
+	return 0
+}
+
+func (x *ResolveResponse) GetGuard() uint64 {
+	if x != nil {
+		return x.Guard
 	}
 	return 0
 }
@@ -1325,6 +1333,7 @@ type CallRequest struct {
 	TimeoutMs     uint64                 `protobuf:"varint,8,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"` // of each call once it runs; 0: none
 	Stream        bool                   `protobuf:"varint,9,opt,name=stream,proto3" json:"stream,omitempty"`                        // live output wanted
 	Target        string                 `protobuf:"bytes,10,opt,name=target,proto3" json:"target,omitempty"`                        // as the operator wrote it
+	Wait          bool                   `protobuf:"varint,11,opt,name=wait,proto3" json:"wait,omitempty"`                           // machines that are away get the call when they are back, until the order's expiry
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1429,6 +1438,381 @@ func (x *CallRequest) GetTarget() string {
 	return ""
 }
 
+func (x *CallRequest) GetWait() bool {
+	if x != nil {
+		return x.Wait
+	}
+	return false
+}
+
+type WatchRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Seen          uint64                 `protobuf:"varint,2,opt,name=seen,proto3" json:"seen,omitempty"` // groups of results that the caller has: they are left out
+	Now           bool                   `protobuf:"varint,3,opt,name=now,proto3" json:"now,omitempty"`   // do not wait: end with Progress or Closed, after what is known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WatchRequest) Reset() {
+	*x = WatchRequest{}
+	mi := &file_apipb_api_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WatchRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WatchRequest) ProtoMessage() {}
+
+func (x *WatchRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
+func (*WatchRequest) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *WatchRequest) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *WatchRequest) GetSeen() uint64 {
+	if x != nil {
+		return x.Seen
+	}
+	return 0
+}
+
+func (x *WatchRequest) GetNow() bool {
+	if x != nil {
+		return x.Now
+	}
+	return false
+}
+
+type JobsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`           // this one alone; empty: all that fit
+	Before        string                 `protobuf:"bytes,2,opt,name=before,proto3" json:"before,omitempty"`     // job id: the last one of the page before; empty: from the newest
+	Limit         uint64                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`      // 0: 100; at most 1,000
+	Open          bool                   `protobuf:"varint,4,opt,name=open,proto3" json:"open,omitempty"`        // only those that are not closed
+	Operator      string                 `protobuf:"bytes,5,opt,name=operator,proto3" json:"operator,omitempty"` // only hers; empty: everybody's
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobsRequest) Reset() {
+	*x = JobsRequest{}
+	mi := &file_apipb_api_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobsRequest) ProtoMessage() {}
+
+func (x *JobsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobsRequest.ProtoReflect.Descriptor instead.
+func (*JobsRequest) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *JobsRequest) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *JobsRequest) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *JobsRequest) GetLimit() uint64 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *JobsRequest) GetOpen() bool {
+	if x != nil {
+		return x.Open
+	}
+	return false
+}
+
+func (x *JobsRequest) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+type JobsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Jobs          []*Job                 `protobuf:"bytes,1,rep,name=jobs,proto3" json:"jobs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *JobsResponse) Reset() {
+	*x = JobsResponse{}
+	mi := &file_apipb_api_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *JobsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*JobsResponse) ProtoMessage() {}
+
+func (x *JobsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use JobsResponse.ProtoReflect.Descriptor instead.
+func (*JobsResponse) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *JobsResponse) GetJobs() []*Job {
+	if x != nil {
+		return x.Jobs
+	}
+	return nil
+}
+
+type Job struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
+	Operator      string                 `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"`
+	Method        string                 `protobuf:"bytes,3,opt,name=method,proto3" json:"method,omitempty"`
+	Target        string                 `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`   // as the operator wrote it
+	Names         string                 `protobuf:"bytes,5,opt,name=names,proto3" json:"names,omitempty"`     // folded; the order's machines
+	Unknown       string                 `protobuf:"bytes,6,opt,name=unknown,proto3" json:"unknown,omitempty"` // folded
+	CreatedMs     int64                  `protobuf:"varint,7,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
+	ExpiresMs     int64                  `protobuf:"varint,8,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`        // no call starts after it
+	ClosedMs      int64                  `protobuf:"varint,9,opt,name=closed_ms,json=closedMs,proto3" json:"closed_ms,omitempty"`           // 0: open
+	CancelledMs   int64                  `protobuf:"varint,10,opt,name=cancelled_ms,json=cancelledMs,proto3" json:"cancelled_ms,omitempty"` // 0: it was not withdrawn
+	Counts        *Counts                `protobuf:"bytes,11,opt,name=counts,proto3" json:"counts,omitempty"`                               // of results that are stored
+	Reason        string                 `protobuf:"bytes,12,opt,name=reason,proto3" json:"reason,omitempty"`                               // why it ended early; empty: it did not
+	TimeoutMs     uint64                 `protobuf:"varint,13,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"`       // of each call; 0: none
+	Wait          bool                   `protobuf:"varint,14,opt,name=wait,proto3" json:"wait,omitempty"`                                  // machines that are away get it when they are back
+	Waiting       string                 `protobuf:"bytes,15,opt,name=waiting,proto3" json:"waiting,omitempty"`                             // folded; machines still awaited, at most 64; only while open
+	Dropped       bool                   `protobuf:"varint,16,opt,name=dropped,proto3" json:"dropped,omitempty"`                            // outputs were removed to make room
+	Bare          bool                   `protobuf:"varint,17,opt,name=bare,proto3" json:"bare,omitempty"`                                  // its arguments were {}
+	Record        uint64                 `protobuf:"varint,18,opt,name=record,proto3" json:"record,omitempty"`                              // index of its audit record
+	Groups        uint64                 `protobuf:"varint,19,opt,name=groups,proto3" json:"groups,omitempty"`                              // groups of results that are stored; only when asked for by id
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Job) Reset() {
+	*x = Job{}
+	mi := &file_apipb_api_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Job) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Job) ProtoMessage() {}
+
+func (x *Job) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Job.ProtoReflect.Descriptor instead.
+func (*Job) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *Job) GetJob() string {
+	if x != nil {
+		return x.Job
+	}
+	return ""
+}
+
+func (x *Job) GetOperator() string {
+	if x != nil {
+		return x.Operator
+	}
+	return ""
+}
+
+func (x *Job) GetMethod() string {
+	if x != nil {
+		return x.Method
+	}
+	return ""
+}
+
+func (x *Job) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Job) GetNames() string {
+	if x != nil {
+		return x.Names
+	}
+	return ""
+}
+
+func (x *Job) GetUnknown() string {
+	if x != nil {
+		return x.Unknown
+	}
+	return ""
+}
+
+func (x *Job) GetCreatedMs() int64 {
+	if x != nil {
+		return x.CreatedMs
+	}
+	return 0
+}
+
+func (x *Job) GetExpiresMs() int64 {
+	if x != nil {
+		return x.ExpiresMs
+	}
+	return 0
+}
+
+func (x *Job) GetClosedMs() int64 {
+	if x != nil {
+		return x.ClosedMs
+	}
+	return 0
+}
+
+func (x *Job) GetCancelledMs() int64 {
+	if x != nil {
+		return x.CancelledMs
+	}
+	return 0
+}
+
+func (x *Job) GetCounts() *Counts {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *Job) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Job) GetTimeoutMs() uint64 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *Job) GetWait() bool {
+	if x != nil {
+		return x.Wait
+	}
+	return false
+}
+
+func (x *Job) GetWaiting() string {
+	if x != nil {
+		return x.Waiting
+	}
+	return ""
+}
+
+func (x *Job) GetDropped() bool {
+	if x != nil {
+		return x.Dropped
+	}
+	return false
+}
+
+func (x *Job) GetBare() bool {
+	if x != nil {
+		return x.Bare
+	}
+	return false
+}
+
+func (x *Job) GetRecord() uint64 {
+	if x != nil {
+		return x.Record
+	}
+	return 0
+}
+
+func (x *Job) GetGroups() uint64 {
+	if x != nil {
+		return x.Groups
+	}
+	return 0
+}
+
 type CallEvent struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Types that are valid to be assigned to Event:
@@ -1445,7 +1829,7 @@ type CallEvent struct {
 
 func (x *CallEvent) Reset() {
 	*x = CallEvent{}
-	mi := &file_apipb_api_proto_msgTypes[18]
+	mi := &file_apipb_api_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1457,7 +1841,7 @@ func (x *CallEvent) String() string {
 func (*CallEvent) ProtoMessage() {}
 
 func (x *CallEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[18]
+	mi := &file_apipb_api_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1470,7 +1854,7 @@ func (x *CallEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallEvent.ProtoReflect.Descriptor instead.
 func (*CallEvent) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{18}
+	return file_apipb_api_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *CallEvent) GetEvent() isCallEvent_Event {
@@ -1569,7 +1953,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_apipb_api_proto_msgTypes[19]
+	mi := &file_apipb_api_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1581,7 +1965,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[19]
+	mi := &file_apipb_api_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1594,7 +1978,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{19}
+	return file_apipb_api_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Accepted) GetJob() string {
@@ -1623,7 +2007,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_apipb_api_proto_msgTypes[20]
+	mi := &file_apipb_api_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1635,7 +2019,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[20]
+	mi := &file_apipb_api_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1648,7 +2032,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{20}
+	return file_apipb_api_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *Output) GetMachine() string {
@@ -1695,7 +2079,7 @@ type ResultGroup struct {
 
 func (x *ResultGroup) Reset() {
 	*x = ResultGroup{}
-	mi := &file_apipb_api_proto_msgTypes[21]
+	mi := &file_apipb_api_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1707,7 +2091,7 @@ func (x *ResultGroup) String() string {
 func (*ResultGroup) ProtoMessage() {}
 
 func (x *ResultGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[21]
+	mi := &file_apipb_api_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1720,7 +2104,7 @@ func (x *ResultGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultGroup.ProtoReflect.Descriptor instead.
 func (*ResultGroup) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{21}
+	return file_apipb_api_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ResultGroup) GetNames() string {
@@ -1790,7 +2174,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_apipb_api_proto_msgTypes[22]
+	mi := &file_apipb_api_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1802,7 +2186,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[22]
+	mi := &file_apipb_api_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1815,7 +2199,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{22}
+	return file_apipb_api_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Progress) GetCounts() *Counts {
@@ -1849,7 +2233,7 @@ type Closed struct {
 
 func (x *Closed) Reset() {
 	*x = Closed{}
-	mi := &file_apipb_api_proto_msgTypes[23]
+	mi := &file_apipb_api_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1861,7 +2245,7 @@ func (x *Closed) String() string {
 func (*Closed) ProtoMessage() {}
 
 func (x *Closed) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[23]
+	mi := &file_apipb_api_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1874,7 +2258,7 @@ func (x *Closed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Closed.ProtoReflect.Descriptor instead.
 func (*Closed) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{23}
+	return file_apipb_api_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Closed) GetCounts() *Counts {
@@ -1900,7 +2284,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_apipb_api_proto_msgTypes[24]
+	mi := &file_apipb_api_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1912,7 +2296,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[24]
+	mi := &file_apipb_api_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1925,7 +2309,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{24}
+	return file_apipb_api_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *CancelRequest) GetJob() string {
@@ -1945,7 +2329,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_apipb_api_proto_msgTypes[25]
+	mi := &file_apipb_api_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1957,7 +2341,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[25]
+	mi := &file_apipb_api_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1970,7 +2354,7 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{25}
+	return file_apipb_api_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CancelResponse) GetRunning() string {
@@ -1996,7 +2380,7 @@ type GroupsRequest struct {
 
 func (x *GroupsRequest) Reset() {
 	*x = GroupsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[26]
+	mi := &file_apipb_api_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2008,7 +2392,7 @@ func (x *GroupsRequest) String() string {
 func (*GroupsRequest) ProtoMessage() {}
 
 func (x *GroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[26]
+	mi := &file_apipb_api_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2021,7 +2405,7 @@ func (x *GroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupsRequest.ProtoReflect.Descriptor instead.
 func (*GroupsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{26}
+	return file_apipb_api_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *GroupsRequest) GetName() string {
@@ -2042,7 +2426,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_apipb_api_proto_msgTypes[27]
+	mi := &file_apipb_api_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2054,7 +2438,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[27]
+	mi := &file_apipb_api_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2067,7 +2451,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{27}
+	return file_apipb_api_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Group) GetName() string {
@@ -2100,7 +2484,7 @@ type GroupsResponse struct {
 
 func (x *GroupsResponse) Reset() {
 	*x = GroupsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[28]
+	mi := &file_apipb_api_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2112,7 +2496,7 @@ func (x *GroupsResponse) String() string {
 func (*GroupsResponse) ProtoMessage() {}
 
 func (x *GroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[28]
+	mi := &file_apipb_api_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2125,7 +2509,7 @@ func (x *GroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupsResponse.ProtoReflect.Descriptor instead.
 func (*GroupsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{28}
+	return file_apipb_api_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GroupsResponse) GetGroups() []*Group {
@@ -2146,7 +2530,7 @@ type SetGroupRequest struct {
 
 func (x *SetGroupRequest) Reset() {
 	*x = SetGroupRequest{}
-	mi := &file_apipb_api_proto_msgTypes[29]
+	mi := &file_apipb_api_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2158,7 +2542,7 @@ func (x *SetGroupRequest) String() string {
 func (*SetGroupRequest) ProtoMessage() {}
 
 func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[29]
+	mi := &file_apipb_api_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2171,7 +2555,7 @@ func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupRequest.ProtoReflect.Descriptor instead.
 func (*SetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{29}
+	return file_apipb_api_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SetGroupRequest) GetName() string {
@@ -2204,7 +2588,7 @@ type SetGroupResponse struct {
 
 func (x *SetGroupResponse) Reset() {
 	*x = SetGroupResponse{}
-	mi := &file_apipb_api_proto_msgTypes[30]
+	mi := &file_apipb_api_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2216,7 +2600,7 @@ func (x *SetGroupResponse) String() string {
 func (*SetGroupResponse) ProtoMessage() {}
 
 func (x *SetGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[30]
+	mi := &file_apipb_api_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2229,7 +2613,7 @@ func (x *SetGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupResponse.ProtoReflect.Descriptor instead.
 func (*SetGroupResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{30}
+	return file_apipb_api_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SetGroupResponse) GetGroup() *Group {
@@ -2248,7 +2632,7 @@ type DeleteGroupRequest struct {
 
 func (x *DeleteGroupRequest) Reset() {
 	*x = DeleteGroupRequest{}
-	mi := &file_apipb_api_proto_msgTypes[31]
+	mi := &file_apipb_api_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2260,7 +2644,7 @@ func (x *DeleteGroupRequest) String() string {
 func (*DeleteGroupRequest) ProtoMessage() {}
 
 func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[31]
+	mi := &file_apipb_api_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2273,7 +2657,7 @@ func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGroupRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{31}
+	return file_apipb_api_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeleteGroupRequest) GetName() string {
@@ -2291,7 +2675,7 @@ type DeleteGroupResponse struct {
 
 func (x *DeleteGroupResponse) Reset() {
 	*x = DeleteGroupResponse{}
-	mi := &file_apipb_api_proto_msgTypes[32]
+	mi := &file_apipb_api_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2303,7 +2687,7 @@ func (x *DeleteGroupResponse) String() string {
 func (*DeleteGroupResponse) ProtoMessage() {}
 
 func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[32]
+	mi := &file_apipb_api_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2316,7 +2700,7 @@ func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupResponse.ProtoReflect.Descriptor instead.
 func (*DeleteGroupResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{32}
+	return file_apipb_api_proto_rawDescGZIP(), []int{36}
 }
 
 type CertsRequest struct {
@@ -2329,7 +2713,7 @@ type CertsRequest struct {
 
 func (x *CertsRequest) Reset() {
 	*x = CertsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[33]
+	mi := &file_apipb_api_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2341,7 +2725,7 @@ func (x *CertsRequest) String() string {
 func (*CertsRequest) ProtoMessage() {}
 
 func (x *CertsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[33]
+	mi := &file_apipb_api_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2354,7 +2738,7 @@ func (x *CertsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsRequest.ProtoReflect.Descriptor instead.
 func (*CertsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{33}
+	return file_apipb_api_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CertsRequest) GetPendingOnly() bool {
@@ -2381,7 +2765,7 @@ type CertsResponse struct {
 
 func (x *CertsResponse) Reset() {
 	*x = CertsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[34]
+	mi := &file_apipb_api_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2393,7 +2777,7 @@ func (x *CertsResponse) String() string {
 func (*CertsResponse) ProtoMessage() {}
 
 func (x *CertsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[34]
+	mi := &file_apipb_api_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2406,7 +2790,7 @@ func (x *CertsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsResponse.ProtoReflect.Descriptor instead.
 func (*CertsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{34}
+	return file_apipb_api_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CertsResponse) GetPending() []*PendingRequest {
@@ -2439,7 +2823,7 @@ type PendingRequest struct {
 
 func (x *PendingRequest) Reset() {
 	*x = PendingRequest{}
-	mi := &file_apipb_api_proto_msgTypes[35]
+	mi := &file_apipb_api_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2451,7 +2835,7 @@ func (x *PendingRequest) String() string {
 func (*PendingRequest) ProtoMessage() {}
 
 func (x *PendingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[35]
+	mi := &file_apipb_api_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2464,7 +2848,7 @@ func (x *PendingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingRequest.ProtoReflect.Descriptor instead.
 func (*PendingRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{35}
+	return file_apipb_api_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *PendingRequest) GetName() string {
@@ -2540,7 +2924,7 @@ type Cert struct {
 
 func (x *Cert) Reset() {
 	*x = Cert{}
-	mi := &file_apipb_api_proto_msgTypes[36]
+	mi := &file_apipb_api_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2552,7 +2936,7 @@ func (x *Cert) String() string {
 func (*Cert) ProtoMessage() {}
 
 func (x *Cert) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[36]
+	mi := &file_apipb_api_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2565,7 +2949,7 @@ func (x *Cert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cert.ProtoReflect.Descriptor instead.
 func (*Cert) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{36}
+	return file_apipb_api_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *Cert) GetName() string {
@@ -2642,7 +3026,7 @@ type SignCertRequest struct {
 
 func (x *SignCertRequest) Reset() {
 	*x = SignCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[37]
+	mi := &file_apipb_api_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2654,7 +3038,7 @@ func (x *SignCertRequest) String() string {
 func (*SignCertRequest) ProtoMessage() {}
 
 func (x *SignCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[37]
+	mi := &file_apipb_api_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2667,7 +3051,7 @@ func (x *SignCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCertRequest.ProtoReflect.Descriptor instead.
 func (*SignCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{37}
+	return file_apipb_api_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SignCertRequest) GetName() string {
@@ -2701,7 +3085,7 @@ type SignCertResponse struct {
 
 func (x *SignCertResponse) Reset() {
 	*x = SignCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[38]
+	mi := &file_apipb_api_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +3097,7 @@ func (x *SignCertResponse) String() string {
 func (*SignCertResponse) ProtoMessage() {}
 
 func (x *SignCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[38]
+	mi := &file_apipb_api_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2726,7 +3110,7 @@ func (x *SignCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCertResponse.ProtoReflect.Descriptor instead.
 func (*SignCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{38}
+	return file_apipb_api_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *SignCertResponse) GetSigned() []string {
@@ -2753,7 +3137,7 @@ type RejectCertRequest struct {
 
 func (x *RejectCertRequest) Reset() {
 	*x = RejectCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[39]
+	mi := &file_apipb_api_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2765,7 +3149,7 @@ func (x *RejectCertRequest) String() string {
 func (*RejectCertRequest) ProtoMessage() {}
 
 func (x *RejectCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[39]
+	mi := &file_apipb_api_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2778,7 +3162,7 @@ func (x *RejectCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectCertRequest.ProtoReflect.Descriptor instead.
 func (*RejectCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{39}
+	return file_apipb_api_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RejectCertRequest) GetName() string {
@@ -2804,7 +3188,7 @@ type RejectCertResponse struct {
 
 func (x *RejectCertResponse) Reset() {
 	*x = RejectCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[40]
+	mi := &file_apipb_api_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2816,7 +3200,7 @@ func (x *RejectCertResponse) String() string {
 func (*RejectCertResponse) ProtoMessage() {}
 
 func (x *RejectCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[40]
+	mi := &file_apipb_api_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2829,7 +3213,7 @@ func (x *RejectCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectCertResponse.ProtoReflect.Descriptor instead.
 func (*RejectCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{40}
+	return file_apipb_api_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *RejectCertResponse) GetRejected() []string {
@@ -2851,7 +3235,7 @@ type RevokeCertRequest struct {
 
 func (x *RevokeCertRequest) Reset() {
 	*x = RevokeCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[41]
+	mi := &file_apipb_api_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2863,7 +3247,7 @@ func (x *RevokeCertRequest) String() string {
 func (*RevokeCertRequest) ProtoMessage() {}
 
 func (x *RevokeCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[41]
+	mi := &file_apipb_api_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2876,7 +3260,7 @@ func (x *RevokeCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{41}
+	return file_apipb_api_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RevokeCertRequest) GetName() string {
@@ -2917,7 +3301,7 @@ type RevokeCertResponse struct {
 
 func (x *RevokeCertResponse) Reset() {
 	*x = RevokeCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[42]
+	mi := &file_apipb_api_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2929,7 +3313,7 @@ func (x *RevokeCertResponse) String() string {
 func (*RevokeCertResponse) ProtoMessage() {}
 
 func (x *RevokeCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[42]
+	mi := &file_apipb_api_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2942,7 +3326,7 @@ func (x *RevokeCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertResponse.ProtoReflect.Descriptor instead.
 func (*RevokeCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{42}
+	return file_apipb_api_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RevokeCertResponse) GetSerials() []string {
@@ -2973,7 +3357,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_apipb_api_proto_msgTypes[43]
+	mi := &file_apipb_api_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2985,7 +3369,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[43]
+	mi := &file_apipb_api_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2998,7 +3382,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{43}
+	return file_apipb_api_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CreateTokenRequest) GetName() string {
@@ -3053,7 +3437,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_apipb_api_proto_msgTypes[44]
+	mi := &file_apipb_api_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3065,7 +3449,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[44]
+	mi := &file_apipb_api_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3078,7 +3462,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{44}
+	return file_apipb_api_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -3112,7 +3496,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_apipb_api_proto_msgTypes[45]
+	mi := &file_apipb_api_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3124,7 +3508,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[45]
+	mi := &file_apipb_api_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3137,7 +3521,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{45}
+	return file_apipb_api_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Token) GetId() string {
@@ -3211,7 +3595,7 @@ type TokensRequest struct {
 
 func (x *TokensRequest) Reset() {
 	*x = TokensRequest{}
-	mi := &file_apipb_api_proto_msgTypes[46]
+	mi := &file_apipb_api_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3223,7 +3607,7 @@ func (x *TokensRequest) String() string {
 func (*TokensRequest) ProtoMessage() {}
 
 func (x *TokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[46]
+	mi := &file_apipb_api_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3236,7 +3620,7 @@ func (x *TokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensRequest.ProtoReflect.Descriptor instead.
 func (*TokensRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{46}
+	return file_apipb_api_proto_rawDescGZIP(), []int{50}
 }
 
 type TokensResponse struct {
@@ -3248,7 +3632,7 @@ type TokensResponse struct {
 
 func (x *TokensResponse) Reset() {
 	*x = TokensResponse{}
-	mi := &file_apipb_api_proto_msgTypes[47]
+	mi := &file_apipb_api_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3260,7 +3644,7 @@ func (x *TokensResponse) String() string {
 func (*TokensResponse) ProtoMessage() {}
 
 func (x *TokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[47]
+	mi := &file_apipb_api_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3273,7 +3657,7 @@ func (x *TokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensResponse.ProtoReflect.Descriptor instead.
 func (*TokensResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{47}
+	return file_apipb_api_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *TokensResponse) GetTokens() []*Token {
@@ -3292,7 +3676,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_apipb_api_proto_msgTypes[48]
+	mi := &file_apipb_api_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3304,7 +3688,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[48]
+	mi := &file_apipb_api_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3317,7 +3701,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{48}
+	return file_apipb_api_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -3335,7 +3719,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_apipb_api_proto_msgTypes[49]
+	mi := &file_apipb_api_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3347,7 +3731,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[49]
+	mi := &file_apipb_api_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3360,7 +3744,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{49}
+	return file_apipb_api_proto_rawDescGZIP(), []int{53}
 }
 
 type AddOperatorRequest struct {
@@ -3373,7 +3757,7 @@ type AddOperatorRequest struct {
 
 func (x *AddOperatorRequest) Reset() {
 	*x = AddOperatorRequest{}
-	mi := &file_apipb_api_proto_msgTypes[50]
+	mi := &file_apipb_api_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3385,7 +3769,7 @@ func (x *AddOperatorRequest) String() string {
 func (*AddOperatorRequest) ProtoMessage() {}
 
 func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[50]
+	mi := &file_apipb_api_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3398,7 +3782,7 @@ func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddOperatorRequest.ProtoReflect.Descriptor instead.
 func (*AddOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{50}
+	return file_apipb_api_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *AddOperatorRequest) GetName() string {
@@ -3425,7 +3809,7 @@ type AddOperatorResponse struct {
 
 func (x *AddOperatorResponse) Reset() {
 	*x = AddOperatorResponse{}
-	mi := &file_apipb_api_proto_msgTypes[51]
+	mi := &file_apipb_api_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3437,7 +3821,7 @@ func (x *AddOperatorResponse) String() string {
 func (*AddOperatorResponse) ProtoMessage() {}
 
 func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[51]
+	mi := &file_apipb_api_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3450,7 +3834,7 @@ func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddOperatorResponse.ProtoReflect.Descriptor instead.
 func (*AddOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{51}
+	return file_apipb_api_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *AddOperatorResponse) GetToken() string {
@@ -3475,7 +3859,7 @@ type OperatorsRequest struct {
 
 func (x *OperatorsRequest) Reset() {
 	*x = OperatorsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[52]
+	mi := &file_apipb_api_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3487,7 +3871,7 @@ func (x *OperatorsRequest) String() string {
 func (*OperatorsRequest) ProtoMessage() {}
 
 func (x *OperatorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[52]
+	mi := &file_apipb_api_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3500,7 +3884,7 @@ func (x *OperatorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorsRequest.ProtoReflect.Descriptor instead.
 func (*OperatorsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{52}
+	return file_apipb_api_proto_rawDescGZIP(), []int{56}
 }
 
 type OperatorsResponse struct {
@@ -3512,7 +3896,7 @@ type OperatorsResponse struct {
 
 func (x *OperatorsResponse) Reset() {
 	*x = OperatorsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[53]
+	mi := &file_apipb_api_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3524,7 +3908,7 @@ func (x *OperatorsResponse) String() string {
 func (*OperatorsResponse) ProtoMessage() {}
 
 func (x *OperatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[53]
+	mi := &file_apipb_api_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3537,7 +3921,7 @@ func (x *OperatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorsResponse.ProtoReflect.Descriptor instead.
 func (*OperatorsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{53}
+	return file_apipb_api_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *OperatorsResponse) GetOperators() []*Cert {
@@ -3556,7 +3940,7 @@ type RenewOperatorRequest struct {
 
 func (x *RenewOperatorRequest) Reset() {
 	*x = RenewOperatorRequest{}
-	mi := &file_apipb_api_proto_msgTypes[54]
+	mi := &file_apipb_api_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3568,7 +3952,7 @@ func (x *RenewOperatorRequest) String() string {
 func (*RenewOperatorRequest) ProtoMessage() {}
 
 func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[54]
+	mi := &file_apipb_api_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3581,7 +3965,7 @@ func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorRequest.ProtoReflect.Descriptor instead.
 func (*RenewOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{54}
+	return file_apipb_api_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RenewOperatorRequest) GetCsr() []byte {
@@ -3600,7 +3984,7 @@ type RenewOperatorResponse struct {
 
 func (x *RenewOperatorResponse) Reset() {
 	*x = RenewOperatorResponse{}
-	mi := &file_apipb_api_proto_msgTypes[55]
+	mi := &file_apipb_api_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3612,7 +3996,7 @@ func (x *RenewOperatorResponse) String() string {
 func (*RenewOperatorResponse) ProtoMessage() {}
 
 func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[55]
+	mi := &file_apipb_api_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3625,7 +4009,7 @@ func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorResponse.ProtoReflect.Descriptor instead.
 func (*RenewOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{55}
+	return file_apipb_api_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *RenewOperatorResponse) GetChain() [][]byte {
@@ -3649,7 +4033,7 @@ type AuditListRequest struct {
 
 func (x *AuditListRequest) Reset() {
 	*x = AuditListRequest{}
-	mi := &file_apipb_api_proto_msgTypes[56]
+	mi := &file_apipb_api_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3661,7 +4045,7 @@ func (x *AuditListRequest) String() string {
 func (*AuditListRequest) ProtoMessage() {}
 
 func (x *AuditListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[56]
+	mi := &file_apipb_api_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3674,7 +4058,7 @@ func (x *AuditListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditListRequest.ProtoReflect.Descriptor instead.
 func (*AuditListRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{56}
+	return file_apipb_api_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *AuditListRequest) GetFrom() uint64 {
@@ -3730,7 +4114,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_apipb_api_proto_msgTypes[57]
+	mi := &file_apipb_api_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3742,7 +4126,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[57]
+	mi := &file_apipb_api_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3755,7 +4139,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{57}
+	return file_apipb_api_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *AuditRecord) GetIndex() uint64 {
@@ -3788,7 +4172,7 @@ type AuditVerifyRequest struct {
 
 func (x *AuditVerifyRequest) Reset() {
 	*x = AuditVerifyRequest{}
-	mi := &file_apipb_api_proto_msgTypes[58]
+	mi := &file_apipb_api_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3800,7 +4184,7 @@ func (x *AuditVerifyRequest) String() string {
 func (*AuditVerifyRequest) ProtoMessage() {}
 
 func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[58]
+	mi := &file_apipb_api_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3813,7 +4197,7 @@ func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyRequest.ProtoReflect.Descriptor instead.
 func (*AuditVerifyRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{58}
+	return file_apipb_api_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *AuditVerifyRequest) GetFleet() bool {
@@ -3837,7 +4221,7 @@ type AuditVerifyEvent struct {
 
 func (x *AuditVerifyEvent) Reset() {
 	*x = AuditVerifyEvent{}
-	mi := &file_apipb_api_proto_msgTypes[59]
+	mi := &file_apipb_api_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3849,7 +4233,7 @@ func (x *AuditVerifyEvent) String() string {
 func (*AuditVerifyEvent) ProtoMessage() {}
 
 func (x *AuditVerifyEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[59]
+	mi := &file_apipb_api_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3862,7 +4246,7 @@ func (x *AuditVerifyEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyEvent.ProtoReflect.Descriptor instead.
 func (*AuditVerifyEvent) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{59}
+	return file_apipb_api_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *AuditVerifyEvent) GetChecked() uint64 {
@@ -3916,7 +4300,7 @@ type AuditHeadRequest struct {
 
 func (x *AuditHeadRequest) Reset() {
 	*x = AuditHeadRequest{}
-	mi := &file_apipb_api_proto_msgTypes[60]
+	mi := &file_apipb_api_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3928,7 +4312,7 @@ func (x *AuditHeadRequest) String() string {
 func (*AuditHeadRequest) ProtoMessage() {}
 
 func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[60]
+	mi := &file_apipb_api_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3941,7 +4325,7 @@ func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditHeadRequest.ProtoReflect.Descriptor instead.
 func (*AuditHeadRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{60}
+	return file_apipb_api_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *AuditHeadRequest) GetRemembered() []byte {
@@ -3964,7 +4348,7 @@ type AuditHeadResponse struct {
 
 func (x *AuditHeadResponse) Reset() {
 	*x = AuditHeadResponse{}
-	mi := &file_apipb_api_proto_msgTypes[61]
+	mi := &file_apipb_api_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3976,7 +4360,7 @@ func (x *AuditHeadResponse) String() string {
 func (*AuditHeadResponse) ProtoMessage() {}
 
 func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[61]
+	mi := &file_apipb_api_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3989,7 +4373,7 @@ func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditHeadResponse.ProtoReflect.Descriptor instead.
 func (*AuditHeadResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{61}
+	return file_apipb_api_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *AuditHeadResponse) GetCheckpoint() []byte {
@@ -4036,7 +4420,7 @@ type AuditRecoverRequest struct {
 
 func (x *AuditRecoverRequest) Reset() {
 	*x = AuditRecoverRequest{}
-	mi := &file_apipb_api_proto_msgTypes[62]
+	mi := &file_apipb_api_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4048,7 +4432,7 @@ func (x *AuditRecoverRequest) String() string {
 func (*AuditRecoverRequest) ProtoMessage() {}
 
 func (x *AuditRecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[62]
+	mi := &file_apipb_api_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4061,7 +4445,7 @@ func (x *AuditRecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecoverRequest.ProtoReflect.Descriptor instead.
 func (*AuditRecoverRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{62}
+	return file_apipb_api_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *AuditRecoverRequest) GetConfirm() bool {
@@ -4083,7 +4467,7 @@ type AuditRecoverResponse struct {
 
 func (x *AuditRecoverResponse) Reset() {
 	*x = AuditRecoverResponse{}
-	mi := &file_apipb_api_proto_msgTypes[63]
+	mi := &file_apipb_api_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4095,7 +4479,7 @@ func (x *AuditRecoverResponse) String() string {
 func (*AuditRecoverResponse) ProtoMessage() {}
 
 func (x *AuditRecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[63]
+	mi := &file_apipb_api_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4108,7 +4492,7 @@ func (x *AuditRecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecoverResponse.ProtoReflect.Descriptor instead.
 func (*AuditRecoverResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{63}
+	return file_apipb_api_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *AuditRecoverResponse) GetEpoch() uint64 {
@@ -4149,7 +4533,7 @@ type AuditVerifyEvent_Problem struct {
 
 func (x *AuditVerifyEvent_Problem) Reset() {
 	*x = AuditVerifyEvent_Problem{}
-	mi := &file_apipb_api_proto_msgTypes[64]
+	mi := &file_apipb_api_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4161,7 +4545,7 @@ func (x *AuditVerifyEvent_Problem) String() string {
 func (*AuditVerifyEvent_Problem) ProtoMessage() {}
 
 func (x *AuditVerifyEvent_Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[64]
+	mi := &file_apipb_api_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4174,7 +4558,7 @@ func (x *AuditVerifyEvent_Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyEvent_Problem.ProtoReflect.Descriptor instead.
 func (*AuditVerifyEvent_Problem) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{59, 0}
+	return file_apipb_api_proto_rawDescGZIP(), []int{63, 0}
 }
 
 func (x *AuditVerifyEvent_Problem) GetIndex() int64 {
@@ -4233,7 +4617,7 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x0eResolveRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x18\n" +
 	"\aexclude\x18\x02 \x01(\tR\aexclude\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\x04R\x05limit\"\xb6\x01\n" +
+	"\x05limit\x18\x03 \x01(\x04R\x05limit\"\xcc\x01\n" +
 	"\x0fResolveResponse\x12\x14\n" +
 	"\x05names\x18\x01 \x01(\tR\x05names\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x18\n" +
@@ -4241,7 +4625,8 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\runknown_count\x18\x04 \x01(\x04R\funknownCount\x12\x1f\n" +
 	"\vuses_groups\x18\x05 \x01(\bR\n" +
 	"usesGroups\x12\x17\n" +
-	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\"n\n" +
+	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\x12\x14\n" +
+	"\x05guard\x18\a \x01(\x04R\x05guard\"n\n" +
 	"\x0eMinionsRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x18\n" +
 	"\aexclude\x18\x02 \x01(\tR\aexclude\x12\x14\n" +
@@ -4294,7 +4679,7 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\banswered\x18\x02 \x01(\x04R\banswered\x12\x16\n" +
 	"\x06failed\x18\x03 \x01(\x04R\x06failed\x12 \n" +
 	"\vunreachable\x18\x04 \x01(\x04R\vunreachable\x12\x18\n" +
-	"\askipped\x18\x05 \x01(\x04R\askipped\"\x8d\x02\n" +
+	"\askipped\x18\x05 \x01(\x04R\askipped\"\xa1\x02\n" +
 	"\vCallRequest\x12\x14\n" +
 	"\x05order\x18\x01 \x01(\fR\x05order\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\x12#\n" +
@@ -4307,7 +4692,44 @@ const file_apipb_api_proto_rawDesc = "" +
 	"timeout_ms\x18\b \x01(\x04R\ttimeoutMs\x12\x16\n" +
 	"\x06stream\x18\t \x01(\bR\x06stream\x12\x16\n" +
 	"\x06target\x18\n" +
-	" \x01(\tR\x06target\"\x92\x02\n" +
+	" \x01(\tR\x06target\x12\x12\n" +
+	"\x04wait\x18\v \x01(\bR\x04wait\"F\n" +
+	"\fWatchRequest\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
+	"\x04seen\x18\x02 \x01(\x04R\x04seen\x12\x10\n" +
+	"\x03now\x18\x03 \x01(\bR\x03now\"}\n" +
+	"\vJobsRequest\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x12\x16\n" +
+	"\x06before\x18\x02 \x01(\tR\x06before\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\x04R\x05limit\x12\x12\n" +
+	"\x04open\x18\x04 \x01(\bR\x04open\x12\x1a\n" +
+	"\boperator\x18\x05 \x01(\tR\boperator\"4\n" +
+	"\fJobsResponse\x12$\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x10.dominion.v1.JobR\x04jobs\"\x81\x04\n" +
+	"\x03Job\x12\x10\n" +
+	"\x03job\x18\x01 \x01(\tR\x03job\x12\x1a\n" +
+	"\boperator\x18\x02 \x01(\tR\boperator\x12\x16\n" +
+	"\x06method\x18\x03 \x01(\tR\x06method\x12\x16\n" +
+	"\x06target\x18\x04 \x01(\tR\x06target\x12\x14\n" +
+	"\x05names\x18\x05 \x01(\tR\x05names\x12\x18\n" +
+	"\aunknown\x18\x06 \x01(\tR\aunknown\x12\x1d\n" +
+	"\n" +
+	"created_ms\x18\a \x01(\x03R\tcreatedMs\x12\x1d\n" +
+	"\n" +
+	"expires_ms\x18\b \x01(\x03R\texpiresMs\x12\x1b\n" +
+	"\tclosed_ms\x18\t \x01(\x03R\bclosedMs\x12!\n" +
+	"\fcancelled_ms\x18\n" +
+	" \x01(\x03R\vcancelledMs\x12+\n" +
+	"\x06counts\x18\v \x01(\v2\x13.dominion.v1.CountsR\x06counts\x12\x16\n" +
+	"\x06reason\x18\f \x01(\tR\x06reason\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\r \x01(\x04R\ttimeoutMs\x12\x12\n" +
+	"\x04wait\x18\x0e \x01(\bR\x04wait\x12\x18\n" +
+	"\awaiting\x18\x0f \x01(\tR\awaiting\x12\x18\n" +
+	"\adropped\x18\x10 \x01(\bR\adropped\x12\x12\n" +
+	"\x04bare\x18\x11 \x01(\bR\x04bare\x12\x16\n" +
+	"\x06record\x18\x12 \x01(\x04R\x06record\x12\x16\n" +
+	"\x06groups\x18\x13 \x01(\x04R\x06groups\"\x92\x02\n" +
 	"\tCallEvent\x123\n" +
 	"\baccepted\x18\x01 \x01(\v2\x15.dominion.v1.AcceptedH\x00R\baccepted\x12-\n" +
 	"\x06output\x18\x02 \x01(\v2\x13.dominion.v1.OutputH\x00R\x06output\x124\n" +
@@ -4498,7 +4920,7 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\rrestored_size\x18\x03 \x01(\x04R\frestoredSize\x12\x12\n" +
 	"\x04done\x18\x04 \x01(\bR\x04done2P\n" +
 	"\fEnrolService\x12@\n" +
-	"\aRequest\x12\x19.dominion.v1.EnrolRequest\x1a\x1a.dominion.v1.EnrolResponse2\xa1\x06\n" +
+	"\aRequest\x12\x19.dominion.v1.EnrolRequest\x1a\x1a.dominion.v1.EnrolResponse2\xa6\a\n" +
 	"\fFleetService\x12F\n" +
 	"\x06Status\x12\x1a.dominion.v1.StatusRequest\x1a\x1b.dominion.v1.StatusResponse\"\x03\x90\x02\x01\x12I\n" +
 	"\aResolve\x12\x1b.dominion.v1.ResolveRequest\x1a\x1c.dominion.v1.ResolveResponse\"\x03\x90\x02\x01\x12I\n" +
@@ -4507,6 +4929,8 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\aModules\x12\x1b.dominion.v1.ModulesRequest\x1a\x1c.dominion.v1.ModulesResponse\"\x03\x90\x02\x01\x12:\n" +
 	"\x04Ping\x12\x18.dominion.v1.PingRequest\x1a\x16.dominion.v1.PingEvent0\x01\x12:\n" +
 	"\x04Call\x12\x18.dominion.v1.CallRequest\x1a\x16.dominion.v1.CallEvent0\x01\x12A\n" +
+	"\x05Watch\x12\x19.dominion.v1.WatchRequest\x1a\x16.dominion.v1.CallEvent\"\x03\x90\x02\x010\x01\x12@\n" +
+	"\x04Jobs\x12\x18.dominion.v1.JobsRequest\x1a\x19.dominion.v1.JobsResponse\"\x03\x90\x02\x01\x12A\n" +
 	"\x06Cancel\x12\x1a.dominion.v1.CancelRequest\x1a\x1b.dominion.v1.CancelResponse\x12F\n" +
 	"\x06Groups\x12\x1a.dominion.v1.GroupsRequest\x1a\x1b.dominion.v1.GroupsResponse\"\x03\x90\x02\x01\x12G\n" +
 	"\bSetGroup\x12\x1c.dominion.v1.SetGroupRequest\x1a\x1d.dominion.v1.SetGroupResponse\x12P\n" +
@@ -4543,7 +4967,7 @@ func file_apipb_api_proto_rawDescGZIP() []byte {
 }
 
 var file_apipb_api_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_apipb_api_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_apipb_api_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_apipb_api_proto_goTypes = []any{
 	(EnrolResponse_State)(0),         // 0: dominion.v1.EnrolResponse.State
 	(SetGroupRequest_Mode)(0),        // 1: dominion.v1.SetGroupRequest.Mode
@@ -4565,134 +4989,144 @@ var file_apipb_api_proto_goTypes = []any{
 	(*Pong)(nil),                     // 17: dominion.v1.Pong
 	(*Counts)(nil),                   // 18: dominion.v1.Counts
 	(*CallRequest)(nil),              // 19: dominion.v1.CallRequest
-	(*CallEvent)(nil),                // 20: dominion.v1.CallEvent
-	(*Accepted)(nil),                 // 21: dominion.v1.Accepted
-	(*Output)(nil),                   // 22: dominion.v1.Output
-	(*ResultGroup)(nil),              // 23: dominion.v1.ResultGroup
-	(*Progress)(nil),                 // 24: dominion.v1.Progress
-	(*Closed)(nil),                   // 25: dominion.v1.Closed
-	(*CancelRequest)(nil),            // 26: dominion.v1.CancelRequest
-	(*CancelResponse)(nil),           // 27: dominion.v1.CancelResponse
-	(*GroupsRequest)(nil),            // 28: dominion.v1.GroupsRequest
-	(*Group)(nil),                    // 29: dominion.v1.Group
-	(*GroupsResponse)(nil),           // 30: dominion.v1.GroupsResponse
-	(*SetGroupRequest)(nil),          // 31: dominion.v1.SetGroupRequest
-	(*SetGroupResponse)(nil),         // 32: dominion.v1.SetGroupResponse
-	(*DeleteGroupRequest)(nil),       // 33: dominion.v1.DeleteGroupRequest
-	(*DeleteGroupResponse)(nil),      // 34: dominion.v1.DeleteGroupResponse
-	(*CertsRequest)(nil),             // 35: dominion.v1.CertsRequest
-	(*CertsResponse)(nil),            // 36: dominion.v1.CertsResponse
-	(*PendingRequest)(nil),           // 37: dominion.v1.PendingRequest
-	(*Cert)(nil),                     // 38: dominion.v1.Cert
-	(*SignCertRequest)(nil),          // 39: dominion.v1.SignCertRequest
-	(*SignCertResponse)(nil),         // 40: dominion.v1.SignCertResponse
-	(*RejectCertRequest)(nil),        // 41: dominion.v1.RejectCertRequest
-	(*RejectCertResponse)(nil),       // 42: dominion.v1.RejectCertResponse
-	(*RevokeCertRequest)(nil),        // 43: dominion.v1.RevokeCertRequest
-	(*RevokeCertResponse)(nil),       // 44: dominion.v1.RevokeCertResponse
-	(*CreateTokenRequest)(nil),       // 45: dominion.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 46: dominion.v1.CreateTokenResponse
-	(*Token)(nil),                    // 47: dominion.v1.Token
-	(*TokensRequest)(nil),            // 48: dominion.v1.TokensRequest
-	(*TokensResponse)(nil),           // 49: dominion.v1.TokensResponse
-	(*RevokeTokenRequest)(nil),       // 50: dominion.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),      // 51: dominion.v1.RevokeTokenResponse
-	(*AddOperatorRequest)(nil),       // 52: dominion.v1.AddOperatorRequest
-	(*AddOperatorResponse)(nil),      // 53: dominion.v1.AddOperatorResponse
-	(*OperatorsRequest)(nil),         // 54: dominion.v1.OperatorsRequest
-	(*OperatorsResponse)(nil),        // 55: dominion.v1.OperatorsResponse
-	(*RenewOperatorRequest)(nil),     // 56: dominion.v1.RenewOperatorRequest
-	(*RenewOperatorResponse)(nil),    // 57: dominion.v1.RenewOperatorResponse
-	(*AuditListRequest)(nil),         // 58: dominion.v1.AuditListRequest
-	(*AuditRecord)(nil),              // 59: dominion.v1.AuditRecord
-	(*AuditVerifyRequest)(nil),       // 60: dominion.v1.AuditVerifyRequest
-	(*AuditVerifyEvent)(nil),         // 61: dominion.v1.AuditVerifyEvent
-	(*AuditHeadRequest)(nil),         // 62: dominion.v1.AuditHeadRequest
-	(*AuditHeadResponse)(nil),        // 63: dominion.v1.AuditHeadResponse
-	(*AuditRecoverRequest)(nil),      // 64: dominion.v1.AuditRecoverRequest
-	(*AuditRecoverResponse)(nil),     // 65: dominion.v1.AuditRecoverResponse
-	(*AuditVerifyEvent_Problem)(nil), // 66: dominion.v1.AuditVerifyEvent.Problem
+	(*WatchRequest)(nil),             // 20: dominion.v1.WatchRequest
+	(*JobsRequest)(nil),              // 21: dominion.v1.JobsRequest
+	(*JobsResponse)(nil),             // 22: dominion.v1.JobsResponse
+	(*Job)(nil),                      // 23: dominion.v1.Job
+	(*CallEvent)(nil),                // 24: dominion.v1.CallEvent
+	(*Accepted)(nil),                 // 25: dominion.v1.Accepted
+	(*Output)(nil),                   // 26: dominion.v1.Output
+	(*ResultGroup)(nil),              // 27: dominion.v1.ResultGroup
+	(*Progress)(nil),                 // 28: dominion.v1.Progress
+	(*Closed)(nil),                   // 29: dominion.v1.Closed
+	(*CancelRequest)(nil),            // 30: dominion.v1.CancelRequest
+	(*CancelResponse)(nil),           // 31: dominion.v1.CancelResponse
+	(*GroupsRequest)(nil),            // 32: dominion.v1.GroupsRequest
+	(*Group)(nil),                    // 33: dominion.v1.Group
+	(*GroupsResponse)(nil),           // 34: dominion.v1.GroupsResponse
+	(*SetGroupRequest)(nil),          // 35: dominion.v1.SetGroupRequest
+	(*SetGroupResponse)(nil),         // 36: dominion.v1.SetGroupResponse
+	(*DeleteGroupRequest)(nil),       // 37: dominion.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),      // 38: dominion.v1.DeleteGroupResponse
+	(*CertsRequest)(nil),             // 39: dominion.v1.CertsRequest
+	(*CertsResponse)(nil),            // 40: dominion.v1.CertsResponse
+	(*PendingRequest)(nil),           // 41: dominion.v1.PendingRequest
+	(*Cert)(nil),                     // 42: dominion.v1.Cert
+	(*SignCertRequest)(nil),          // 43: dominion.v1.SignCertRequest
+	(*SignCertResponse)(nil),         // 44: dominion.v1.SignCertResponse
+	(*RejectCertRequest)(nil),        // 45: dominion.v1.RejectCertRequest
+	(*RejectCertResponse)(nil),       // 46: dominion.v1.RejectCertResponse
+	(*RevokeCertRequest)(nil),        // 47: dominion.v1.RevokeCertRequest
+	(*RevokeCertResponse)(nil),       // 48: dominion.v1.RevokeCertResponse
+	(*CreateTokenRequest)(nil),       // 49: dominion.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 50: dominion.v1.CreateTokenResponse
+	(*Token)(nil),                    // 51: dominion.v1.Token
+	(*TokensRequest)(nil),            // 52: dominion.v1.TokensRequest
+	(*TokensResponse)(nil),           // 53: dominion.v1.TokensResponse
+	(*RevokeTokenRequest)(nil),       // 54: dominion.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),      // 55: dominion.v1.RevokeTokenResponse
+	(*AddOperatorRequest)(nil),       // 56: dominion.v1.AddOperatorRequest
+	(*AddOperatorResponse)(nil),      // 57: dominion.v1.AddOperatorResponse
+	(*OperatorsRequest)(nil),         // 58: dominion.v1.OperatorsRequest
+	(*OperatorsResponse)(nil),        // 59: dominion.v1.OperatorsResponse
+	(*RenewOperatorRequest)(nil),     // 60: dominion.v1.RenewOperatorRequest
+	(*RenewOperatorResponse)(nil),    // 61: dominion.v1.RenewOperatorResponse
+	(*AuditListRequest)(nil),         // 62: dominion.v1.AuditListRequest
+	(*AuditRecord)(nil),              // 63: dominion.v1.AuditRecord
+	(*AuditVerifyRequest)(nil),       // 64: dominion.v1.AuditVerifyRequest
+	(*AuditVerifyEvent)(nil),         // 65: dominion.v1.AuditVerifyEvent
+	(*AuditHeadRequest)(nil),         // 66: dominion.v1.AuditHeadRequest
+	(*AuditHeadResponse)(nil),        // 67: dominion.v1.AuditHeadResponse
+	(*AuditRecoverRequest)(nil),      // 68: dominion.v1.AuditRecoverRequest
+	(*AuditRecoverResponse)(nil),     // 69: dominion.v1.AuditRecoverResponse
+	(*AuditVerifyEvent_Problem)(nil), // 70: dominion.v1.AuditVerifyEvent.Problem
 }
 var file_apipb_api_proto_depIdxs = []int32{
 	0,  // 0: dominion.v1.EnrolResponse.state:type_name -> dominion.v1.EnrolResponse.State
 	10, // 1: dominion.v1.MinionsResponse.minions:type_name -> dominion.v1.Minion
 	17, // 2: dominion.v1.PingEvent.pongs:type_name -> dominion.v1.Pong
 	18, // 3: dominion.v1.PingEvent.closed:type_name -> dominion.v1.Counts
-	21, // 4: dominion.v1.CallEvent.accepted:type_name -> dominion.v1.Accepted
-	22, // 5: dominion.v1.CallEvent.output:type_name -> dominion.v1.Output
-	23, // 6: dominion.v1.CallEvent.results:type_name -> dominion.v1.ResultGroup
-	24, // 7: dominion.v1.CallEvent.progress:type_name -> dominion.v1.Progress
-	25, // 8: dominion.v1.CallEvent.closed:type_name -> dominion.v1.Closed
-	18, // 9: dominion.v1.Accepted.counts:type_name -> dominion.v1.Counts
-	18, // 10: dominion.v1.Progress.counts:type_name -> dominion.v1.Counts
-	18, // 11: dominion.v1.Closed.counts:type_name -> dominion.v1.Counts
-	29, // 12: dominion.v1.GroupsResponse.groups:type_name -> dominion.v1.Group
-	1,  // 13: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
-	29, // 14: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
-	37, // 15: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
-	38, // 16: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
-	47, // 17: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
-	47, // 18: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
-	47, // 19: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
-	38, // 20: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
-	66, // 21: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
-	2,  // 22: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
-	4,  // 23: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
-	6,  // 24: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
-	8,  // 25: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
-	11, // 26: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
-	13, // 27: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
-	15, // 28: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
-	19, // 29: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
-	26, // 30: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
-	28, // 31: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
-	31, // 32: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
-	33, // 33: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
-	35, // 34: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
-	39, // 35: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
-	41, // 36: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
-	43, // 37: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
-	45, // 38: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
-	48, // 39: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
-	50, // 40: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
-	52, // 41: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
-	54, // 42: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
-	56, // 43: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
-	58, // 44: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
-	60, // 45: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
-	62, // 46: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
-	64, // 47: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
-	3,  // 48: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
-	5,  // 49: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
-	7,  // 50: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
-	9,  // 51: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
-	12, // 52: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
-	14, // 53: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
-	16, // 54: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
-	20, // 55: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
-	27, // 56: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
-	30, // 57: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
-	32, // 58: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
-	34, // 59: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
-	36, // 60: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
-	40, // 61: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
-	42, // 62: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
-	44, // 63: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
-	46, // 64: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
-	49, // 65: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
-	51, // 66: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
-	53, // 67: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
-	55, // 68: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
-	57, // 69: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
-	59, // 70: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
-	61, // 71: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
-	63, // 72: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
-	65, // 73: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
-	48, // [48:74] is the sub-list for method output_type
-	22, // [22:48] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	23, // 4: dominion.v1.JobsResponse.jobs:type_name -> dominion.v1.Job
+	18, // 5: dominion.v1.Job.counts:type_name -> dominion.v1.Counts
+	25, // 6: dominion.v1.CallEvent.accepted:type_name -> dominion.v1.Accepted
+	26, // 7: dominion.v1.CallEvent.output:type_name -> dominion.v1.Output
+	27, // 8: dominion.v1.CallEvent.results:type_name -> dominion.v1.ResultGroup
+	28, // 9: dominion.v1.CallEvent.progress:type_name -> dominion.v1.Progress
+	29, // 10: dominion.v1.CallEvent.closed:type_name -> dominion.v1.Closed
+	18, // 11: dominion.v1.Accepted.counts:type_name -> dominion.v1.Counts
+	18, // 12: dominion.v1.Progress.counts:type_name -> dominion.v1.Counts
+	18, // 13: dominion.v1.Closed.counts:type_name -> dominion.v1.Counts
+	33, // 14: dominion.v1.GroupsResponse.groups:type_name -> dominion.v1.Group
+	1,  // 15: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
+	33, // 16: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
+	41, // 17: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
+	42, // 18: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
+	51, // 19: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
+	51, // 20: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
+	51, // 21: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
+	42, // 22: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
+	70, // 23: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
+	2,  // 24: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
+	4,  // 25: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
+	6,  // 26: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
+	8,  // 27: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
+	11, // 28: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
+	13, // 29: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
+	15, // 30: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
+	19, // 31: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
+	20, // 32: dominion.v1.FleetService.Watch:input_type -> dominion.v1.WatchRequest
+	21, // 33: dominion.v1.FleetService.Jobs:input_type -> dominion.v1.JobsRequest
+	30, // 34: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
+	32, // 35: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
+	35, // 36: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
+	37, // 37: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
+	39, // 38: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
+	43, // 39: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
+	45, // 40: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
+	47, // 41: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
+	49, // 42: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
+	52, // 43: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
+	54, // 44: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
+	56, // 45: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
+	58, // 46: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
+	60, // 47: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
+	62, // 48: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
+	64, // 49: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
+	66, // 50: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
+	68, // 51: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
+	3,  // 52: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
+	5,  // 53: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
+	7,  // 54: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
+	9,  // 55: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
+	12, // 56: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
+	14, // 57: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
+	16, // 58: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
+	24, // 59: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
+	24, // 60: dominion.v1.FleetService.Watch:output_type -> dominion.v1.CallEvent
+	22, // 61: dominion.v1.FleetService.Jobs:output_type -> dominion.v1.JobsResponse
+	31, // 62: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
+	34, // 63: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
+	36, // 64: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
+	38, // 65: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
+	40, // 66: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
+	44, // 67: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
+	46, // 68: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
+	48, // 69: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
+	50, // 70: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
+	53, // 71: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
+	55, // 72: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
+	57, // 73: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
+	59, // 74: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
+	61, // 75: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
+	63, // 76: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
+	65, // 77: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
+	67, // 78: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
+	69, // 79: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
+	52, // [52:80] is the sub-list for method output_type
+	24, // [24:52] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_apipb_api_proto_init() }
@@ -4700,7 +5134,7 @@ func file_apipb_api_proto_init() {
 	if File_apipb_api_proto != nil {
 		return
 	}
-	file_apipb_api_proto_msgTypes[18].OneofWrappers = []any{
+	file_apipb_api_proto_msgTypes[22].OneofWrappers = []any{
 		(*CallEvent_Accepted)(nil),
 		(*CallEvent_Output)(nil),
 		(*CallEvent_Results)(nil),
@@ -4713,7 +5147,7 @@ func file_apipb_api_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_apipb_api_proto_rawDesc), len(file_apipb_api_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   65,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -31,6 +31,7 @@ const (
 	Ack_RECEIVED          Ack_State = 1
 	Ack_STARTED           Ack_State = 2
 	Ack_STORED            Ack_State = 3
+	Ack_FINISHED          Ack_State = 4
 )
 
 // Enum value maps for Ack_State.
@@ -40,12 +41,14 @@ var (
 		1: "RECEIVED",
 		2: "STARTED",
 		3: "STORED",
+		4: "FINISHED",
 	}
 	Ack_State_value = map[string]int32{
 		"STATE_UNSPECIFIED": 0,
 		"RECEIVED":          1,
 		"STARTED":           2,
 		"STORED":            3,
+		"FINISHED":          4,
 	}
 )
 
@@ -85,9 +88,11 @@ type Hello struct {
 	TimeMs           int64                  `protobuf:"varint,3,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`                               // the sender's clock, Unix milliseconds; for naming a skew, never trusted
 	RevocationNumber uint64                 `protobuf:"varint,4,opt,name=revocation_number,json=revocationNumber,proto3" json:"revocation_number,omitempty"` // of the newest revocation list the sender holds; 0: none
 	JournalId        []byte                 `protobuf:"bytes,5,opt,name=journal_id,json=journalId,proto3" json:"journal_id,omitempty"`                       // minion: 16 bytes
-	JournalBirthMs   int64                  `protobuf:"varint,6,opt,name=journal_birth_ms,json=journalBirthMs,proto3" json:"journal_birth_ms,omitempty"`     // minion: overlord's clock at the journal's first HELLO; 0: never said
-	Checkpoints      [][]byte               `protobuf:"bytes,7,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`                                    // minion: the newest remembered checkpoint (signed note) of each log id
-	FactsDigest      []byte                 `protobuf:"bytes,8,opt,name=facts_digest,json=factsDigest,proto3" json:"facts_digest,omitempty"`                 // minion: SHA-256 of its facts, JSON; empty: none
+	// The overlord's clock at the journal's first HELLO. The minion: as it was told, 0 when it
+	// never was; the overlord, in its answer: that of the journal just shown.
+	JournalBirthMs int64    `protobuf:"varint,6,opt,name=journal_birth_ms,json=journalBirthMs,proto3" json:"journal_birth_ms,omitempty"`
+	Checkpoints    [][]byte `protobuf:"bytes,7,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`                    // minion: the newest remembered checkpoint (signed note) of each log id
+	FactsDigest    []byte   `protobuf:"bytes,8,opt,name=facts_digest,json=factsDigest,proto3" json:"facts_digest,omitempty"` // minion: SHA-256 of its facts, JSON; empty: none
 	// The overlord's part.
 	Revocations   []byte          `protobuf:"bytes,9,opt,name=revocations,proto3" json:"revocations,omitempty"`         // the signed list, when the minion's number is older
 	LogHead       *LogHead        `protobuf:"bytes,10,opt,name=log_head,json=logHead,proto3" json:"log_head,omitempty"` // today's checkpoint and the proof from the one remembered
@@ -464,6 +469,7 @@ type Order struct {
 	ExpiryMs      int64                  `protobuf:"varint,6,opt,name=expiry_ms,json=expiryMs,proto3" json:"expiry_ms,omitempty"` // a call must start before it
 	Count         uint64                 `protobuf:"varint,7,opt,name=count,proto3" json:"count,omitempty"`                       // machines in the set
 	Root          []byte                 `protobuf:"bytes,8,opt,name=root,proto3" json:"root,omitempty"`                          // Merkle root over the sorted names, RFC 6962 hashing
+	Confirmed     uint64                 `protobuf:"varint,9,opt,name=confirmed,proto3" json:"confirmed,omitempty"`               // the number of machines that the operator confirmed knowingly: count, or 0 when not asked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -554,6 +560,13 @@ func (x *Order) GetRoot() []byte {
 	return nil
 }
 
+func (x *Order) GetConfirmed() uint64 {
+	if x != nil {
+		return x.Confirmed
+	}
+	return 0
+}
+
 // Result answers a Call.
 type Result struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -632,11 +645,12 @@ func (x *Result) GetTookUs() uint64 {
 }
 
 // Ack says that a result is safe and need not be kept (from the overlord), or
-// that a call was received or started (from the minion).
+// that a call was received or started, or that results wait to be asked for
+// (from the minion).
 type Ack struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	State         Ack_State              `protobuf:"varint,1,opt,name=state,proto3,enum=dominion.fleet.v1.Ack_State" json:"state,omitempty"`
-	Jobs          [][]byte               `protobuf:"bytes,2,rep,name=jobs,proto3" json:"jobs,omitempty"` // with STORED: job ids
+	Jobs          [][]byte               `protobuf:"bytes,2,rep,name=jobs,proto3" json:"jobs,omitempty"` // with STORED and FINISHED: job ids
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1378,7 +1392,7 @@ const file_fleetpb_fleet_proto_rawDesc = "" +
 	"leaf_index\x18\b \x01(\x04R\tleafIndex\x12\x14\n" +
 	"\x05proof\x18\t \x03(\fR\x05proof\x12\x16\n" +
 	"\x06stream\x18\n" +
-	" \x01(\bR\x06stream\"\xdf\x01\n" +
+	" \x01(\bR\x06stream\"\xfd\x01\n" +
 	"\x05Order\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\fR\x03job\x12\x16\n" +
 	"\x06method\x18\x02 \x01(\tR\x06method\x12\x1f\n" +
@@ -1389,22 +1403,24 @@ const file_fleetpb_fleet_proto_rawDesc = "" +
 	"\rnot_before_ms\x18\x05 \x01(\x03R\vnotBeforeMs\x12\x1b\n" +
 	"\texpiry_ms\x18\x06 \x01(\x03R\bexpiryMs\x12\x14\n" +
 	"\x05count\x18\a \x01(\x04R\x05count\x12\x12\n" +
-	"\x04root\x18\b \x01(\fR\x04root\"\x8a\x01\n" +
+	"\x04root\x18\b \x01(\fR\x04root\x12\x1c\n" +
+	"\tconfirmed\x18\t \x01(\x04R\tconfirmed\"\x8a\x01\n" +
 	"\x06Result\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x16\n" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x16\n" +
 	"\x06output\x18\x03 \x01(\fR\x06output\x12#\n" +
 	"\routput_stream\x18\x04 \x01(\x04R\foutputStream\x12\x17\n" +
-	"\atook_us\x18\x05 \x01(\x04R\x06tookUs\"\x94\x01\n" +
+	"\atook_us\x18\x05 \x01(\x04R\x06tookUs\"\xa2\x01\n" +
 	"\x03Ack\x122\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1c.dominion.fleet.v1.Ack.StateR\x05state\x12\x12\n" +
-	"\x04jobs\x18\x02 \x03(\fR\x04jobs\"E\n" +
+	"\x04jobs\x18\x02 \x03(\fR\x04jobs\"S\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\f\n" +
 	"\bRECEIVED\x10\x01\x12\v\n" +
 	"\aSTARTED\x10\x02\x12\n" +
 	"\n" +
-	"\x06STORED\x10\x03\"3\n" +
+	"\x06STORED\x10\x03\x12\f\n" +
+	"\bFINISHED\x10\x04\"3\n" +
 	"\x04Open\x12\x17\n" +
 	"\acall_id\x18\x01 \x01(\x04R\x06callId\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"\x1e\n" +

@@ -58,6 +58,10 @@ const (
 	FleetServicePingProcedure = "/dominion.v1.FleetService/Ping"
 	// FleetServiceCallProcedure is the fully-qualified name of the FleetService's Call RPC.
 	FleetServiceCallProcedure = "/dominion.v1.FleetService/Call"
+	// FleetServiceWatchProcedure is the fully-qualified name of the FleetService's Watch RPC.
+	FleetServiceWatchProcedure = "/dominion.v1.FleetService/Watch"
+	// FleetServiceJobsProcedure is the fully-qualified name of the FleetService's Jobs RPC.
+	FleetServiceJobsProcedure = "/dominion.v1.FleetService/Jobs"
 	// FleetServiceCancelProcedure is the fully-qualified name of the FleetService's Cancel RPC.
 	FleetServiceCancelProcedure = "/dominion.v1.FleetService/Cancel"
 	// FleetServiceGroupsProcedure is the fully-qualified name of the FleetService's Groups RPC.
@@ -189,6 +193,10 @@ type FleetServiceClient interface {
 	// Call carries out a signed order and streams what happens. When the caller
 	// leaves, the job goes on.
 	Call(context.Context, *connect.Request[apipb.CallRequest]) (*connect.ServerStreamForClient[apipb.CallEvent], error)
+	// Watch shows what happens in a job, and what has happened, until it is closed.
+	Watch(context.Context, *connect.Request[apipb.WatchRequest]) (*connect.ServerStreamForClient[apipb.CallEvent], error)
+	// Jobs lists jobs, the newest first.
+	Jobs(context.Context, *connect.Request[apipb.JobsRequest]) (*connect.Response[apipb.JobsResponse], error)
 	// Cancel stops what has not started and asks running calls to end.
 	Cancel(context.Context, *connect.Request[apipb.CancelRequest]) (*connect.Response[apipb.CancelResponse], error)
 	Groups(context.Context, *connect.Request[apipb.GroupsRequest]) (*connect.Response[apipb.GroupsResponse], error)
@@ -253,6 +261,20 @@ func NewFleetServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(fleetServiceMethods.ByName("Call")),
 			connect.WithClientOptions(opts...),
 		),
+		watch: connect.NewClient[apipb.WatchRequest, apipb.CallEvent](
+			httpClient,
+			baseURL+FleetServiceWatchProcedure,
+			connect.WithSchema(fleetServiceMethods.ByName("Watch")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		jobs: connect.NewClient[apipb.JobsRequest, apipb.JobsResponse](
+			httpClient,
+			baseURL+FleetServiceJobsProcedure,
+			connect.WithSchema(fleetServiceMethods.ByName("Jobs")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
 		cancel: connect.NewClient[apipb.CancelRequest, apipb.CancelResponse](
 			httpClient,
 			baseURL+FleetServiceCancelProcedure,
@@ -290,6 +312,8 @@ type fleetServiceClient struct {
 	modules     *connect.Client[apipb.ModulesRequest, apipb.ModulesResponse]
 	ping        *connect.Client[apipb.PingRequest, apipb.PingEvent]
 	call        *connect.Client[apipb.CallRequest, apipb.CallEvent]
+	watch       *connect.Client[apipb.WatchRequest, apipb.CallEvent]
+	jobs        *connect.Client[apipb.JobsRequest, apipb.JobsResponse]
 	cancel      *connect.Client[apipb.CancelRequest, apipb.CancelResponse]
 	groups      *connect.Client[apipb.GroupsRequest, apipb.GroupsResponse]
 	setGroup    *connect.Client[apipb.SetGroupRequest, apipb.SetGroupResponse]
@@ -331,6 +355,16 @@ func (c *fleetServiceClient) Call(ctx context.Context, req *connect.Request[apip
 	return c.call.CallServerStream(ctx, req)
 }
 
+// Watch calls dominion.v1.FleetService.Watch.
+func (c *fleetServiceClient) Watch(ctx context.Context, req *connect.Request[apipb.WatchRequest]) (*connect.ServerStreamForClient[apipb.CallEvent], error) {
+	return c.watch.CallServerStream(ctx, req)
+}
+
+// Jobs calls dominion.v1.FleetService.Jobs.
+func (c *fleetServiceClient) Jobs(ctx context.Context, req *connect.Request[apipb.JobsRequest]) (*connect.Response[apipb.JobsResponse], error) {
+	return c.jobs.CallUnary(ctx, req)
+}
+
 // Cancel calls dominion.v1.FleetService.Cancel.
 func (c *fleetServiceClient) Cancel(ctx context.Context, req *connect.Request[apipb.CancelRequest]) (*connect.Response[apipb.CancelResponse], error) {
 	return c.cancel.CallUnary(ctx, req)
@@ -365,6 +399,10 @@ type FleetServiceHandler interface {
 	// Call carries out a signed order and streams what happens. When the caller
 	// leaves, the job goes on.
 	Call(context.Context, *connect.Request[apipb.CallRequest], *connect.ServerStream[apipb.CallEvent]) error
+	// Watch shows what happens in a job, and what has happened, until it is closed.
+	Watch(context.Context, *connect.Request[apipb.WatchRequest], *connect.ServerStream[apipb.CallEvent]) error
+	// Jobs lists jobs, the newest first.
+	Jobs(context.Context, *connect.Request[apipb.JobsRequest]) (*connect.Response[apipb.JobsResponse], error)
 	// Cancel stops what has not started and asks running calls to end.
 	Cancel(context.Context, *connect.Request[apipb.CancelRequest]) (*connect.Response[apipb.CancelResponse], error)
 	Groups(context.Context, *connect.Request[apipb.GroupsRequest]) (*connect.Response[apipb.GroupsResponse], error)
@@ -425,6 +463,20 @@ func NewFleetServiceHandler(svc FleetServiceHandler, opts ...connect.HandlerOpti
 		connect.WithSchema(fleetServiceMethods.ByName("Call")),
 		connect.WithHandlerOptions(opts...),
 	)
+	fleetServiceWatchHandler := connect.NewServerStreamHandler(
+		FleetServiceWatchProcedure,
+		svc.Watch,
+		connect.WithSchema(fleetServiceMethods.ByName("Watch")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	fleetServiceJobsHandler := connect.NewUnaryHandler(
+		FleetServiceJobsProcedure,
+		svc.Jobs,
+		connect.WithSchema(fleetServiceMethods.ByName("Jobs")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
 	fleetServiceCancelHandler := connect.NewUnaryHandler(
 		FleetServiceCancelProcedure,
 		svc.Cancel,
@@ -466,6 +518,10 @@ func NewFleetServiceHandler(svc FleetServiceHandler, opts ...connect.HandlerOpti
 			fleetServicePingHandler.ServeHTTP(w, r)
 		case FleetServiceCallProcedure:
 			fleetServiceCallHandler.ServeHTTP(w, r)
+		case FleetServiceWatchProcedure:
+			fleetServiceWatchHandler.ServeHTTP(w, r)
+		case FleetServiceJobsProcedure:
+			fleetServiceJobsHandler.ServeHTTP(w, r)
 		case FleetServiceCancelProcedure:
 			fleetServiceCancelHandler.ServeHTTP(w, r)
 		case FleetServiceGroupsProcedure:
@@ -509,6 +565,14 @@ func (UnimplementedFleetServiceHandler) Ping(context.Context, *connect.Request[a
 
 func (UnimplementedFleetServiceHandler) Call(context.Context, *connect.Request[apipb.CallRequest], *connect.ServerStream[apipb.CallEvent]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.FleetService.Call is not implemented"))
+}
+
+func (UnimplementedFleetServiceHandler) Watch(context.Context, *connect.Request[apipb.WatchRequest], *connect.ServerStream[apipb.CallEvent]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.FleetService.Watch is not implemented"))
+}
+
+func (UnimplementedFleetServiceHandler) Jobs(context.Context, *connect.Request[apipb.JobsRequest]) (*connect.Response[apipb.JobsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.FleetService.Jobs is not implemented"))
 }
 
 func (UnimplementedFleetServiceHandler) Cancel(context.Context, *connect.Request[apipb.CancelRequest]) (*connect.Response[apipb.CancelResponse], error) {
