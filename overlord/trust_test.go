@@ -345,6 +345,53 @@ func TestPolicyBindsOperators(t *testing.T) {
 	}
 }
 
+// Who may sign machines does not become anybody else by it.
+func TestSigningAnOperatorIsAddingOne(t *testing.T) {
+	f := fleettest.Start(t, fleettest.Config())
+	policy := "- {operators: carol, methods: cert.*, targets: '*'}\n- {operators: dave, methods: operator.add, targets: '*'}\n"
+	if err := os.WriteFile(filepath.Join(f.State, "policy.yaml"), []byte(policy), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.Down()
+	f.Up()
+	request := func(name string) *apipb.SignCertRequest {
+		key, err := pki.NewKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		csr, err := pki.NewRequest(pki.Identity{Role: pki.Operator, Name: name}, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask := apipbconnect.NewEnrolServiceClient(api(f, nil), "https://"+f.Address)
+		if _, err := ask.Request(t.Context(), connect.NewRequest(&apipb.EnrolRequest{Csr: csr, Role: "operator"})); err != nil {
+			t.Fatal(err)
+		}
+		return &apipb.SignCertRequest{Name: "operator/" + name, Fingerprint: pki.Fingerprint(key.Public())}
+	}
+	sign := func(by string, req *apipb.SignCertRequest) call.Code {
+		_, err := adminOf(f, operator(t, f, by)).SignCert(t.Context(), connect.NewRequest(req))
+		if err == nil {
+			return call.OK
+		}
+		return apierrOf(err)
+	}
+	admin, root := request("admin"), request("root")
+	for _, test := range []struct {
+		what, by string
+		req      *apipb.SignCertRequest
+		want     call.Code
+	}{
+		{"cert.* signs an operator", "carol", admin, call.Denied},
+		{"a second root", "dave", root, call.Conflict},
+		{"operator.add signs an operator", "dave", admin, call.OK},
+	} {
+		if got := sign(test.by, test.req); got != test.want {
+			t.Errorf("%s: %v; want %v", test.what, got, test.want)
+		}
+	}
+}
+
 func TestSomebodyElsesOrder(t *testing.T) {
 	f := fleettest.New(t, 1)
 	signed, req := orderOf(t, f, "alice", "test.ping", "m01")
