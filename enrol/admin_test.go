@@ -298,6 +298,17 @@ func TestRenew(t *testing.T) {
 	wantCode(t, err, call.Denied, "overlord/dc1")
 }
 
+// A session may outlive the certificate that it began with; nobody is renewed by it.
+func TestRenewWithAnExpiredCertificate(t *testing.T) {
+	w := newWorld(t, nil)
+	key := newKey(t)
+	first := w.must(enrol.StateGranted)(w.ask("minion/web1", key, w.token(enrol.TokenSpec{Name: "*"})))
+	peer := enrol.Peer{Identity: ident(t, "minion/web1"), Cert: w.verify(first.Chain, "minion/web1")}
+	w.pass(pki.MinionLife + time.Minute)
+	_, err := w.Renew(t.Context(), peer, csr(t, "minion/web1", newKey(t)))
+	wantCode(t, err, call.Denied, "expired")
+}
+
 func TestRenewOfRevokedKey(t *testing.T) {
 	w := newWorld(t, nil)
 	stolen, kept := newKey(t), newKey(t)

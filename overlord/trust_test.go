@@ -53,16 +53,20 @@ func authority(t *testing.T, f *fleettest.Fleet, name string) *pki.Authority {
 }
 
 // mint makes a leaf with the CA's bare key, as a thief of the key would: uri
-// may be empty, and nothing is checked.
-func mint(t *testing.T, ca, root *pki.Authority, uri string) tls.Certificate {
+// may be empty, and nothing is checked. life is an hour unless it is given.
+func mint(t *testing.T, ca, root *pki.Authority, uri string, life ...time.Duration) tls.Certificate {
 	t.Helper()
+	end := time.Now().Add(time.Hour)
+	if len(life) == 1 && life[0] != 0 {
+		end = time.Now().Add(life[0])
+	}
 	key, err := pki.NewKey()
 	if err != nil {
 		t.Fatal(err)
 	}
 	leaf := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "minted"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: end, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}, DNSNames: []string{"localhost"},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
