@@ -4,13 +4,16 @@ import (
 	"context"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"dominion/audit"
 	"dominion/pki"
 )
 
-// An operator who leaves at once is on the log all the same.
-func TestDenialIsRecordedWithoutItsCaller(t *testing.T) {
+// opened is an overlord that does not serve.
+func opened(t *testing.T) *Overlord {
+	t.Helper()
 	cfg, err := Config{State: filepath.Join(t.TempDir(), "state"), Name: "overlord"}.settle()
 	if err != nil {
 		t.Fatal(err)
@@ -19,7 +22,17 @@ func TestDenialIsRecordedWithoutItsCaller(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer o.close() //nolint:errcheck // the test is over
+	t.Cleanup(func() {
+		if err := o.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return o
+}
+
+// An operator who leaves at once is on the log all the same.
+func TestDenialIsRecordedWithoutItsCaller(t *testing.T) {
+	o := opened(t)
 	before := o.keep.logSize()
 	ctx, leave := context.WithCancel(t.Context())
 	leave()
@@ -28,5 +41,30 @@ func TestDenialIsRecordedWithoutItsCaller(t *testing.T) {
 	}
 	if n := o.keep.logSize() - before; n != 20 {
 		t.Errorf("%d denials on the log; want 20", n)
+	}
+}
+
+// Who is denied chooses how much he asks for, and neither fills the disk nor
+// stays off the log by it.
+func TestDenialOfALargeRequest(t *testing.T) {
+	o := opened(t)
+	before := o.keep.logSize()
+	eve := caller{Identity: pki.Identity{Role: pki.Operator, Name: "eve"}}
+	for _, size := range []int{1 << 20, audit.MaxRecord} { // the latter fits into no record
+		long := strings.Repeat("x", size)
+		o.auditDenied(t.Context(), eve, "cert.sign", long, "policy")
+		o.auditDenied(t.Context(), eve, "test.ping", "job", "policy, for "+long)
+	}
+	n := 0
+	for row, err := range o.keep.db.LogRows(t.Context(), before, o.keep.logSize()) {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n++; len(row.Leaf) > 5000 {
+			t.Errorf("a record of %d bytes", len(row.Leaf))
+		}
+	}
+	if n != 4 {
+		t.Errorf("%d denials on the log; want 4", n)
 	}
 }
