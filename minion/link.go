@@ -242,24 +242,25 @@ const maxAsked = 16 << 20
 
 // ask answers one of the session's own calls elsewhere than on the reader.
 func (l *link) ask(s *session.Session, id uint64, c *fleetpb.Call) {
+	size := proto.Size(c) // all of it: what is not looked at is kept, too
 	l.mu.Lock()
-	full := l.asked+len(c.Args) > maxAsked
+	full := l.asked+size > maxAsked
 	if !full {
-		l.asked += len(c.Args)
+		l.asked += size
 	}
 	l.mu.Unlock()
 	if full {
 		_ = s.Reply(id, failure(call.Errorf(call.Busy, "calls of this session with %d bytes are being answered", maxAsked))) // an error: the session is over
 		return
 	}
-	l.wg.Go(func() { l.own(id, c) })
+	l.wg.Go(func() { l.own(id, c, size) })
 }
 
-// own answers one of the session's own methods.
-func (l *link) own(id uint64, c *fleetpb.Call) {
+// own answers one of the session's own methods, a call of that many bytes.
+func (l *link) own(id uint64, c *fleetpb.Call, size int) {
 	out, err := l.answer(c)
 	l.mu.Lock()
-	l.asked -= len(c.Args)
+	l.asked -= size
 	l.mu.Unlock()
 	r := &fleetpb.Result{}
 	if err == nil {
