@@ -80,6 +80,12 @@ func (l *link) ready(s *session.Session) {
 		s.Close(call.CodeOf(err), err.Error())
 		return
 	}
+	// A list that came by another session since HELLO has cut the sessions it
+	// found; this one was not among them yet.
+	if err := l.agent.admit(s.Peer(), s.PeerCert()); err != nil {
+		s.Close(call.CodeOf(err), err.Error())
+		return
+	}
 	l.opened = true
 	l.agent.log.Info("session opened", "overlord", l.peer, "address", s.RemoteAddr().String(), "dialled", s.Dialled())
 	l.wg.Go(func() { l.sendFacts(l.ctx) })
