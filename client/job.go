@@ -173,6 +173,9 @@ func (j *Job) take(m *apipb.CallEvent) (Event, error) {
 	switch e := m.GetEvent().(type) {
 	case *apipb.CallEvent_Output:
 		o := e.Output
+		if _, ours := slices.BinarySearch(j.Names, o.GetMachine()); !ours || o.GetStream() != "stdout" && o.GetStream() != "stderr" {
+			return nil, call.Errorf(call.Internal, "the overlord sent output %.80q of %.80q, which is not of this job", o.GetStream(), o.GetMachine())
+		}
 		return &Output{Machine: o.GetMachine(), Stream: o.GetStream(), Data: o.GetData(), Dropped: o.GetDropped()}, nil
 	case *apipb.CallEvent_Results:
 		g, err := groupOf(e.Results)
