@@ -85,10 +85,14 @@ type Job struct {
 	first   []Event // to be given before the stream's
 }
 
+// Ordering is JobError.What until the overlord has accepted the order. Whether it
+// has the order is not known then, unless Err is its refusal.
+const Ordering = "order"
+
 // JobError is an error about one job, which the overlord may know.
 type JobError struct {
 	ID   call.JobID
-	What string // what we were doing: "order", "cancel", or "lost sight of it after 1 of 2 machines, it may go on"; may be empty
+	What string // what we were doing: Ordering, "cancel", or "lost sight of it after 1 of 2 machines, it may go on"; may be empty
 	Err  error
 }
 
