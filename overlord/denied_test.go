@@ -3,6 +3,7 @@ package overlord
 import (
 	"context"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -66,5 +67,23 @@ func TestDenialOfALargeRequest(t *testing.T) {
 	}
 	if n != 4 {
 		t.Errorf("%d denials on the log; want 4", n)
+	}
+}
+
+// A policy that disappears does not open everything while the overlord runs.
+func TestPolicyThatIsGone(t *testing.T) {
+	o := opened(t)
+	file := filepath.Join(o.dir.Path(), filePolicy)
+	if err := os.WriteFile(file, []byte("[]\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.loadPolicy(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
+	if err := o.loadPolicy(); err == nil || o.currentPolicy().Allow("eve", "test.ping", "m01") {
+		t.Errorf("loadPolicy = %v, and everything is allowed", err)
 	}
 }

@@ -265,8 +265,12 @@ func (o *Overlord) loadPolicy() error {
 	if err != nil {
 		return err
 	}
-	if p == nil && o.cfg.Policy != "" {
+	switch {
+	case p != nil:
+	case o.cfg.Policy != "":
 		return fmt.Errorf("policy %s: there is no such file; without policy: in the configuration it may be missing", path)
+	case o.currentPolicy() != nil:
+		return fmt.Errorf("policy %s is gone; without it everything would be allowed, which takes a restart", path)
 	}
 	if p != nil {
 		p = p.WithGroups(o.keep.group)
