@@ -8,7 +8,11 @@ import (
 	"strings"
 	"testing"
 
+	"connectrpc.com/connect"
+
+	"dominion/api/apipb"
 	"dominion/audit"
+	"dominion/call"
 	"dominion/pki"
 )
 
@@ -85,5 +89,17 @@ func TestPolicyThatIsGone(t *testing.T) {
 	}
 	if err := o.loadPolicy(); err == nil || o.currentPolicy().Allow("eve", "test.ping", "m01") {
 		t.Errorf("loadPolicy = %v, and everything is allowed", err)
+	}
+}
+
+// A verification reads the whole store, so they are few at a time.
+func TestVerificationsAreFew(t *testing.T) {
+	o := opened(t)
+	if !o.verifying.TryAcquire(maxVerifying) {
+		t.Fatal("one is running")
+	}
+	err := auditAPI{o}.Verify(t.Context(), connect.NewRequest(&apipb.AuditVerifyRequest{}), nil)
+	if call.CodeOf(err) != call.Busy {
+		t.Errorf("Verify = %v; want busy", err)
 	}
 }

@@ -57,6 +57,7 @@ type Overlord struct {
 	revlist atomic.Pointer[revocations]
 
 	minionCalls *semaphore.Weighted
+	verifying   *semaphore.Weighted
 	denials     *audit.Meter // of what goes on the audit log
 	refusals    *audit.Meter // of what is only logged
 
@@ -187,7 +188,7 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 	}
 	o := &Overlord{
 		cfg: cfg, log: log, uid: uint32(os.Getuid()), started: time.Now(), dir: dir,
-		minionCalls: semaphore.NewWeighted(256), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
+		minionCalls: semaphore.NewWeighted(256), verifying: semaphore.NewWeighted(maxVerifying), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
 	}
 	defer func() {
 		if err != nil {
