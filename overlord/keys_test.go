@@ -16,7 +16,7 @@ func TestIssuingIsRenewedOnDiskFirst(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer dir.Close() //nolint:errcheck // the test is over
+	defer dir.Close()
 	k, err := loadKeys(dir, Config{Name: "overlord"}, time.Now())
 	if err != nil {
 		t.Fatal(err)

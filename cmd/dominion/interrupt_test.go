@@ -72,7 +72,7 @@ func TestInterruptedWhileOrdering(t *testing.T) {
 	ctx, leave := context.WithCancel(t.Context())
 	id := call.NewJobID(time.Now())
 	ordering := &client.JobError{ID: id, What: client.Ordering, Err: context.Canceled}
-	if err := interruptedOr(ctx, ordering); err != ordering {
+	if err := interruptedOr(ctx, ordering); !errors.Is(err, ordering) {
 		t.Errorf("before: %v", err)
 	}
 	leave()
