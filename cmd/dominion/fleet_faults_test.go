@@ -149,7 +149,7 @@ func testStoppedOverlord(t *testing.T, binary string) {
 		c.exits(1).within(50 * time.Second).silent().tells("says nothing for")
 	}
 	s.overlord.signal(syscall.SIGCONT)
-	s.await(2)
+	s.until("both machines are back", func() bool { return s.root.run("ping", "*", "--timeout", "1s").cmd.ProcessState.ExitCode() == 0 })
 	s.root.run("call", "*", "test.ping").exits(0)
 	s.root.run("audit", "verify").exits(0)
 }
