@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -302,7 +303,11 @@ func TestMinionThatAsksWithoutEnd(t *testing.T) {
 // A handshake may be over before the revocation, and the session begin after it.
 func TestRevokedBetweenHandshakeAndHello(t *testing.T) {
 	f := fleettest.Start(t, fleettest.Config())
+	seen := handshakes(t, f)
+	before := seen()
 	r := dialRaw(t, f, "m01")
+	// The client's side of a handshake is over before the overlord's.
+	f.Until("both handshakes are over", func() bool { return seen() >= before+2 })
 	if _, err := f.Conn.Admin.RevokeCert(t.Context(), connect.NewRequest(&apipb.RevokeCertRequest{Name: "m01"})); err != nil {
 		t.Fatal(err)
 	}
@@ -351,6 +356,30 @@ func TestRevokedMachineHasNoSession(t *testing.T) {
 	case <-m.over:
 	case <-time.After(fleettest.Patience):
 		t.Fatal("the session goes on although the machine was revoked")
+	}
+}
+
+// handshakes gives how many the overlord has completed; it asks on one
+// connection.
+func handshakes(t *testing.T, f *fleettest.Fleet) func() int {
+	t.Helper()
+	c := api(f, operator(t, f, "alice"))
+	return func() int {
+		resp, err := c.Get("https://" + f.Address + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, ok := strings.Cut(string(b), "\ndominion_handshakes_total ")
+		n, err := strconv.Atoi(strings.SplitN(rest, "\n", 2)[0])
+		if !ok || err != nil {
+			t.Fatalf("no count of handshakes in %s", b)
+		}
+		return n
 	}
 }
 
