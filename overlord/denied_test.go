@@ -9,8 +9,10 @@ import (
 	"testing"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"dominion/api/apipb"
+	"dominion/api/fleetpb"
 	"dominion/audit"
 	"dominion/call"
 	"dominion/pki"
@@ -101,5 +103,26 @@ func TestVerificationsAreFew(t *testing.T) {
 	err := auditAPI{o}.Verify(t.Context(), connect.NewRequest(&apipb.AuditVerifyRequest{}), nil)
 	if call.CodeOf(err) != call.Busy {
 		t.Errorf("Verify = %v; want busy", err)
+	}
+}
+
+// A minion that takes no revocation list is heard: after a restore its list may
+// be newer than ours.
+func TestListNotTaken(t *testing.T) {
+	encode := func(r *fleetpb.Result) []byte {
+		b, err := proto.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	if why := notTaken(encode(&fleetpb.Result{Output: []byte("{}")})); why != "" {
+		t.Errorf("taken: %q", why)
+	}
+	if why := notTaken(encode(&fleetpb.Result{Code: uint32(call.Conflict), Detail: "an older revocation list"})); !strings.Contains(why, "older") {
+		t.Errorf("an older one: %q", why)
+	}
+	if why := notTaken([]byte("x")); why == "" {
+		t.Error("noise counts as taken")
 	}
 }
