@@ -32,6 +32,33 @@ const rewriteFrom = 1 << 20
 // damaged is set aside and a new journal begun: both are said in the log and in
 // Notes.
 func Open(path string, opt Options) (*Journal, error) {
+	j := newJournal(opt)
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, fmt.Errorf("open journal: %w", err)
+	}
+	dir, err := os.OpenRoot(path)
+	if err != nil {
+		return nil, fmt.Errorf("open journal: %w", err)
+	}
+	j.dir, j.entries, j.byEnd = dir, make(map[call.JobID]*entry), make(map[int64][]call.JobID)
+	if err := j.load(); err != nil {
+		if j.file != nil {
+			err = errors.Join(err, j.file.Close())
+		}
+		return nil, errors.Join(fmt.Errorf("open journal %s: %w", path, err), dir.Close())
+	}
+	return j, nil
+}
+
+// InMemory makes a journal that forgets everything when the process ends, and
+// writes nothing. Results for which there is no room are not kept.
+func InMemory(opt Options) *Journal {
+	j := newJournal(opt)
+	j.memory, j.id = true, newID()
+	return j
+}
+
+func newJournal(opt Options) *Journal {
 	if opt.MaxEntries == 0 {
 		opt.MaxEntries = DefaultEntries
 	}
@@ -44,23 +71,7 @@ func Open(path string, opt Options) (*Journal, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	if err := os.MkdirAll(path, 0o700); err != nil {
-		return nil, fmt.Errorf("open journal: %w", err)
-	}
-	dir, err := os.OpenRoot(path)
-	if err != nil {
-		return nil, fmt.Errorf("open journal: %w", err)
-	}
-	j := &Journal{
-		opt: opt, dir: dir, turn: make(chan struct{}, 1), entries: make(map[call.JobID]*entry), byEnd: make(map[int64][]call.JobID),
-	}
-	if err := j.load(); err != nil {
-		if j.file != nil {
-			err = errors.Join(err, j.file.Close())
-		}
-		return nil, errors.Join(fmt.Errorf("open journal %s: %w", path, err), dir.Close())
-	}
-	return j, nil
+	return &Journal{opt: opt, turn: make(chan struct{}, 1)}
 }
 
 // Notes says what was repaired when the journal was opened, for people.
@@ -355,7 +366,7 @@ func (j *Journal) Result(job call.JobID) (*fleetpb.Result, error) {
 	case r != nil:
 		return r, nil
 	case at == 0:
-		return &fleetpb.Result{Code: uint32(code), Detail: "its result was stored by an overlord and is not kept here any more"}, nil
+		return dropped(code), nil
 	}
 	rec, err := j.find(at, job)
 	if err != nil {
@@ -455,7 +466,7 @@ func (w *rewriter) copy() error {
 		switch {
 		case it.state != uint8(call.Finished), it.frame == 0 && it.weight > 0: // its result is not written yet
 		case it.frame == 0:
-			body, err := proto.Marshal(&fleetpb.Result{Code: uint32(it.code), Detail: "its result was stored by an overlord and is not kept here any more"})
+			body, err := proto.Marshal(dropped(it.code))
 			if err != nil {
 				return err
 			}
@@ -513,6 +524,9 @@ func (j *Journal) Close() error {
 	defer j.mu.Unlock()
 	if j.broken == nil {
 		j.broken = call.Errorf(call.Unavailable, "the journal is closed")
+	}
+	if j.memory {
+		return nil
 	}
 	return errors.Join(err, j.file.Close(), j.dir.Close())
 }

@@ -37,13 +37,14 @@ type Options struct {
 // several goroutines write meanwhile shares one fdatasync. It starts no
 // goroutine and is safe for concurrent use.
 type Journal struct {
-	opt  Options
-	dir  *os.Root
-	id   [idSize]byte
-	turn chan struct{} // of one: held by who writes
+	opt    Options
+	memory bool // nothing is written, and what there is no room for is dropped
+	dir    *os.Root
+	id     [idSize]byte
+	turn   chan struct{} // of one: held by who writes
 
 	// Owned by who holds turn.
-	file   *os.File
+	file   *os.File // nil: nothing is written
 	offset int64
 	// No file is written anew before it has that size; after an attempt that failed.
 	notBefore int64
@@ -101,7 +102,10 @@ func (j *Journal) Birth() time.Time {
 func (j *Journal) SetBirth(t time.Time) error {
 	t = t.Truncate(time.Millisecond)
 	j.mu.Lock()
-	if !j.birth.IsZero() {
+	if !j.birth.IsZero() || j.memory {
+		if j.birth.IsZero() {
+			j.birth = t
+		}
 		j.mu.Unlock()
 		return nil
 	}
@@ -141,7 +145,7 @@ func (j *Journal) checkLocked(job call.JobID, expiry time.Time) error {
 			expiry.UTC().Format(time.RFC3339))
 	case len(j.entries) >= j.opt.MaxEntries:
 		return call.Errorf(call.Busy, "this machine's journal holds %d jobs and takes no more until the oldest expires", len(j.entries))
-	case j.unstored >= j.opt.MaxResults:
+	case j.unstored >= j.opt.MaxResults && !j.memory:
 		return call.Errorf(call.Busy, "this machine's journal holds %d bytes of results that no overlord has stored yet", j.unstored)
 	}
 	return nil
@@ -159,6 +163,9 @@ func (j *Journal) Receive(job call.JobID, expiry time.Time, overlord string, now
 	number, err := j.overlordLocked(overlord)
 	if err != nil {
 		return err
+	}
+	if j.entries == nil {
+		j.entries, j.byEnd = make(map[call.JobID]*entry), make(map[int64][]call.JobID)
 	}
 	e := &entry{expiry: expiry.UnixMilli(), overlord: number, state: uint8(call.Received), mine: true}
 	j.entries[job] = e
@@ -232,7 +239,9 @@ func (j *Journal) dropLocked(job call.JobID, e *entry) {
 		j.unstored -= int64(e.weight)
 	}
 	e.weight, e.frame = 0, 0
-	delete(j.unwritten, job)
+	if delete(j.unwritten, job); len(j.unwritten) == 0 {
+		j.unwritten = nil // an idle agent holds no empty table
+	}
 }
 
 func minuteOf(t time.Time) int64 { return t.Unix() / 60 }
@@ -251,6 +260,10 @@ func (j *Journal) Start(job call.JobID) error {
 		return call.Errorf(call.Internal, "job %s cannot start: it was not received, or has started before", job)
 	}
 	e.state = uint8(call.Started)
+	if j.memory {
+		j.mu.Unlock()
+		return nil
+	}
 	b := j.addLocked(&record{kind: started, job: job, expiry: time.UnixMilli(e.expiry), overlord: j.overlords[e.overlord]})
 	j.mu.Unlock()
 	err := j.wait(b)
@@ -290,7 +303,11 @@ func (j *Journal) finishLocked(job call.JobID, e *entry, r *fleetpb.Result) {
 		until = now
 	}
 	j.keepLocked(job, e, until.Add(Keep))
-	e.state, e.code, e.weight = uint8(call.Finished), call.Code(r.GetCode()), int32(size)
+	e.state, e.code = uint8(call.Finished), call.Code(r.GetCode())
+	if j.memory && j.results+int64(size) > j.opt.MaxResults {
+		return
+	}
+	e.weight = int32(size)
 	if j.unwritten == nil {
 		j.unwritten = make(map[call.JobID]*fleetpb.Result)
 	}
@@ -304,7 +321,7 @@ func (j *Journal) finishLocked(job call.JobID, e *entry, r *fleetpb.Result) {
 func (j *Journal) writeResult(job call.JobID) error {
 	j.mu.Lock()
 	r, e := j.unwritten[job], j.entries[job]
-	if r == nil || e == nil || e.writing {
+	if r == nil || e == nil || e.writing || j.memory {
 		j.mu.Unlock()
 		return nil
 	}
@@ -327,7 +344,7 @@ func (j *Journal) catchUp() error {
 	j.mu.Lock()
 	var late []call.JobID
 	for job := range j.unwritten {
-		if !j.entries[job].writing {
+		if !j.memory && !j.entries[job].writing {
 			late = append(late, job)
 		}
 	}
@@ -358,6 +375,10 @@ func (j *Journal) Release(job call.JobID) {
 	}
 	e.acked = true
 	j.unstored -= int64(e.weight)
+	if j.memory {
+		j.dropLocked(job, e)
+		return
+	}
 	j.acked = append(j.acked, job)
 	// Should it be lost, an overlord says it again.
 	if r := (&record{kind: acknowledged, job: job}); j.broken == nil && j.fitsLocked(r) {
@@ -436,4 +457,14 @@ func newID() (id [idSize]byte) {
 // unknown is the result of a job that was begun by a process that did not end it.
 func unknown() *fleetpb.Result {
 	return &fleetpb.Result{Code: uint32(call.Unknown), Detail: "the machine, or its agent, went down while it ran: whether it was done is not known"}
+}
+
+// dropped is what is left of a result that is not kept any more: why it failed,
+// or that it did not.
+func dropped(code call.Code) *fleetpb.Result {
+	const detail = "its result is not kept here any more"
+	if code == call.OK {
+		return &fleetpb.Result{Code: uint32(call.Unknown), Detail: "it was done, and " + detail}
+	}
+	return &fleetpb.Result{Code: uint32(code), Detail: detail}
 }

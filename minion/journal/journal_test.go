@@ -234,6 +234,36 @@ func TestBounds(t *testing.T) {
 	}
 }
 
+func TestInMemory(t *testing.T) {
+	j := InMemory(Options{MaxResults: 1000})
+	must(t, j.SetBirth(time.UnixMilli(3)))
+	must(t, j.SetBirth(time.UnixMilli(4)))
+	if !j.Birth().Equal(time.UnixMilli(3)) {
+		t.Errorf("birth %s", j.Birth())
+	}
+	a, b, c := receive(t, j), receive(t, j), receive(t, j)
+	must(t, j.Start(a))
+	want(t, j, a, call.Started, nil)
+	must(t, j.Finish(a, done(strings.Repeat("x", 600))))
+	must(t, j.Finish(b, done(strings.Repeat("y", 600)))) // there is no room for both
+	want(t, j, a, call.Finished, done(strings.Repeat("x", 600)))
+	want(t, j, b, call.Finished, dropped(call.OK))
+	j.Release(a)
+	want(t, j, a, call.Finished, dropped(call.OK))
+	must(t, j.Finish(c, &fleetpb.Result{Code: uint32(call.Failed), Detail: "no"}))
+	want(t, j, c, call.Finished, &fleetpb.Result{Code: uint32(call.Failed), Detail: "no"})
+	j.Release(b)
+	j.Release(c)
+	want(t, j, c, call.Finished, dropped(call.Failed))
+	if j.results != 0 || j.unstored != 0 || j.unwritten != nil {
+		t.Errorf("%d and %d bytes, %d results are held", j.results, j.unstored, len(j.unwritten))
+	}
+	if err := j.Check(a, time.Now().Add(time.Hour), time.Now()); call.CodeOf(err) != call.Repeated {
+		t.Error(err)
+	}
+	must(t, j.Close())
+}
+
 // A file of which little counts is written anew, with everything that does.
 func TestRewrite(t *testing.T) {
 	now := time.Now()
