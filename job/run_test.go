@@ -60,6 +60,12 @@ func (f *fleet) Cancel(machine string) {
 	}
 }
 
+func (f *fleet) Ask(machine string, _ uint64, _ bool) error {
+	return call.Errorf(call.NoSession, "%s is not connected", machine)
+}
+
+func (f *fleet) Stored([]string) {}
+
 // shelf is a keeper in memory that can refuse.
 type shelf struct {
 	mu     sync.Mutex
@@ -375,3 +381,6 @@ func (w *instant) Send(m string, _, _ []byte) error {
 	return nil
 }
 func (w *instant) Cancel(string) {}
+
+func (w *instant) Ask(string, uint64, bool) error { return nil }
+func (w *instant) Stored([]string)                {}
