@@ -144,7 +144,7 @@ func (d *driver) sendAll(ctx context.Context) {
 			return
 		default:
 		}
-		d.send(i, name)
+		d.send(i, name, false)
 	}
 }
 
@@ -172,15 +172,15 @@ func (d *driver) remaining() time.Duration {
 	return max(time.Until(d.deadline.Add(-margin(p.Timeout))), time.Millisecond)
 }
 
-// send sends a call that is planned. Where calls wait, one that cannot be sent
+// send sends a call that is planned, once more if again is set. Where calls wait, one that cannot be sent
 // stays planned; otherwise it is finished.
-func (d *driver) send(i int, name string) {
+func (d *driver) send(i int, name string, again bool) {
 	r := d.r
 	if !r.advance(i, call.Sent) { // before it leaves: the answer may be here first
 		return // cancelled
 	}
 	shared, part := r.Plan.Call(i, d.remaining(), d.part)
-	err := d.w.Send(name, shared, part)
+	err := d.w.Send(name, again, shared, part)
 	if err == nil {
 		return
 	}
@@ -326,7 +326,7 @@ func (d *driver) hear() {
 			delete(d.late, i)
 		case n.arrived && d.r.at(i) == call.Planned:
 			l.away = false
-			d.resend(i, l)
+			d.resend(i, l, false)
 		case d.r.at(i) == call.Planned:
 		case n.arrived || n.lost:
 			d.ask(i, l)
@@ -390,7 +390,7 @@ func (d *driver) none(i int, l *late, birth time.Time) {
 	default:
 		if d.planAgain(i, name) {
 			l.sent = now
-			d.resend(i, l)
+			d.resend(i, l, true)
 		}
 		return
 	}
@@ -406,10 +406,10 @@ func (d *driver) expired(l *late) string {
 }
 
 // resend sends a call that is planned, again or late.
-func (d *driver) resend(i int, l *late) {
+func (d *driver) resend(i int, l *late, again bool) {
 	l.heard, l.orphan, l.retry, l.end = time.Now(), false, time.Time{}, time.Time{}
 	d.watchOver()
-	d.send(i, d.r.name(i))
+	d.send(i, d.r.name(i), again)
 }
 
 // cancel tells all machines that have the call to stop it. What was planned
@@ -472,7 +472,7 @@ func (d *driver) lookLate(now time.Time) {
 			continue
 		case l.retry.IsZero() || now.Before(l.retry):
 		case at == call.Planned:
-			d.resend(i, l)
+			d.resend(i, l, false)
 		default:
 			d.ask(i, l)
 		}

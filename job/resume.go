@@ -118,6 +118,24 @@ func (r *Run) Kept(machine string) bool {
 	return false
 }
 
+// Busy says whether there is something to be waited for before the process
+// ends: a call that a connected machine has, or a result that is not stored.
+// What else a job waits for is found again when it is resumed.
+func (r *Run) Busy(connected func(machine string) bool) bool {
+	r.mu.Lock()
+	unstored := r.known.Done() < r.counts.Done()
+	r.mu.Unlock()
+	if unstored {
+		return true
+	}
+	for i, name := range r.Plan.Tree.All() {
+		if at := r.at(i); at > call.Planned && at < call.Finished && connected(name) {
+			return true
+		}
+	}
+	return false
+}
+
 // Restore takes over a group of results that was stored before this run. It is
 // called for every one, in their order, before Resume.
 func (r *Run) Restore(g Group) {

@@ -41,9 +41,10 @@ func (b *Budget) take(n int) bool {
 
 // A wire puts calls on machines' sessions. Its methods return at once.
 type wire interface {
-	// Send writes the CALL of one machine, in two parts. The error's code says
-	// why it could not; with an error the machine has not heard of the call.
-	Send(machine string, shared, part []byte) error
+	// Send writes the CALL of one machine, in two parts. again says that it was
+	// sent before and did not arrive. The error's code says why it could not; with
+	// an error the machine has not heard of the call.
+	Send(machine string, again bool, shared, part []byte) error
 	// Cancel tells a machine to stop the call, if it has a session.
 	Cancel(machine string)
 	// Ask asks a machine how far the call has come, and with cancel withdraws it

@@ -32,7 +32,7 @@ type fleet struct {
 	cancelled []string
 }
 
-func (f *fleet) Send(machine string, shared, part []byte) error {
+func (f *fleet) Send(machine string, _ bool, shared, part []byte) error {
 	var c fleetpb.Call
 	if err := proto.Unmarshal(append(append([]byte(nil), shared...), part...), &c); err != nil {
 		return err
@@ -376,7 +376,7 @@ func BenchmarkRun(b *testing.B) {
 
 type instant struct{ run *job.Run }
 
-func (w *instant) Send(m string, _, _ []byte) error {
+func (w *instant) Send(m string, _ bool, _, _ []byte) error {
 	w.run.Deliver(call.Result{Machine: m, Output: []byte(`{"ok":true}`)})
 	return nil
 }
