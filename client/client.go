@@ -213,7 +213,7 @@ func (c *Client) Call(ctx context.Context, method string, args any) (*Job, error
 func (j *Job) start(ctx context.Context, req *apipb.CallRequest) error {
 	stream, err := j.conn.Fleet.Call(ctx, connect.NewRequest(req))
 	if err != nil {
-		return &JobError{ID: j.ID, What: "order", Err: err}
+		return &JobError{ID: j.ID, What: Ordering, Err: err}
 	}
 	j.stream = stream
 	if !stream.Receive() {
@@ -222,7 +222,7 @@ func (j *Job) start(ctx context.Context, req *apipb.CallRequest) error {
 			err = call.Errorf(call.Internal, "the overlord ended the answer before it accepted the order")
 		}
 		_ = stream.Close() // the error before it says more
-		return &JobError{ID: j.ID, What: "order", Err: err}
+		return &JobError{ID: j.ID, What: Ordering, Err: err}
 	}
 	if stream.Msg().GetAccepted() != nil {
 		return nil
@@ -230,7 +230,7 @@ func (j *Job) start(ctx context.Context, req *apipb.CallRequest) error {
 	e, err := j.take(stream.Msg())
 	if err != nil {
 		_ = stream.Close() // the error before it says more
-		return &JobError{ID: j.ID, What: "order", Err: err}
+		return &JobError{ID: j.ID, What: Ordering, Err: err}
 	}
 	if e != nil {
 		j.first = append(j.first, e)
