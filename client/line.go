@@ -208,7 +208,7 @@ func (j *Job) reopen() (Event, error) {
 func (j *Job) giveUp() error {
 	err := j.line.cause
 	j.line.since = time.Time{}
-	return &JobError{ID: j.ID, What: j.lostSight(), Err: fmt.Errorf("gave up after %s: %w", j.line.limit, err)}
+	return &JobError{ID: j.ID, What: j.lostSight(), Lost: true, Err: fmt.Errorf("gave up after %s: %w", j.line.limit, err)}
 }
 
 // resumed gives a *Resumed the first time since the connection broke. What the
