@@ -20,6 +20,9 @@ type Request struct {
 	Unknown  []string      // named by the operator, known to nobody; reported, not sent
 	Timeout  time.Duration // of each call once it runs; zero: none
 	Stream   bool          // live output is wanted
+	Wait     bool          // machines that are away get the call when they are back, until the order's expiry
+	Read     bool          // the method only reads: running it twice does no harm
+	Created  time.Time     // when the job was made, by our clock; zero: now
 	Target   string        // as the operator wrote it, for people
 	Operator string        // name, from the channel
 }
@@ -58,6 +61,9 @@ func NewPlan(r Request) (*Plan, error) {
 		if _, dup := tree.Index(n); dup {
 			return nil, call.Errorf(call.Invalid, "%q is both a machine of the order and unknown", n)
 		}
+	}
+	if r.Created.IsZero() {
+		r.Created = time.Now()
 	}
 	slices.Sort(r.Unknown)
 	r.Unknown = slices.Compact(r.Unknown)

@@ -2,7 +2,6 @@ package job
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"sync"
 	"sync/atomic"
@@ -22,11 +21,10 @@ const (
 	// for a quick sign of life, then longer, as each write costs a transaction, a
 	// signed checkpoint and an event (measured at 5,000 machines: 6 µs of CPU a
 	// call with 5 ms throughout).
-	firstFold   = 5 * time.Millisecond
-	lastFold    = 100 * time.Millisecond
-	retryStore  = time.Second     // between attempts of a store that refuses results
-	tellStore   = time.Minute     // between two complaints of one job about it
-	confirmTime = 5 * time.Second // for calls to confirm that they were cancelled
+	firstFold  = 5 * time.Millisecond
+	lastFold   = 100 * time.Millisecond
+	retryStore = time.Second // between attempts of a store that refuses results
+	tellStore  = time.Minute // between two complaints of one job about it
 )
 
 // Budget bounds the output held by all open jobs of a process. The zero value
@@ -41,12 +39,21 @@ func (b *Budget) take(n int) bool {
 	return true
 }
 
-// A wire puts calls on machines' sessions. Both methods return at once.
+// A wire puts calls on machines' sessions. Its methods return at once.
 type wire interface {
-	// Send writes the CALL of one machine, in two parts. The error's code says why it could not.
-	Send(machine string, shared, part []byte) error
-	// Cancel tells a machine to stop the call.
+	// Send writes the CALL of one machine, in two parts. again says that it was
+	// sent before and did not arrive. The error's code says why it could not; with
+	// an error the machine has not heard of the call.
+	Send(machine string, again bool, shared, part []byte) error
+	// Cancel tells a machine to stop the call, if it has a session.
 	Cancel(machine string)
+	// Ask asks a machine how far the call has come, and with cancel withdraws it
+	// there first. Unless there is an error the answer goes to Told, with the same
+	// number, also when the session ends; only the newest ask of a machine need be
+	// answered. The error has code NoSession when the machine has no session.
+	Ask(machine string, number uint64, cancel bool) error
+	// Stored tells machines that their results need not be kept.
+	Stored(machines []string)
 }
 
 // A keeper makes results durable.
@@ -61,8 +68,13 @@ type Run struct {
 	budget *Budget
 	log    *slog.Logger
 
-	wake chan struct{} // one: results wait to be folded
-	told time.Time     // of the last complaint about the store; owned by Do
+	wake    chan struct{} // one: results wait to be folded
+	poke    chan struct{} // one: there is news
+	told    time.Time     // of the last complaint about the store; owned by Do
+	resumed bool          // an overlord before this one had begun it; set before Do
+
+	newsMu sync.Mutex
+	news   map[int]*news // by position in Plan.Tree; what the driver has not heard yet
 
 	// By position in Plan.Tree, call.State. Not under mu: the sender would wait
 	// for it once a call, against those who deliver.
@@ -73,20 +85,23 @@ type Run struct {
 	counts    call.Counts // of results known, stored or not
 	kept      int64       // bytes of output held
 	cancelled bool
-	stop      chan struct{} // closed by Cancel
-	complete  chan struct{} // closed when every result is known
-	groups    []Group       // stored ones, by number
-	known     call.Counts   // of groups
-	problem   string        // why results are not durable; empty when they are
+	stop      chan struct{}   // closed by Cancel
+	complete  chan struct{}   // closed when every result is known
+	unknown   map[string]bool // of Plan.Unknown, those whose result was stored before the run was resumed
+	base      int             // groups that were stored before the run was resumed
+	groups    []Group         // stored ones, from number base on
+	known     call.Counts     // of all stored groups
+	problem   string          // why results are not durable; empty when they are
 	closed    bool
-	changed   chan struct{} // closed and replaced when groups, problem or closed change
+	stopped   bool          // Do has ended before the job was closed
+	changed   chan struct{} // closed and replaced when groups, problem, closed or stopped change
 }
 
 // NewRun prepares a run. budget is shared by all runs of the process.
 func NewRun(p *Plan, budget *Budget, log *slog.Logger) *Run {
 	targeted := call.Counts{Targeted: p.Tree.Len() + len(p.Unknown)}
 	r := &Run{
-		Plan: p, budget: budget, log: log, wake: make(chan struct{}, 1), state: make([]atomic.Uint32, p.Tree.Len()),
+		Plan: p, budget: budget, log: log, wake: make(chan struct{}, 1), poke: make(chan struct{}, 1), state: make([]atomic.Uint32, p.Tree.Len()),
 		fold: newFolder(), counts: targeted, known: targeted, stop: make(chan struct{}), complete: make(chan struct{}), changed: make(chan struct{}),
 	}
 	for i := range r.state {
@@ -99,11 +114,29 @@ func NewRun(p *Plan, budget *Budget, log *slog.Logger) *Run {
 // counts; false says that this one did not. It never blocks. A machine that
 // ended the call because its time was over does not say how much that was: it
 // had what remained of the time-out, which is named here.
+//
+// That a machine knows the call already is no result, and nor is, where calls
+// wait, that it cannot take it now: it is asked how far the call has come.
 func (r *Run) Deliver(res call.Result) bool {
 	i, ok := r.Plan.Tree.Index(res.Machine)
 	if !ok {
 		return false
 	}
+	switch res.Code {
+	case call.Repeated:
+		r.tell(i, func(n *news) { n.look = true })
+		return false
+	case call.Busy, call.Unavailable:
+		if r.Plan.Wait {
+			r.tell(i, func(n *news) { n.refused = res.Code.String() + ": " + res.Detail })
+			return false
+		}
+	}
+	return r.deliver(i, res)
+}
+
+// deliver takes a result.
+func (r *Run) deliver(i int, res call.Result) bool {
 	if res.Code == call.Timeout && res.Detail == "" && r.Plan.Timeout > 0 {
 		res.Detail = "not done within " + r.Plan.Timeout.String()
 	}
@@ -132,6 +165,22 @@ func (r *Run) advance(i int, to call.State) bool {
 		}
 	}
 }
+
+// back takes a call back to call.Planned that was sent and did not arrive;
+// false when its result is known.
+func (r *Run) back(i int) bool {
+	for {
+		old := r.state[i].Load()
+		if old >= uint32(call.Finished) {
+			return false
+		}
+		if r.state[i].CompareAndSwap(old, uint32(call.Planned)) {
+			return true
+		}
+	}
+}
+
+func (r *Run) name(i int) string { return r.Plan.Tree.All()[i] }
 
 // at is how far a call has come.
 func (r *Run) at(i int) call.State { return call.State(r.state[i].Load()) }
@@ -179,28 +228,30 @@ func (r *Run) Awaits(machine string) bool {
 func (r *Run) Cancel() (running, skipped []string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if !r.cancelled { // first: the driver looks for it before it sends a call again
+		r.cancelled = true
+		close(r.stop)
+	}
 	for i, name := range r.Plan.Tree.All() {
 		switch {
 		case r.state[i].CompareAndSwap(uint32(call.Planned), uint32(call.Finished)): // the sender passes it over
-			r.addLocked(call.Result{Machine: name, Code: call.Cancelled, Detail: "cancelled before it was sent"})
+			r.addLocked(call.Result{Machine: name, Code: call.Cancelled, Detail: detailNeverSent})
 			skipped = append(skipped, name)
 		case r.at(i) < call.Finished:
 			running = append(running, name)
 		}
-	}
-	if !r.cancelled {
-		r.cancelled = true
-		close(r.stop)
 	}
 	return running, skipped
 }
 
 // Snapshot is what a watcher sees of a run.
 type Snapshot struct {
-	Groups  []Group     // stored groups from the number asked for
+	Groups  []Group     // stored groups from the number asked for, or from Base, on
+	Base    int         // groups below this number were stored before the run was resumed
 	Counts  call.Counts // of all stored groups
 	Problem string      // why results are not durable; empty when they are
 	Closed  bool
+	Stopped bool            // the run ended with the overlord; the job goes on when that is back
 	Changed <-chan struct{} // closed when there is more to see
 }
 
@@ -210,7 +261,8 @@ func (r *Run) Watch(from int) Snapshot {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return Snapshot{
-		Groups: r.groups[min(from, len(r.groups)):], Counts: r.known, Problem: r.problem, Closed: r.closed, Changed: r.changed,
+		Groups: r.groups[min(max(from-r.base, 0), len(r.groups)):], Base: r.base, Counts: r.known, Problem: r.problem, Closed: r.closed,
+		Stopped: r.stopped, Changed: r.changed,
 	}
 }
 
@@ -223,196 +275,4 @@ func (r *Run) Waiting(limit int) []string {
 		}
 	}
 	return out
-}
-
-// Do sends the calls, gathers the results and keeps them, and returns when
-// every machine has exactly one stored result. Cancelling ctx ends it early
-// with ctx's error: what was not stored by then is lost with the process.
-func (r *Run) Do(ctx context.Context, w wire, k keeper) error {
-	for _, name := range r.Plan.Unknown {
-		r.mu.Lock()
-		r.addLocked(call.Result{Machine: name, Code: call.UnknownName, Detail: "no machine of that name has enrolled"})
-		r.mu.Unlock()
-	}
-	var driving sync.WaitGroup
-	done := make(chan struct{})
-	driving.Go(func() { r.drive(ctx, w, done) })
-	err := r.gather(ctx, k)
-	close(done)
-	driving.Wait()
-	r.mu.Lock()
-	r.budget.used.Add(-r.kept)
-	r.closed = true
-	r.tellLocked()
-	r.mu.Unlock()
-	return err
-}
-
-// margin is what a machine's time is shorter than ours, so that it can still
-// say itself that it was late.
-func margin(timeout time.Duration) time.Duration {
-	return min(max(timeout/20, 20*time.Millisecond), time.Second)
-}
-
-// drive sends the calls, and then ends those that are late or cancelled, until
-// done is closed.
-func (r *Run) drive(ctx context.Context, w wire, done <-chan struct{}) {
-	start := time.Now()
-	r.sendAll(ctx, w, start)
-	var late <-chan time.Time // nil: no limit
-	if r.Plan.Timeout > 0 {
-		t := time.NewTimer(time.Until(start.Add(r.Plan.Timeout)))
-		defer t.Stop()
-		late = t.C
-	}
-	select {
-	case <-done:
-		return
-	case <-ctx.Done():
-		return
-	case <-late:
-		r.giveUp(w, "no answer within "+r.Plan.Timeout.String())
-		return
-	case <-r.stop:
-	}
-	for _, name := range r.Waiting(call.MaxMachines) {
-		w.Cancel(name)
-	}
-	t := time.NewTimer(confirmTime)
-	defer t.Stop()
-	select {
-	case <-done:
-	case <-ctx.Done():
-	case <-t.C:
-		r.giveUp(w, "cancelled, and it did not confirm within "+confirmTime.String())
-	}
-}
-
-func (r *Run) sendAll(ctx context.Context, w wire, start time.Time) {
-	end := start.Add(r.Plan.Timeout - margin(r.Plan.Timeout))
-	part := make([]byte, 0, 1024)
-	for i, name := range r.Plan.Tree.All() {
-		select {
-		case <-ctx.Done():
-			return
-		case <-r.stop:
-			return
-		default:
-		}
-		var remaining time.Duration
-		if r.Plan.Timeout > 0 {
-			remaining = max(time.Until(end), time.Millisecond)
-		}
-		r.sendOne(i, name, remaining, part, w)
-	}
-}
-
-func (r *Run) sendOne(i int, name string, remaining time.Duration, part []byte, w wire) {
-	shared, part := r.Plan.Call(i, remaining, part)
-	if !r.advance(i, call.Sent) { // before it leaves: the answer may be here first
-		return // cancelled
-	}
-	err := w.Send(name, shared, part)
-	if err == nil {
-		return
-	}
-	detail := err.Error()
-	if e, ok := errors.AsType[*call.Error](err); ok {
-		detail = e.Detail
-	}
-	r.finish(i, call.Result{Machine: name, Code: call.CodeOf(err), Detail: detail})
-}
-
-// gather folds and stores results until all are stored.
-func (r *Run) gather(ctx context.Context, k keeper) error {
-	for fold := firstFold; ; fold = min(2*fold, lastFold) {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-r.wake:
-		}
-		pause(ctx, fold, r.complete)
-		if err := r.store(ctx, k); err != nil {
-			return err
-		}
-		if r.allStored() {
-			return nil
-		}
-	}
-}
-
-// pause waits for d, or until early is closed (nil: never).
-func pause(ctx context.Context, d time.Duration, early <-chan struct{}) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-	case <-early:
-	case <-t.C:
-	}
-}
-
-func (r *Run) allStored() bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.known.Done() == r.known.Targeted
-}
-
-// giveUp ends every call that has no result, and tells its machine to stop.
-func (r *Run) giveUp(w wire, detail string) {
-	for i, name := range r.Plan.Tree.All() {
-		if r.finish(i, call.Result{Machine: name, Code: call.NoAnswer, Detail: detail}) {
-			w.Cancel(name)
-		}
-	}
-}
-
-// store writes what has been folded. A store that refuses is asked again until
-// ctx ends: results wait in memory, and watchers see why. The log is told at
-// most once a minute.
-func (r *Run) store(ctx context.Context, k keeper) error {
-	r.mu.Lock()
-	groups := r.fold.fold(len(r.groups))
-	r.mu.Unlock()
-	if len(groups) == 0 {
-		return nil
-	}
-	log, told := r.log.With("job", r.Plan.Order.Job.String(), "groups", len(groups)), false
-	for {
-		err := k.KeepResults(ctx, r.Plan.Order.Job, groups)
-		if err == nil {
-			break
-		}
-		if ctx.Err() != nil {
-			return ctx.Err()
-		}
-		if now := time.Now(); r.told.IsZero() || now.Sub(r.told) >= tellStore {
-			log.Error("results not stored, trying again", "error", err)
-			r.told, told = now, true
-		}
-		r.mu.Lock()
-		if r.problem == "" {
-			r.problem = err.Error()
-			r.tellLocked()
-		}
-		r.mu.Unlock()
-		pause(ctx, retryStore, nil)
-	}
-	if told {
-		log.Info("results stored after all")
-	}
-	r.mu.Lock()
-	r.problem = ""
-	r.groups = append(r.groups, groups...)
-	for _, g := range groups {
-		r.known.Add(g.Status, len(g.Names))
-	}
-	r.tellLocked()
-	r.mu.Unlock()
-	return nil
-}
-
-func (r *Run) tellLocked() {
-	close(r.changed)
-	r.changed = make(chan struct{})
 }

@@ -32,7 +32,7 @@ type fleet struct {
 	cancelled []string
 }
 
-func (f *fleet) Send(machine string, shared, part []byte) error {
+func (f *fleet) Send(machine string, _ bool, shared, part []byte) error {
 	var c fleetpb.Call
 	if err := proto.Unmarshal(append(append([]byte(nil), shared...), part...), &c); err != nil {
 		return err
@@ -59,6 +59,12 @@ func (f *fleet) Cancel(machine string) {
 		f.onCancel(machine)
 	}
 }
+
+func (f *fleet) Ask(machine string, _ uint64, _ bool) error {
+	return call.Errorf(call.NoSession, "%s is not connected", machine)
+}
+
+func (f *fleet) Stored([]string) {}
 
 // shelf is a keeper in memory that can refuse.
 type shelf struct {
@@ -370,8 +376,11 @@ func BenchmarkRun(b *testing.B) {
 
 type instant struct{ run *job.Run }
 
-func (w *instant) Send(m string, _, _ []byte) error {
+func (w *instant) Send(m string, _ bool, _, _ []byte) error {
 	w.run.Deliver(call.Result{Machine: m, Output: []byte(`{"ok":true}`)})
 	return nil
 }
 func (w *instant) Cancel(string) {}
+
+func (w *instant) Ask(string, uint64, bool) error { return nil }
+func (w *instant) Stored([]string)                {}

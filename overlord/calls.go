@@ -11,6 +11,7 @@ import (
 	"dominion/api/auditpb"
 	"dominion/call"
 	"dominion/job"
+	"dominion/module"
 	"dominion/session"
 	"dominion/target"
 )
@@ -33,6 +34,8 @@ type running struct {
 	forwards sync.WaitGroup       // goroutines that pass output on
 
 	mu      sync.Mutex
+	again   map[string]uint64             // of machines that were sent the call once more, its newest id
+	asks    map[string]*asking            // of machines that were asked, the newest
 	ended   bool                          // no further stream is taken
 	streams map[streamKey]*session.Stream // of live output, each taken once; nil when ended
 }
@@ -41,28 +44,33 @@ type running struct {
 type streamKey struct{ machine, name string }
 
 // Send implements job's wire.
-func (r *running) Send(machine string, shared, part []byte) error {
+func (r *running) Send(machine string, again bool, shared, part []byte) error {
 	s := r.o.fleet.get(machine)
 	if s == nil {
 		return call.Errorf(call.NoSession, "%s", r.o.fleet.why(machine))
 	}
-	if err := s.Start(r.id, r, shared, part); err != nil {
+	id := r.id
+	if again { // an id is used once on a session
+		id = r.anew(s, machine)
+	}
+	err := s.Start(id, r, shared, part)
+	if call.CodeOf(err) == call.NoSession {
 		return call.Errorf(call.NoSession, "the connection ended: %v", err)
 	}
-	return nil
+	return err
 }
 
 // Cancel implements job's wire.
 func (r *running) Cancel(machine string) {
 	if s := r.o.fleet.get(machine); s != nil {
-		if err := s.Cancel(r.id, "withdrawn"); err != nil {
+		if err := s.Cancel(r.idOf(machine), "withdrawn"); err != nil {
 			r.o.log.Debug("cancel not sent", "machine", machine, "error", err)
 		}
 	}
 }
 
 // Result implements session.Waiter.
-func (r *running) Result(s *session.Session, _ uint64, body []byte) {
+func (r *running) Result(s *session.Session, id uint64, body []byte) {
 	r.o.metrics.results.Inc()
 	machine := s.Peer().Name
 	p, err := session.DecodeResult(body)
@@ -78,22 +86,26 @@ func (r *running) Result(s *session.Session, _ uint64, body []byte) {
 		r.run.Deliver(res)
 		return
 	}
-	go r.awaitOutput(s, p.OutputStream, res) // one for each call of the session; ends with it
+	go r.awaitOutput(s, id, p.OutputStream, res) // one for each call of the session; ends with it
 }
 
 // Lost implements session.Waiter.
 func (r *running) Lost(s *session.Session, _ uint64, err error) {
-	r.run.Deliver(call.Result{
-		Machine: s.Peer().Name, Code: call.SessionLost, Detail: "the connection ended before the answer; whether the call ran is not known",
-	})
+	r.run.Lost(s.Peer().Name)
 	r.o.log.Debug("session lost during a call", "machine", s.Peer().Name, "job", r.run.Plan.Order.Job.String(), "error", err)
 }
 
-// awaitOutput completes a result whose output came as a stream.
-func (r *running) awaitOutput(s *session.Session, id uint64, res call.Result) {
-	out, err := r.o.outputs.wait(s, r.id, id)
-	if err != nil {
-		res.Code, res.Detail = call.SessionLost, "its output did not arrive whole: "+err.Error()
+// awaitOutput completes a result whose output came as a stream. One that did
+// not arrive whole is asked for.
+func (r *running) awaitOutput(s *session.Session, id, stream uint64, res call.Result) {
+	out, err := r.o.outputs.wait(s, id, stream)
+	switch {
+	case errors.Is(err, errTooLong):
+		res.Code, res.Detail = call.Internal, "its output was not taken: "+err.Error()
+	case err != nil:
+		r.o.log.Debug("output did not arrive whole", "machine", res.Machine, "error", err)
+		r.run.Lost(res.Machine)
+		return
 	}
 	res.Output = out
 	r.run.Deliver(res)
@@ -111,7 +123,7 @@ func (r *running) opened(s *session.Session, st *session.Stream) {
 	}
 	switch key := (streamKey{machine, st.Name()}); key.name {
 	case "result":
-		r.o.outputs.expect(s, st)
+		r.o.outputs.expect(s, st, maxResult)
 	case "stdout", "stderr":
 		if r.streams[key] != nil {
 			st.CloseWithReason("a second stream of one name")
@@ -198,7 +210,7 @@ func (o *Overlord) plan(ctx context.Context, req *apipb.CallRequest) (*job.Plan,
 	p, err := job.NewPlan(job.Request{
 		Signed: call.Signed{Order: req.Order, Signature: req.Signature, Cert: req.OperatorCert}, Salt: req.Salt, Args: req.Args,
 		Names: names, Unknown: unknown, Timeout: time.Duration(req.TimeoutMs) * time.Millisecond, Stream: req.Stream,
-		Target: req.Target, Operator: c.Name,
+		Target: req.Target, Operator: c.Name, Wait: req.Wait,
 	})
 	if err != nil {
 		return nil, err
@@ -211,6 +223,11 @@ func (o *Overlord) plan(ctx context.Context, req *apipb.CallRequest) (*job.Plan,
 	if !ok {
 		return nil, call.Errorf(call.NotFound, "no method %q; dominion modules lists them", p.Order.Method)
 	}
+	p.Read = m.Effect() == module.Read
+	if err := o.confirmed(m.Effect(), p.Order); err != nil {
+		o.auditDenied(ctx, c, p.Order.Method, p.Order.Job.String(), err.Detail)
+		return nil, err
+	}
 	if err := m.Validate(req.Args); err != nil {
 		return nil, err
 	}
@@ -222,6 +239,16 @@ func (o *Overlord) plan(ctx context.Context, req *apipb.CallRequest) (*job.Plan,
 		return nil, call.Errorf(call.Denied, "operator %q may not call %s on %s", c.Name, p.Order.Method, target.Fold(denied))
 	}
 	return p, nil
+}
+
+// confirmed says whether an order that destroys, or changes many machines, was
+// given in the knowledge of how many they are.
+func (o *Overlord) confirmed(e module.Effect, order *call.Order) *call.Error {
+	grave := e == module.Destroy || e == module.Change && order.Count > o.cfg.Guard
+	if !grave || order.Confirmed == order.Count {
+		return nil
+	}
+	return call.Errorf(call.Unconfirmed, "%s (its effect: %s) on %d machines needs their number confirmed", order.Method, e, order.Count)
 }
 
 // begin makes a planned job durable and starts it. The job outlives the
@@ -242,7 +269,7 @@ func (o *Overlord) begin(ctx context.Context, p *job.Plan, live chan<- *apipb.Ou
 		o.jobs.release()
 		return nil, err
 	}
-	r := &running{o: o, run: job.NewRun(p, &o.budget, o.log), id: o.callID.Add(1), live: live, gone: make(chan struct{})}
+	r := o.newRunning(p, live)
 	o.jobs.add(r)
 	o.background.Go(func() {
 		defer o.jobs.remove(r)
@@ -251,12 +278,16 @@ func (o *Overlord) begin(ctx context.Context, p *job.Plan, live chan<- *apipb.Ou
 	return r, nil
 }
 
+func (o *Overlord) newRunning(p *job.Plan, live chan<- *apipb.Output) *running {
+	return &running{o: o, run: job.NewRun(p, &o.budget, o.log), id: o.callID.Add(1), live: live, gone: make(chan struct{})}
+}
+
 func (o *Overlord) carryOut(r *running) {
 	id := r.run.Plan.Order.Job
-	defer r.o.outputs.forget(r.id)
+	defer r.forgetIDs()
 	defer r.endStreams()
 	if err := r.run.Do(o.life, r, o.keep); err != nil {
-		o.log.Warn("job ended early", "job", id.String(), "error", err)
+		o.log.Info("job goes on at the next start", "job", id.String(), "why", err)
 		return
 	}
 	r.forget()
@@ -272,75 +303,7 @@ func (r *running) forget() {
 	}
 }
 
-// jobTable holds the jobs that have calls in the air.
-type jobTable struct {
-	mu       sync.RWMutex
-	reserved int
-	byCall   map[uint64]*running
-	byJob    map[call.JobID]*running
-}
-
-func (t *jobTable) reserve(limit int) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.reserved >= limit {
-		return false
-	}
-	t.reserved++
-	return true
-}
-
-func (t *jobTable) release() {
-	t.mu.Lock()
-	t.reserved--
-	t.mu.Unlock()
-}
-
-func (t *jobTable) add(r *running) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.byCall == nil {
-		t.byCall, t.byJob = make(map[uint64]*running), make(map[call.JobID]*running)
-	}
-	t.byCall[r.id] = r
-	t.byJob[r.run.Plan.Order.Job] = r
-}
-
-func (t *jobTable) remove(r *running) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	delete(t.byCall, r.id)
-	delete(t.byJob, r.run.Plan.Order.Job)
-	t.reserved--
-}
-
-func (t *jobTable) call(id uint64) *running {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.byCall[id]
-}
-
-func (t *jobTable) job(id call.JobID) *running {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.byJob[id]
-}
-
-// wait returns when no job is left, or ctx has ended.
-func (t *jobTable) wait(ctx context.Context) {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for t.count() > 0 {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
-	}
-}
-
-func (t *jobTable) count() int {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return len(t.byJob)
+// busy says whether the process should wait for the job before it ends.
+func (r *running) busy() bool {
+	return r.run.Busy(func(machine string) bool { return r.o.fleet.get(machine) != nil })
 }

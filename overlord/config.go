@@ -47,6 +47,9 @@ type Config struct {
 	// Jobs that may run at once; a further order is refused as busy. Default 1000.
 	MaxJobs int `yaml:"max_jobs"`
 
+	// A change on more machines than this needs their number confirmed, as does every method that destroys. Default 100.
+	Guard int `yaml:"guard"`
+
 	// Version of the program, shown to clients. Empty: "devel".
 	Version string `yaml:"-"`
 	// Reload, when not nil, makes Run read the policy again each time it yields,
@@ -106,6 +109,9 @@ func (c Config) settle() (Config, error) {
 	if c.MaxJobs == 0 {
 		c.MaxJobs = 1000
 	}
+	if c.Guard == 0 {
+		c.Guard = 100
+	}
 	c.Version = defaulted(c.Version, "devel")
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(c.LogLevel)); err != nil {
@@ -116,6 +122,9 @@ func (c Config) settle() (Config, error) {
 	}
 	if c.MaxJobs < 0 {
 		return c, fmt.Errorf("max_jobs: %d is less than 1", c.MaxJobs)
+	}
+	if c.Guard < 0 {
+		return c, fmt.Errorf("guard: %d is less than 1", c.Guard)
 	}
 	if c.Name == "" {
 		host, err := os.Hostname()

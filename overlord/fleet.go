@@ -22,6 +22,7 @@ type fleet struct {
 type minionState struct {
 	session *session.Session // nil: not connected
 	since   time.Time        // of the session, or when it was lost
+	birth   time.Time        // of the journal that the session's HELLO showed
 	reason  string           // why there is no session
 	dial    string           // address we dial; empty: it dials us
 	notes   [][]byte         // checkpoints that it remembers, as far as we know; nil: as in its HELLO
@@ -107,6 +108,7 @@ func (f *fleet) join(s *session.Session, now time.Time) (old *session.Session) {
 		f.up++
 	}
 	m.session, m.since, m.reason, m.notes = s, now, "", nil
+	m.birth = birthOf(s.PeerHello(), now)
 	return old
 }
 
@@ -131,6 +133,16 @@ func (f *fleet) get(name string) *session.Session {
 		return m.session
 	}
 	return nil
+}
+
+// journal gives the session of a minion, or nil, and when its journal began.
+func (f *fleet) journal(name string) (*session.Session, time.Time) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	if m := f.known[name]; m != nil {
+		return m.session, m.birth
+	}
+	return nil, time.Time{}
 }
 
 // of gives the sessions of those names that have one.

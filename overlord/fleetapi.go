@@ -12,20 +12,13 @@ import (
 
 	"dominion/api/apipb"
 	"dominion/call"
-	"dominion/job"
 	"dominion/target"
 )
 
 // fleetAPI serves dominion.v1.FleetService.
 type fleetAPI struct{ o *Overlord }
 
-// How often a watcher of a call hears who is still awaited.
-const progressEvery = time.Second
-
-const (
-	defaultPing = 5 * time.Second
-	maxWaiting  = 64 // names in a progress event
-)
+const defaultPing = 5 * time.Second
 
 // resolve says which machines an expression names now.
 func (o *Overlord) resolve(expr, exclude string, limit uint64) (target.Result, error) {
@@ -80,7 +73,7 @@ func (a fleetAPI) Resolve(_ context.Context, r *connect.Request[apipb.ResolveReq
 	}
 	return connect.NewResponse(&apipb.ResolveResponse{
 		Names: target.Fold(res.Names), Count: uint64(len(res.Names)), Unknown: target.Fold(res.Unknown), UnknownCount: uint64(len(res.Unknown)),
-		UsesGroups: res.UsedGroups, TimeMs: ms(time.Now()),
+		UsesGroups: res.UsedGroups, TimeMs: ms(time.Now()), Guard: uint64(a.o.cfg.Guard),
 	}), nil
 }
 
@@ -213,111 +206,6 @@ func countsPB(c call.Counts) *apipb.Counts {
 	return &apipb.Counts{
 		Targeted: uint64(c.Targeted), Answered: uint64(c.Answered), Failed: uint64(c.Failed), Unreachable: uint64(c.Unreachable), Skipped: uint64(c.Skipped),
 	}
-}
-
-// Call implements FleetServiceHandler.
-func (a fleetAPI) Call(ctx context.Context, r *connect.Request[apipb.CallRequest], out *connect.ServerStream[apipb.CallEvent]) error {
-	if problem := a.o.keep.auditProblem(); problem != "" {
-		return call.Errorf(call.AuditRefused, "the audit log is damaged, so no order is taken: %s; dominion audit verify says more", problem)
-	}
-	p, err := a.o.plan(ctx, r.Msg)
-	if err != nil {
-		return err
-	}
-	live := make(chan *apipb.Output) // unbuffered: what was passed on has been sent
-	run, err := a.o.begin(ctx, p, live)
-	if err != nil {
-		return err
-	}
-	defer run.leave()
-	accepted := &apipb.Accepted{Job: p.Order.Job.String(), Counts: countsPB(run.run.Watch(0).Counts)}
-	if err := out.Send(&apipb.CallEvent{Event: &apipb.CallEvent_Accepted{Accepted: accepted}}); err != nil {
-		return err
-	}
-	return watch(ctx, run, live, out)
-}
-
-// watch sends what happens in a job until it is closed or the caller leaves.
-func watch(ctx context.Context, run *running, live <-chan *apipb.Output, out *connect.ServerStream[apipb.CallEvent]) error {
-	tick := time.NewTicker(progressEvery)
-	defer tick.Stop()
-	var quiet <-chan struct{} // closed when all live output has been passed on
-	for seen := 0; ; {
-		snap := run.run.Watch(seen)
-		for _, g := range snap.Groups {
-			if err := out.Send(&apipb.CallEvent{Event: &apipb.CallEvent_Results{Results: groupPB(g)}}); err != nil {
-				return err
-			}
-		}
-		seen += len(snap.Groups)
-		changed := snap.Changed
-		if snap.Closed {
-			changed = nil
-			if quiet == nil {
-				quiet = run.quiet()
-			}
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case o := <-live:
-			if err := out.Send(&apipb.CallEvent{Event: &apipb.CallEvent_Output{Output: o}}); err != nil {
-				return err
-			}
-		case <-quiet:
-			return out.Send(&apipb.CallEvent{Event: &apipb.CallEvent_Closed{Closed: &apipb.Closed{Counts: countsPB(snap.Counts)}}})
-		case <-changed:
-		case <-tick.C:
-			ev := &apipb.Progress{Counts: countsPB(snap.Counts), Waiting: target.Fold(run.run.Waiting(maxWaiting)), Problem: snap.Problem}
-			if err := out.Send(&apipb.CallEvent{Event: &apipb.CallEvent_Progress{Progress: ev}}); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-func groupPB(g job.Group) *apipb.ResultGroup {
-	took := make([]uint64, len(g.Took))
-	for i, t := range g.Took {
-		took[i] = uint64(t.Microseconds())
-	}
-	return &apipb.ResultGroup{
-		Names: target.Fold(g.Names), Status: uint32(g.Status), Code: uint32(g.Code), Detail: g.Detail, Output: g.Output, Cut: g.Cut,
-		Count: uint64(len(g.Names)), TookUs: took,
-	}
-}
-
-// Cancel implements FleetServiceHandler.
-func (a fleetAPI) Cancel(ctx context.Context, r *connect.Request[apipb.CancelRequest]) (*connect.Response[apipb.CancelResponse], error) {
-	id, err := call.ParseJobID(r.Msg.Job)
-	if err != nil {
-		return nil, call.Errorf(call.Invalid, "%v", err)
-	}
-	run := a.o.jobs.job(id)
-	if run == nil {
-		return nil, call.Errorf(call.NotFound, "no job %s is running", id)
-	}
-	c := callerFrom(ctx)
-	if c.Name != run.run.Plan.Operator {
-		if c, err = a.o.admit(ctx, "job.cancel", id.String()); err != nil {
-			return nil, err
-		}
-	}
-	if err := a.o.keep.audit(ctx, c, "job.cancel", id.String(), ""); err != nil {
-		return nil, err
-	}
-	running, skipped := run.run.Cancel()
-	return connect.NewResponse(&apipb.CancelResponse{Running: target.Fold(running), Skipped: target.Fold(skipped)}), nil
-}
-
-// Watch implements FleetServiceHandler.
-func (a fleetAPI) Watch(context.Context, *connect.Request[apipb.WatchRequest], *connect.ServerStream[apipb.CallEvent]) error {
-	return call.Errorf(call.NotFound, "not built yet")
-}
-
-// Jobs implements FleetServiceHandler.
-func (a fleetAPI) Jobs(context.Context, *connect.Request[apipb.JobsRequest]) (*connect.Response[apipb.JobsResponse], error) {
-	return nil, call.Errorf(call.NotFound, "not built yet")
 }
 
 // Groups implements FleetServiceHandler.

@@ -199,7 +199,7 @@ func (k *keep) begin(ctx context.Context, p *job.Plan, rec *auditpb.Record) erro
 		return tx.AddJob(ctx, store.Job{
 			ID: p.Order.Job, Record: index, Operator: p.Operator, Method: p.Order.Method, Order: p.Signed.Order, Signature: p.Signed.Signature,
 			OperatorCert: p.Signed.Cert, Args: p.Args, Salt: p.Salt, Target: p.Target, Names: rec.Order.Names, Unknown: rec.Order.Unknown,
-			Created: time.Now(), Expires: p.Order.Expiry, Counts: call.Counts{Targeted: p.Tree.Len() + len(p.Unknown)},
+			Created: p.Created, Expires: p.Order.Expiry, Timeout: p.Timeout, Wait: p.Wait, Counts: call.Counts{Targeted: p.Tree.Len() + len(p.Unknown)},
 		})
 	})
 }
@@ -214,6 +214,21 @@ func (k *keep) KeepResults(ctx context.Context, id call.JobID, groups []job.Grou
 		}
 	}
 	return k.db.Update(ctx, func(tx *store.Tx) error { return tx.AddResults(ctx, id, rows) })
+}
+
+// cancel withdraws an open job; the error has code NotFound when it is closed.
+func (k *keep) cancel(ctx context.Context, c caller, id call.JobID) error {
+	return k.db.Update(ctx, func(tx *store.Tx) error {
+		open, err := tx.CancelJob(ctx, id, time.Now())
+		if err != nil {
+			return err
+		}
+		if !open {
+			return call.Errorf(call.NotFound, "no job %s is running", id)
+		}
+		_, err = tx.Audit(&auditpb.Record{Actor: c.actor(), Action: "job.cancel", Subject: id.String()})
+		return err
+	})
 }
 
 // end closes a job.

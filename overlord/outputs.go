@@ -16,6 +16,9 @@ type outputs struct {
 	pending map[outputKey]*output
 }
 
+// errTooLong is wrapped by the error of an output that is refused for its size.
+var errTooLong = errors.New("it is too long")
+
 type outputKey struct {
 	session *session.Session
 	call    uint64
@@ -28,8 +31,9 @@ type output struct {
 	err    error
 }
 
-// expect begins to read a stream, one for each call; it returns at once.
-func (o *outputs) expect(s *session.Session, st *session.Stream) {
+// expect begins to read a stream of at most limit bytes, one for each call; it
+// returns at once.
+func (o *outputs) expect(s *session.Session, st *session.Stream, limit int64) {
 	out := &output{stream: st, done: make(chan struct{})}
 	key := outputKey{s, st.CallID()}
 	o.mu.Lock()
@@ -45,9 +49,9 @@ func (o *outputs) expect(s *session.Session, st *session.Stream) {
 	o.mu.Unlock()
 	st.Accept()
 	go func() { // ends with the stream, at the latest with the session
-		out.data, out.err = io.ReadAll(io.LimitReader(st, maxResult+1))
-		if out.err == nil && len(out.data) > maxResult {
-			out.data, out.err = nil, fmt.Errorf("it is longer than %d bytes", maxResult)
+		out.data, out.err = io.ReadAll(io.LimitReader(st, limit+1))
+		if out.err == nil && int64(len(out.data)) > limit {
+			out.data, out.err = nil, fmt.Errorf("%w: more than %d bytes", errTooLong, limit)
 			st.CloseWithReason("result too long")
 		}
 		close(out.done)

@@ -50,6 +50,7 @@ type Overlord struct {
 	outputs outputs
 	budget  job.Budget
 	callID  atomic.Uint64
+	resumed atomic.Bool // the store's open jobs have been taken up: what is not in jobs is closed
 	dialer  *dialer
 	sess    session.Options
 
@@ -59,6 +60,8 @@ type Overlord struct {
 	minionCalls *semaphore.Weighted
 	denials     *audit.Meter // of what goes on the audit log
 	refusals    *audit.Meter // of what is only logged
+
+	stopping chan struct{} // closed when the daemon begins to stop
 
 	// life ends when the daemon does: work that outlives a request hangs on it.
 	// It is the one context kept in a struct: a job belongs to no request.
@@ -134,6 +137,7 @@ func (o *Overlord) run(ctx context.Context, ln, sock net.Listener) error {
 	life, endLife := context.WithCancel(context.WithoutCancel(ctx))
 	defer endLife()
 	o.life = life
+	o.takeUp()
 	split := o.newListener(ln)
 	api := o.newServer()
 	g, gctx := errgroup.WithContext(ctx)
@@ -158,8 +162,10 @@ func (o *Overlord) run(ctx context.Context, ln, sock net.Listener) error {
 	return err
 }
 
-// finish lets requests and jobs end for at most the grace, then ends sessions.
+// finish lets requests and calls end for at most the grace, then ends sessions.
+// Jobs that are not closed then go on at the next start.
 func (o *Overlord) finish(life context.Context, api *http.Server) {
+	close(o.stopping)
 	last, cancel := context.WithTimeout(life, time.Duration(o.cfg.Grace))
 	defer cancel()
 	if err := api.Shutdown(last); err != nil {
@@ -187,6 +193,7 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 	}
 	o := &Overlord{
 		cfg: cfg, log: log, uid: uint32(os.Getuid()), started: time.Now(), dir: dir,
+		stopping:    make(chan struct{}),
 		minionCalls: semaphore.NewWeighted(256), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
 	}
 	defer func() {

@@ -4,11 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
-	"dominion/call"
 	"dominion/enrol"
-	"dominion/job"
 	"dominion/pki"
 	"dominion/store"
 	"dominion/target"
@@ -24,10 +21,10 @@ func (o *Overlord) prepare(ctx context.Context) error {
 	if err := o.loadFleet(ctx); err != nil {
 		return err
 	}
-	if o.keep.auditProblem() != "" || o.keep.problem() != "" {
+	if o.keep.auditProblem() != "" {
 		return nil // open jobs stay open: nothing can be written
 	}
-	return o.closeOldJobs(ctx)
+	return o.findOpen(ctx)
 }
 
 func (o *Overlord) prepareRegistrar(ctx context.Context) error {
@@ -123,62 +120,4 @@ func (o *Overlord) loadFleet(ctx context.Context) error {
 	}
 	o.fleet.load(names, dial)
 	return nil
-}
-
-// closeOldJobs ends the jobs that an overlord before this one was carrying out
-// when it died: what was not stored by then is not known.
-func (o *Overlord) closeOldJobs(ctx context.Context) error {
-	jobs, err := o.keep.db.OpenJobs(ctx)
-	if err != nil {
-		return err
-	}
-	for _, j := range jobs {
-		if err := o.closeOldJob(ctx, j); err != nil {
-			return fmt.Errorf("close job %s: %w", j.ID, err)
-		}
-	}
-	return nil
-}
-
-func (o *Overlord) closeOldJob(ctx context.Context, j store.Job) error {
-	missing := make(map[string]bool)
-	for _, folded := range []string{j.Names, j.Unknown} {
-		names, err := expand(folded)
-		if err != nil {
-			return err
-		}
-		for _, n := range names {
-			missing[n] = true
-		}
-	}
-	counts, next := call.Counts{Targeted: len(missing)}, 0
-	for g, err := range o.keep.db.Results(ctx, j.ID, 0) {
-		if err != nil {
-			return err
-		}
-		names, err := expand(g.Names)
-		if err != nil {
-			return err
-		}
-		for _, n := range names {
-			delete(missing, n)
-		}
-		counts.Add(g.Status, len(names))
-		next = g.Number + 1
-	}
-	if len(missing) > 0 {
-		names := make([]string, 0, len(missing))
-		for n := range missing {
-			names = append(names, n)
-		}
-		lost := job.Group{
-			Number: next, Names: names, Status: call.StatusOf(call.SessionLost), Code: call.SessionLost,
-			Detail: "the overlord ended before the answer; whether the call ran is not known", Took: make([]time.Duration, len(names)),
-		}
-		if err := o.keep.KeepResults(ctx, j.ID, []job.Group{lost}); err != nil {
-			return err
-		}
-		counts.Add(lost.Status, len(names))
-	}
-	return o.keep.end(ctx, j.ID, counts, "the overlord ended while it ran")
 }

@@ -27,6 +27,9 @@ const (
 // log's head with the proof that it continues what the minion remembers.
 func (o *Overlord) answer(s *session.Session, hello *fleetpb.Hello) (*fleetpb.Hello, error) {
 	out := &fleetpb.Hello{AgentVersion: o.cfg.Version, TimeMs: time.Now().UnixMilli()}
+	if len(hello.JournalId) > 0 { // it holds to the first one that it is told
+		out.JournalBirthMs = birthOf(hello, time.Now()).UnixMilli()
+	}
 	list := o.revoked()
 	out.RevocationNumber = list.Number()
 	if hello.RevocationNumber < list.Number() {
@@ -38,6 +41,15 @@ func (o *Overlord) answer(s *session.Session, hello *fleetpb.Hello) (*fleetpb.He
 	}
 	out.LogHead = head
 	return out, nil
+}
+
+// birthOf gives when a minion's journal began, by an overlord's clock: now, if
+// no overlord has seen it before.
+func birthOf(hello *fleetpb.Hello, now time.Time) time.Time {
+	if hello.JournalBirthMs > 0 {
+		return time.UnixMilli(hello.JournalBirthMs)
+	}
+	return now
 }
 
 // ready registers a session: HELLOs have been exchanged.
@@ -52,6 +64,9 @@ func (o *Overlord) ready(s *session.Session) {
 		s.Close(call.Revoked, "the certificate was revoked: "+reason)
 		o.background.Go(func() { o.dropRevoked([]pki.Identity{peer}) }) // join has made it known again
 		return
+	}
+	for _, r := range o.jobs.all() {
+		r.run.Arrived(peer.Name)
 	}
 	o.log.Info("minion connected", "machine", peer.Name, "address", s.RemoteAddr().String(), "agent", s.PeerHello().AgentVersion)
 	o.background.Go(func() {
@@ -125,6 +140,10 @@ func (h handler) Cancel(*session.Session, uint64) {}
 
 // Ack implements session.Handler.
 func (h handler) Ack(s *session.Session, id uint64, a *fleetpb.Ack) {
+	if a.State == fleetpb.Ack_FINISHED {
+		h.o.finished(s, a.Jobs)
+		return
+	}
 	if r := h.o.jobs.call(id); r != nil {
 		switch a.State {
 		case fleetpb.Ack_RECEIVED:
@@ -137,12 +156,13 @@ func (h handler) Ack(s *session.Session, id uint64, a *fleetpb.Ack) {
 
 // Open implements session.Handler.
 func (h handler) Open(s *session.Session, st *session.Stream) {
-	r := h.o.jobs.call(st.CallID())
-	if r == nil {
+	if r := h.o.jobs.call(st.CallID()); r != nil {
+		r.opened(s, st)
+	} else if a := h.o.jobs.ask(st.CallID()); a != nil {
+		a.opened(s, st)
+	} else {
 		st.CloseWithReason("no such call")
-		return
 	}
-	r.opened(s, st)
 }
 
 // Closed implements session.Handler.

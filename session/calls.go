@@ -28,8 +28,9 @@ const (
 // are not kept. It never blocks on a slow peer. id is the caller's, may be the same
 // on many sessions, and is not used again on one; at most 1<<63-1, not zero.
 //
-// With an error w is not called: code NoSession (no session any more), Busy (too
-// many calls unanswered), Invalid (id or size).
+// With an error the peer has not heard of the call and w is not called: code
+// NoSession (no session any more), Busy (too many calls unanswered), Invalid (id or
+// size). Without one w is called, be it because the session broke while writing.
 func (s *Session) Start(id uint64, w Waiter, parts ...[]byte) error {
 	if id&ownCalls != 0 {
 		return call.Errorf(call.Invalid, "call id %d is reserved", id)
@@ -47,14 +48,10 @@ func (s *Session) start(t Type, id uint64, w Waiter, parts ...[]byte) error {
 	if err := s.wait(id, waiting{w, t == TypePing}); err != nil {
 		return err
 	}
-	err := s.write(t, id, parts...)
-	if err == nil || !s.Forget(id) {
-		return nil // not ours any more: Lost has been or will be called
-	}
-	if errors.Is(err, errTooLarge) {
+	if err := s.write(t, id, parts...); errors.Is(err, errTooLarge) && s.Forget(id) {
 		return call.Errorf(call.Invalid, "%v", err)
 	}
-	return err
+	return nil // with another error the session is over, and w is told so
 }
 
 func (s *Session) wait(id uint64, w waiting) error {

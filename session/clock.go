@@ -83,7 +83,7 @@ func (c *Clock) visit(b *beat) {
 		b.s.fail(fmt.Errorf("%w: %s", ErrDead, silent.Round(time.Millisecond)))
 		return // Serve removes it
 	}
-	_ = b.s.write(TypePing, 0) // an error ends the session
+	b.s.ping()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if b.in {

@@ -138,6 +138,8 @@ type Session struct {
 	calls      uint64 // ids used by Call
 	nextStream uint64
 	lastStream uint64 // newest of the peer's
+
+	acks []byte // job ids to be acknowledged with the next heartbeat, one after the other
 }
 
 type waiting struct {

@@ -27,20 +27,31 @@ type Job struct {
 	Expires      time.Time
 	Closed       time.Time // zero: not yet
 	Counts       call.Counts
-	Reason       string // why it ended early; empty: it did not
-	OutputBytes  int64  // of its stored outputs
-	Dropped      bool   // the outputs were removed to make room
+	Reason       string        // why it ended early; empty: it did not
+	OutputBytes  int64         // of its stored outputs
+	Dropped      bool          // the outputs were removed to make room
+	Timeout      time.Duration // of each call; zero: none
+	Wait         bool          // machines that are away get it when they are back, until Expires
+	Cancelled    time.Time     // when it was withdrawn; zero: it was not
+	Bare         bool          // its arguments were {}; set by AddJob
 }
 
 const jobColumns = `id, record, operator, method, order_bytes, signature, operator_cert, args, salt, target, names, unknown_names,
-	created_ms, expires_ms, closed_ms, targeted, answered, failed, unreachable, skipped, reason, output_bytes, dropped`
+	created_ms, expires_ms, closed_ms, targeted, answered, failed, unreachable, skipped, reason, output_bytes, dropped,
+	timeout_ms, wait, cancelled_ms, bare`
+
+// briefColumns are jobColumns without what can be large or secret.
+var briefColumns = strings.Replace(jobColumns, "order_bytes, signature, operator_cert, args, salt", "NULL, NULL, NULL, NULL, NULL", 1)
 
 func scanJob(s scanner) (Job, error) {
 	var j Job
 	var id []byte
+	var timeout int64
 	c := &j.Counts
 	err := s.Scan(&id, &j.Record, &j.Operator, &j.Method, &j.Order, &j.Signature, &j.OperatorCert, &j.Args, &j.Salt, &j.Target, &j.Names, &j.Unknown,
-		at{&j.Created}, at{&j.Expires}, at{&j.Closed}, &c.Targeted, &c.Answered, &c.Failed, &c.Unreachable, &c.Skipped, &j.Reason, &j.OutputBytes, flag{&j.Dropped})
+		at{&j.Created}, at{&j.Expires}, at{&j.Closed}, &c.Targeted, &c.Answered, &c.Failed, &c.Unreachable, &c.Skipped, &j.Reason, &j.OutputBytes, flag{&j.Dropped},
+		&timeout, flag{&j.Wait}, at{&j.Cancelled}, flag{&j.Bare})
+	j.Timeout = time.Duration(timeout) * time.Millisecond
 	if err == nil && len(id) != len(j.ID) {
 		err = fmt.Errorf("a job has an id of %d bytes", len(id))
 	}
@@ -48,17 +59,18 @@ func scanJob(s scanner) (Job, error) {
 	return j, err
 }
 
-// AddJob stores a new job, which must not be closed. A job id that is there
+// AddJob stores a new job, which must be neither closed nor cancelled. A job id that is there
 // already is an error of code Repeated.
 func (tx *Tx) AddJob(ctx context.Context, j Job) error {
 	if _, err := jobNumber(ctx, &tx.reader, j.ID); err == nil {
 		return call.Errorf(call.Repeated, "job %s was ordered before", j.ID)
 	}
 	c := j.Counts
-	err := tx.exec(ctx, "INSERT INTO jobs (num, "+jobColumns+") VALUES ("+params(24)+")",
+	err := tx.exec(ctx, "INSERT INTO jobs (num, "+jobColumns+") VALUES ("+params(28)+")",
 		tx.nextJob, j.ID[:], j.Record, j.Operator, j.Method, bytesOrEmpty(j.Order), bytesOrEmpty(j.Signature), bytesOrEmpty(j.OperatorCert),
 		j.Args, j.Salt, j.Target, j.Names, j.Unknown, ms(j.Created), ms(j.Expires), 0,
-		c.Targeted, c.Answered, c.Failed, c.Unreachable, c.Skipped, j.Reason, 0, 0)
+		c.Targeted, c.Answered, c.Failed, c.Unreachable, c.Skipped, j.Reason, 0, 0,
+		j.Timeout.Milliseconds(), bit(j.Wait), 0, bit(string(j.Args) == "{}"))
 	if err == nil {
 		tx.nextJob++
 	}
@@ -76,18 +88,53 @@ func (tx *Tx) CloseJob(ctx context.Context, id call.JobID, closed time.Time, c c
 	return err
 }
 
+// CancelJob notes that an open job was withdrawn, the first time it is; false
+// when it is closed.
+func (tx *Tx) CancelJob(ctx context.Context, id call.JobID, now time.Time) (bool, error) {
+	n, err := tx.execCount(ctx, `UPDATE jobs SET cancelled_ms = CASE WHEN cancelled_ms = 0 THEN $1 ELSE cancelled_ms END
+		WHERE id = $2 AND closed_ms = 0`, ms(now), id[:])
+	if err != nil || n > 0 {
+		return n > 0, err
+	}
+	_, err = jobNumber(ctx, &tx.reader, id)
+	return false, err
+}
+
 // Job gives one job.
 func (r *reader) Job(ctx context.Context, id call.JobID) (Job, error) {
 	return one(ctx, r.q, scanJob, "job "+id.String(), "SELECT "+jobColumns+" FROM jobs WHERE id = $1", id[:])
 }
 
-// Jobs gives up to limit jobs, the newest first. before is the id of the last
-// one of the page before; the zero id begins with the newest.
-func (r *reader) Jobs(ctx context.Context, before call.JobID, limit int) ([]Job, error) {
-	if before.IsZero() {
-		return all(ctx, r.q, scanJob, "SELECT "+jobColumns+" FROM jobs ORDER BY id DESC LIMIT $1", limit)
+// JobQuery says which jobs are wanted.
+type JobQuery struct {
+	Before   call.JobID // the last one of the page before; zero: from the newest
+	Limit    int        // jobs at most
+	Open     bool       // only those that are not closed
+	Operator string     // only hers; empty: everybody's
+}
+
+// Jobs gives jobs, the newest first. Their orders, certificates, arguments and
+// salts are left out.
+func (r *reader) Jobs(ctx context.Context, q JobQuery) ([]Job, error) {
+	query, args := "SELECT "+briefColumns+" FROM jobs", []any{}
+	word := " WHERE "
+	where := func(text string, arg any) {
+		args = append(args, arg)
+		query += word + fmt.Sprintf(text, len(args))
+		word = " AND "
 	}
-	return all(ctx, r.q, scanJob, "SELECT "+jobColumns+" FROM jobs WHERE id < $1 ORDER BY id DESC LIMIT $2", before[:], limit)
+	if !q.Before.IsZero() {
+		where("id < $%d", q.Before[:])
+	}
+	if q.Operator != "" {
+		where("operator = $%d", q.Operator)
+	}
+	if q.Open {
+		where("closed_ms = $%d", 0)
+	}
+	args = append(args, q.Limit)
+	query += fmt.Sprintf(" ORDER BY id DESC LIMIT $%d", len(args))
+	return all(ctx, r.q, scanJob, query, args...)
 }
 
 // OpenJobs gives the jobs that are not closed: at the start, those that the

@@ -165,6 +165,16 @@ func (r *reader) Results(ctx context.Context, job call.JobID, first int) iter.Se
 	}
 }
 
+// CountResults gives how many groups of results a job has.
+func (r *reader) CountResults(ctx context.Context, job call.JobID) (int, error) {
+	num, err := jobNumber(ctx, r, job)
+	if err != nil {
+		return 0, err
+	}
+	n, err := one(ctx, r.q, scanInt, "results", "SELECT count(*) FROM results WHERE id >= $1 AND id < $2", num<<20, (num+1)<<20)
+	return int(n), err
+}
+
 // StoredResult gives one group for the check of the audit log; the error wraps
 // audit.ErrNoResult when there is none.
 func (r *reader) StoredResult(ctx context.Context, job []byte, group uint64) (audit.StoredResult, error) {

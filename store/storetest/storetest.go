@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -62,6 +63,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Place) {
 		test func(t *testing.T, p Place)
 	}{
 		{"jobs", testJobs},
+		{"cancelled jobs", testCancelJob},
 		{"results", testResults},
 		{"tables", testTables},
 		{"absent rows", testAbsent},
@@ -112,7 +114,7 @@ func Job(at time.Time) store.Job {
 	return store.Job{
 		ID: call.NewJobID(at), Operator: "alice", Method: "test.ping", Order: []byte("order"), Signature: []byte("sig"), OperatorCert: []byte("cert"),
 		Args: []byte("{}"), Salt: []byte("0123456789abcdef"), Target: "web*", Names: "web[01-02]", Unknown: "db7",
-		Created: at, Expires: at.Add(time.Hour), Counts: call.Counts{Targeted: 3, Unreachable: 1},
+		Created: at, Expires: at.Add(time.Hour), Counts: call.Counts{Targeted: 3, Unreachable: 1}, Timeout: time.Minute, Wait: true, Bare: true,
 	}
 }
 
@@ -151,15 +153,23 @@ func testJobs(t *testing.T, p Place) {
 	if call.CodeOf(err) != call.Repeated {
 		t.Errorf("AddJob of a job that is there = %v; want repeated", err)
 	}
-	list, err := db.Jobs(t.Context(), call.JobID{}, 10)
-	if err != nil {
-		t.Fatal(err)
+	third := Job(stamp().Add(2 * time.Second))
+	third.Operator, third.Args, third.Wait, third.Timeout, third.Bare = "bob", []byte(`{"a":1}`), false, 0, false
+	AddJob(t, db, &third)
+	for _, tt := range []struct {
+		name  string
+		query store.JobQuery
+		want  []store.Job
+	}{
+		{"all", store.JobQuery{Limit: 10}, []store.Job{third, second, first}},
+		{"a page", store.JobQuery{Limit: 1, Before: third.ID}, []store.Job{second}},
+		{"of one operator", store.JobQuery{Limit: 10, Operator: "alice"}, []store.Job{second, first}},
+		{"open", store.JobQuery{Limit: 2, Open: true}, []store.Job{third, second}},
+		{"open ones of one operator, from the second on", store.JobQuery{Limit: 10, Open: true, Operator: "alice", Before: second.ID}, []store.Job{first}},
+		{"of nobody", store.JobQuery{Limit: 10, Operator: "carol"}, nil},
+	} {
+		check(t, "Jobs: "+tt.name, brief(tt.want))(db.Jobs(t.Context(), tt.query))
 	}
-	diff(t, "Jobs", list, []store.Job{second, first})
-	if list, err = db.Jobs(t.Context(), second.ID, 10); err != nil {
-		t.Fatal(err)
-	}
-	diff(t, "Jobs before the second", list, []store.Job{first})
 
 	counts := call.Counts{Targeted: 3, Answered: 2, Unreachable: 1}
 	Update(t, db, func(tx *store.Tx) error {
@@ -170,10 +180,44 @@ func testJobs(t *testing.T, p Place) {
 		t.Fatal(err)
 	}
 	diff(t, "Job after CloseJob", got, first)
-	if list, err = db.OpenJobs(t.Context()); err != nil {
-		t.Fatal(err)
+	check(t, "OpenJobs", []store.Job{second, third})(db.OpenJobs(t.Context()))
+}
+
+// brief gives jobs as Jobs does.
+func brief(jobs []store.Job) []store.Job {
+	out := slices.Clone(jobs)
+	for i := range out {
+		out[i].Order, out[i].Signature, out[i].OperatorCert, out[i].Args, out[i].Salt = nil, nil, nil, nil, nil
 	}
-	diff(t, "OpenJobs", list, []store.Job{second})
+	return out
+}
+
+func testCancelJob(t *testing.T, p Place) {
+	db := open(t, p, Options(t, new(Keeper)))
+	j := Job(stamp())
+	AddJob(t, db, &j)
+	cancel := func(at time.Time) (open bool) {
+		t.Helper()
+		Update(t, db, func(tx *store.Tx) (err error) {
+			open, err = tx.CancelJob(t.Context(), j.ID, at)
+			return err
+		})
+		return open
+	}
+	if !cancel(stamp().Add(time.Second)) || !cancel(stamp().Add(time.Minute)) {
+		t.Error("CancelJob of an open job says that it is closed")
+	}
+	j.Cancelled = stamp().Add(time.Second)
+	check(t, "Job after CancelJob", j)(db.Job(t.Context(), j.ID))
+	check(t, "OpenJobs after CancelJob", []store.Job{j})(db.OpenJobs(t.Context()))
+	Update(t, db, func(tx *store.Tx) error {
+		return tx.CloseJob(t.Context(), j.ID, stamp().Add(time.Hour), j.Counts, "")
+	})
+	if cancel(stamp().Add(2 * time.Hour)) {
+		t.Error("CancelJob of a closed job says that it is open")
+	}
+	j.Closed, j.Args, j.Salt = stamp().Add(time.Hour), nil, nil
+	check(t, "Job after CloseJob", j)(db.Job(t.Context(), j.ID))
 }
 
 func groups() []store.ResultGroup {
@@ -211,6 +255,7 @@ func testResults(t *testing.T, p Place) {
 		got = append(got, g)
 	}
 	diff(t, "Results from 2 on", got, want[2:])
+	check(t, "CountResults", 3)(db.CountResults(t.Context(), j.ID))
 	if r := Verify(t, db, nil); r.Size != 4 || r.Results != 3 {
 		t.Errorf("Verify checked %d records and %d results; want 4 and 3", r.Size, r.Results)
 	}
@@ -292,16 +337,21 @@ func testAbsent(t *testing.T, p Place) {
 	read := func(_ any, err error) error { return err }
 	write := func(fn func(tx *store.Tx) error) error { return db.Update(ctx, fn) }
 	for name, err := range map[string]error{
-		"Job":            read(db.Job(ctx, id)),
-		"Minion":         read(db.Minion(ctx, "x")),
-		"Cert":           read(db.Cert(ctx, "x")),
-		"PendingOf":      read(db.PendingOf(ctx, "x", "x", "x")),
-		"Token":          read(db.Token(ctx, "x")),
-		"TokenUse":       read(db.TokenUse(ctx, "x", "x", "x")),
-		"Group":          read(db.Group(ctx, "x")),
-		"Revocations":    read(db.Revocations(ctx)),
-		"Meta":           read(db.Meta(ctx, "x")),
-		"Record":         read(db.Record(ctx, 0)),
+		"Job":          read(db.Job(ctx, id)),
+		"Minion":       read(db.Minion(ctx, "x")),
+		"Cert":         read(db.Cert(ctx, "x")),
+		"PendingOf":    read(db.PendingOf(ctx, "x", "x", "x")),
+		"Token":        read(db.Token(ctx, "x")),
+		"TokenUse":     read(db.TokenUse(ctx, "x", "x", "x")),
+		"Group":        read(db.Group(ctx, "x")),
+		"Revocations":  read(db.Revocations(ctx)),
+		"Meta":         read(db.Meta(ctx, "x")),
+		"Record":       read(db.Record(ctx, 0)),
+		"CountResults": read(db.CountResults(ctx, id)),
+		"CancelJob": write(func(tx *store.Tx) error {
+			_, err := tx.CancelJob(ctx, id, stamp())
+			return err
+		}),
 		"CloseJob":       write(func(tx *store.Tx) error { return tx.CloseJob(ctx, id, stamp(), call.Counts{}, "") }),
 		"AddResults":     write(func(tx *store.Tx) error { return tx.AddResults(ctx, id, groups()) }),
 		"PutFacts":       write(func(tx *store.Tx) error { return tx.PutFacts(ctx, "x", stamp(), nil, nil) }),

@@ -1,0 +1,127 @@
+package job
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"dominion/call"
+)
+
+// Do sends the calls, gathers the results and keeps them, and returns when
+// every machine has exactly one stored result. Cancelling ctx ends it early
+// with ctx's error: the job stays open, and what was not stored by then is
+// found at the machines when it is resumed.
+func (r *Run) Do(ctx context.Context, w wire, k keeper) error {
+	for _, name := range r.Plan.Unknown {
+		if r.unknown[name] {
+			continue
+		}
+		r.mu.Lock()
+		r.addLocked(call.Result{Machine: name, Code: call.UnknownName, Detail: "no machine of that name has enrolled"})
+		r.mu.Unlock()
+	}
+	var driving sync.WaitGroup
+	done := make(chan struct{})
+	driving.Go(func() { r.drive(ctx, w, done) })
+	err := r.gather(ctx, w, k)
+	close(done)
+	driving.Wait()
+	r.mu.Lock()
+	r.budget.used.Add(-r.kept)
+	r.closed, r.stopped = err == nil, err != nil
+	r.tellLocked()
+	r.mu.Unlock()
+	return err
+}
+
+// gather folds and stores results until all are stored.
+func (r *Run) gather(ctx context.Context, w wire, k keeper) error {
+	if r.allStored() { // before it was resumed
+		return nil
+	}
+	for fold := firstFold; ; fold = min(2*fold, lastFold) {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-r.wake:
+		}
+		pause(ctx, fold, r.complete)
+		if err := r.store(ctx, w, k); err != nil {
+			return err
+		}
+		if r.allStored() {
+			return nil
+		}
+	}
+}
+
+// pause waits for d, or until early is closed (nil: never).
+func pause(ctx context.Context, d time.Duration, early <-chan struct{}) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+	case <-early:
+	case <-t.C:
+	}
+}
+
+func (r *Run) allStored() bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.known.Done() == r.known.Targeted
+}
+
+// store writes what has been folded. A store that refuses is asked again until
+// ctx ends: results wait in memory, and watchers see why. The log is told at
+// most once a minute.
+func (r *Run) store(ctx context.Context, w wire, k keeper) error {
+	r.mu.Lock()
+	groups := r.fold.fold(r.base + len(r.groups))
+	r.mu.Unlock()
+	if len(groups) == 0 {
+		return nil
+	}
+	log, told := r.log.With("job", r.Plan.Order.Job.String(), "groups", len(groups)), false
+	for {
+		err := k.KeepResults(ctx, r.Plan.Order.Job, groups)
+		if err == nil {
+			break
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if now := time.Now(); r.told.IsZero() || now.Sub(r.told) >= tellStore {
+			log.Error("results not stored, trying again", "error", err)
+			r.told, told = now, true
+		}
+		r.mu.Lock()
+		if r.problem == "" {
+			r.problem = err.Error()
+			r.tellLocked()
+		}
+		r.mu.Unlock()
+		pause(ctx, retryStore, nil)
+	}
+	if told {
+		log.Info("results stored after all")
+	}
+	r.mu.Lock()
+	r.problem = ""
+	r.groups = append(r.groups, groups...)
+	for _, g := range groups {
+		r.known.Add(g.Status, len(g.Names))
+	}
+	r.tellLocked()
+	r.mu.Unlock()
+	for _, g := range groups {
+		w.Stored(g.Names)
+	}
+	return nil
+}
+
+func (r *Run) tellLocked() {
+	close(r.changed)
+	r.changed = make(chan struct{})
+}

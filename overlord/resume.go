@@ -1,0 +1,127 @@
+package overlord
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"dominion/call"
+	"dominion/job"
+	"dominion/module"
+	"dominion/store"
+)
+
+// findOpen prepares the jobs to go on that an overlord before this one had not
+// closed. What their machines have done meanwhile is asked when they connect.
+func (o *Overlord) findOpen(ctx context.Context) error {
+	jobs, err := o.keep.db.OpenJobs(ctx)
+	if err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		r, err := o.resume(ctx, j)
+		if err != nil {
+			o.log.Error("open job cannot go on", "job", j.ID.String(), "error", err)
+			if err := o.closeUnread(ctx, j, err); err != nil {
+				return fmt.Errorf("close job %s: %w", j.ID, err)
+			}
+			continue
+		}
+		o.jobs.reserve(len(jobs) + o.cfg.MaxJobs)
+		o.jobs.add(r)
+	}
+	o.resumed.Store(true)
+	return nil
+}
+
+// takeUp starts what findOpen prepared.
+func (o *Overlord) takeUp() {
+	for _, r := range o.jobs.all() {
+		o.log.Info("job goes on", "job", r.run.Plan.Order.Job.String(), "method", r.run.Plan.Order.Method, "waiting", len(r.run.Waiting(call.MaxMachines)))
+		o.background.Go(func() {
+			defer o.jobs.remove(r)
+			o.carryOut(r)
+		})
+	}
+}
+
+// resume rebuilds a job from the store.
+func (o *Overlord) resume(ctx context.Context, j store.Job) (*running, error) {
+	names, err := expand(j.Names)
+	if err != nil {
+		return nil, err
+	}
+	unknown, err := expand(j.Unknown)
+	if err != nil {
+		return nil, err
+	}
+	p, err := job.NewPlan(job.Request{
+		Signed: call.Signed{Order: j.Order, Signature: j.Signature, Cert: j.OperatorCert}, Salt: j.Salt, Args: j.Args,
+		Names: names, Unknown: unknown, Timeout: j.Timeout, Wait: j.Wait, Target: j.Target, Operator: j.Operator, Created: j.Created,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if m, ok := o.table.Lookup(p.Order.Method); ok {
+		p.Read = m.Effect() == module.Read
+	}
+	r := o.newRunning(p, nil)
+	r.leave() // nobody watches its live output
+	for g, err := range o.keep.db.Results(ctx, j.ID, 0) {
+		if err != nil {
+			return nil, err
+		}
+		names, err := expand(g.Names)
+		if err != nil {
+			return nil, err
+		}
+		r.run.Restore(job.Group{Number: g.Number, Names: names, Status: g.Status})
+	}
+	r.run.Resume(!j.Cancelled.IsZero())
+	return r, nil
+}
+
+// closeUnread closes a job whose order cannot be read any more: what was not
+// stored is not known.
+func (o *Overlord) closeUnread(ctx context.Context, j store.Job, why error) error {
+	missing := make(map[string]bool)
+	for _, folded := range []string{j.Names, j.Unknown} {
+		names, err := expand(folded)
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			missing[n] = true
+		}
+	}
+	counts, next := call.Counts{Targeted: len(missing)}, 0
+	for g, err := range o.keep.db.Results(ctx, j.ID, 0) {
+		if err != nil {
+			return err
+		}
+		names, err := expand(g.Names)
+		if err != nil {
+			return err
+		}
+		for _, n := range names {
+			delete(missing, n)
+		}
+		counts.Add(g.Status, len(names))
+		next = g.Number + 1
+	}
+	if len(missing) > 0 {
+		names := make([]string, 0, len(missing))
+		for n := range missing {
+			names = append(names, n)
+		}
+		lost := job.Group{
+			Number: next, Names: names, Status: call.StatusOf(call.SessionLost), Code: call.SessionLost,
+			Detail: "the overlord ended before the answer; whether the call ran is not known", Took: make([]time.Duration, len(names)),
+		}
+		if err := o.keep.KeepResults(ctx, j.ID, []job.Group{lost}); err != nil {
+			return err
+		}
+		counts.Add(lost.Status, len(names))
+	}
+	return o.keep.end(ctx, j.ID, counts, "the overlord could not go on with it: "+why.Error())
+}
