@@ -167,16 +167,31 @@ func (r *round) read(ctx context.Context, began time.Time) error {
 		f.Lines, f.Wrote = r.lines(name)
 		f.Kills = r.s.agents[name].killsSince(began)
 	}
-	jobs, err := r.s.conn.Fleet.Jobs(ctx, connect.NewRequest(&apipb.JobsRequest{Job: r.job.String()}))
+	job, err := r.closed(ctx)
 	if err != nil {
 		return err
 	}
-	if len(jobs.Msg.Jobs) != 1 || jobs.Msg.Jobs[0].ClosedMs == 0 {
-		return fmt.Errorf("the job is not closed: %v", jobs.Msg.Jobs)
-	}
-	k := jobs.Msg.Jobs[0].Counts
+	k := job.Counts
 	r.ledger.Counts = call.Counts{Targeted: int(k.GetTargeted()), Answered: int(k.GetAnswered()), Failed: int(k.GetFailed()), Unreachable: int(k.GetUnreachable()), Skipped: int(k.GetSkipped())}
 	return r.readStored(ctx)
+}
+
+// closed waits until the job is closed in the store, which happens a moment
+// after its last result was told.
+func (r *round) closed(ctx context.Context) (*apipb.Job, error) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		resp, err := r.s.conn.Fleet.Jobs(ctx, connect.NewRequest(&apipb.JobsRequest{Job: r.job.String()}))
+		if err == nil && len(resp.Msg.Jobs) == 1 && resp.Msg.Jobs[0].ClosedMs > 0 {
+			return resp.Msg.Jobs[0], nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("%w: it has all its results and is not closed: %v, %v", context.Cause(ctx), resp, err)
+		}
+	}
 }
 
 // readStored reads every stored result of the job.
