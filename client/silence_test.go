@@ -97,7 +97,7 @@ func TestSilentJob(t *testing.T) {
 				}
 				return wait()
 			}
-			c, err := conn.Target("web1", client.Options{})
+			c, err := conn.Target("web1", client.Options{Reconnect: -1})
 			if err != nil {
 				t.Fatal(err)
 			}
