@@ -27,11 +27,15 @@ func TestLedger(t *testing.T) {
 		{"unknown without a kill", fleettest.Fate{Lines: 1, Wrote: at, Stored: code(call.Unknown), Told: code(call.Unknown)}, call.Counts{}, "was not killed"},
 		{
 			"unknown, killed long after",
-			fleettest.Fate{Lines: 1, Wrote: at, Stored: code(call.Unknown), Told: code(call.Unknown), Kills: []time.Time{at.Add(time.Minute)}}, call.Counts{}, "was not killed",
+			fleettest.Fate{Lines: 1, Wrote: at, Stored: code(call.Unknown), Told: code(call.Unknown), Kills: []time.Time{at.Add(time.Minute)}},
+			call.Counts{},
+			"was not killed",
 		},
 		{
 			"unknown, killed long before",
-			fleettest.Fate{Lines: 1, Wrote: at, Stored: code(call.Unknown), Told: code(call.Unknown), Kills: []time.Time{at.Add(-time.Minute)}}, call.Counts{}, "was not killed",
+			fleettest.Fate{Lines: 1, Wrote: at, Stored: code(call.Unknown), Told: code(call.Unknown), Kills: []time.Time{at.Add(-time.Minute)}},
+			call.Counts{},
+			"was not killed",
 		},
 		{"it ran twice", fleettest.Fate{Lines: 2, Wrote: at, Stored: ok, Told: ok}, call.Counts{}, "ran 2 times"},
 		{"answered and never ran", fleettest.Fate{Stored: ok, Told: ok}, call.Counts{}, "never ran"},
