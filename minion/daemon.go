@@ -20,6 +20,7 @@ import (
 	"dominion/enrol"
 	"dominion/minion/journal"
 	"dominion/module"
+	"dominion/module/command"
 	"dominion/pki"
 	"dominion/policy"
 	"dominion/session"
@@ -64,6 +65,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	d := newDaemon(s, log)
 	if err := d.open(); err != nil {
 		return errors.Join(err, d.close())
+	}
+	if _, err := command.Cgroup(); err != nil {
+		log.Debug("commands get no cgroup of their own", "err", err)
 	}
 	err = d.run(ctx, cfg.Reload, cfg.Ready)
 	return errors.Join(err, d.close())
