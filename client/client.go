@@ -35,6 +35,22 @@ type Options struct {
 	Limit   int           // refuse a target of more machines; zero: no limit
 	Timeout time.Duration // of each call once it runs, and of a ping; zero: the method's own, else DefaultTimeout; negative: none
 	Stream  bool          // live output is wanted as events of the job
+
+	// Wait makes machines that are away get the call when they are back, until
+	// the order expires after that time, at most call.MaxLife. Zero: machines
+	// that are away are unreachable at once, and the order expires after OrderLife.
+	Wait time.Duration
+	// Reconnect is how long a job's broken connection is tried again without
+	// news; zero means DefaultReconnect, negative not at all.
+	Reconnect time.Duration
+
+	// Confirmed is the number of machines that the user knowingly orders
+	// something of. Another number than the target's is an error with the code
+	// Unconfirmed, and nothing is sent. Zero: nobody was asked.
+	Confirmed int
+	// Confirm is asked for that number when the overlord's guard wants it and
+	// Confirmed is zero. Nil: the order is refused with the code Unconfirmed.
+	Confirm func(context.Context, Guarded) (int, error)
 }
 
 // Client gives orders to one target through one overlord. It may be used by
@@ -78,6 +94,12 @@ func (c *Conn) Target(expr string, opt Options) (*Client, error) {
 			return nil, call.Errorf(call.Invalid, "exclude: %v", err)
 		}
 	}
+	if opt.Wait < 0 || opt.Wait > call.MaxLife {
+		return nil, call.Errorf(call.Invalid, "an order cannot wait for %s; at most %s", opt.Wait, call.MaxLife)
+	}
+	if opt.Confirmed < 0 {
+		return nil, call.Errorf(call.Invalid, "%d confirmed: give a number of machines", opt.Confirmed)
+	}
 	if opt.Limit < 0 {
 		return nil, call.Errorf(call.Invalid, "limit %d: give a number of machines", opt.Limit)
 	}
@@ -97,6 +119,7 @@ type Resolved struct {
 	Names      []string // machines that are known, sorted
 	Unknown    []string // names written out in the target that nobody knows, sorted
 	UsesGroups bool     // a group was named: nobody but the overlord can check Names
+	Guard      int      // a change on more machines than this must be confirmed, as every destroy must
 }
 
 // Resolve asks the overlord which machines the target names and checks the
@@ -109,7 +132,7 @@ func (c *Client) Resolve(ctx context.Context) (Resolved, error) {
 	if err != nil {
 		return Resolved{}, fmt.Errorf("resolve %q: %w", c.target, err)
 	}
-	r := Resolved{UsesGroups: c.expr.UsesGroups() || c.except != nil && c.except.UsesGroups()}
+	r := Resolved{UsesGroups: c.expr.UsesGroups() || c.except != nil && c.except.UsesGroups(), Guard: guardOf(resp.Msg)}
 	if r.Names, err = expand(resp.Msg.GetNames()); err != nil {
 		return Resolved{}, err
 	}
@@ -171,7 +194,11 @@ func without(names, some []string) []string {
 // against the method's schema before anything is sent; then the error has the
 // code Invalid, or NotFound when there is no such method.
 //
+// When the guard wants a confirmed number of machines, Options.Confirm gives it.
+//
 // When ctx ends the job's events end, and the job goes on; Job.Cancel stops it.
+// When the connection breaks before the overlord has taken the order, the job is
+// returned all the same: its events send the very same order again.
 func (c *Client) Call(ctx context.Context, method string, args any) (*Job, error) {
 	raw, err := encodeArgs(args)
 	if err != nil {
@@ -188,58 +215,46 @@ func (c *Client) Call(ctx context.Context, method string, args any) (*Job, error
 	if err != nil {
 		return nil, err
 	}
-	job := &Job{Names: r.Names, Unknown: r.Unknown, UsesGroups: r.UsesGroups, conn: c.conn}
-	job.counts.Targeted = job.Targeted()
+	job := newJob(c.conn, r.Names, r.Unknown)
+	job.UsesGroups, job.live = r.UsesGroups, c.opt.Stream
 	if len(r.Names) == 0 {
 		job.first = []Event{unknownGroup(r.Unknown)}
+		job.counts.Unreachable = len(r.Unknown)
+		clear(job.awaited)
 		return job, nil
 	}
-	req, id, err := c.order(method, raw, r)
+	confirmed, err := c.confirm(ctx, schema, r)
+	if err != nil {
+		return nil, err
+	}
+	req, id, err := c.order(method, raw, r, confirmed)
 	if err != nil {
 		return nil, err
 	}
 	req.TimeoutMs = uint64(c.timeout(schema).Milliseconds())
 	job.ID = id
-	job.awaited = make(map[string]struct{}, job.Targeted())
-	for _, names := range [][]string{r.Names, r.Unknown} {
-		for _, n := range names {
-			job.awaited[n] = struct{}{}
-		}
+	job.line = c.conn.newLine(ctx, id, c.opt.Reconnect, false)
+	job.line.order = func() (eventStream, error) { return c.conn.Fleet.Call(ctx, connect.NewRequest(req)) }
+	if err := job.start(job.line.order); err != nil {
+		return nil, &JobError{ID: id, What: Ordering, Err: err}
 	}
-	return job, job.start(ctx, req)
+	return job, nil
 }
 
-// start sends the order and waits until the overlord has accepted it.
-func (j *Job) start(ctx context.Context, req *apipb.CallRequest) error {
-	stream, err := j.conn.Fleet.Call(ctx, connect.NewRequest(req))
-	if err != nil {
-		return &JobError{ID: j.ID, What: Ordering, Err: err}
-	}
-	j.stream = stream
-	if !stream.Receive() {
-		err := stream.Err()
-		if err == nil {
-			err = call.Errorf(call.Internal, "the overlord ended the answer before it accepted the order")
+// newJob makes a job that awaits these machines.
+func newJob(conn *Conn, names, unknown []string) *Job {
+	j := &Job{Names: names, Unknown: unknown, conn: conn, awaited: make(map[string]struct{}, len(names)+len(unknown))}
+	for _, list := range [][]string{names, unknown} {
+		for _, n := range list {
+			j.awaited[n] = struct{}{}
 		}
-		_ = stream.Close() // the error before it says more
-		return &JobError{ID: j.ID, What: Ordering, Err: err}
 	}
-	if stream.Msg().GetAccepted() != nil {
-		return nil
-	}
-	e, err := j.take(stream.Msg())
-	if err != nil {
-		_ = stream.Close() // the error before it says more
-		return &JobError{ID: j.ID, What: Ordering, Err: err}
-	}
-	if e != nil {
-		j.first = append(j.first, e)
-	}
-	return nil
+	j.counts.Targeted = j.Targeted()
+	return j
 }
 
 // order signs for exactly the resolved machines.
-func (c *Client) order(method string, args []byte, r Resolved) (*apipb.CallRequest, call.JobID, error) {
+func (c *Client) order(method string, args []byte, r Resolved, confirmed int) (*apipb.CallRequest, call.JobID, error) {
 	key, cert, err := c.conn.signer()
 	if err != nil {
 		return nil, call.JobID{}, err
@@ -251,9 +266,14 @@ func (c *Client) order(method string, args []byte, r Resolved) (*apipb.CallReque
 	salt := make([]byte, call.SaltSize)
 	rand.Read(salt) // never fails (crypto/rand since Go 1.24)
 	now := time.Now().Truncate(time.Millisecond)
+	life := OrderLife
+	if c.opt.Wait > 0 {
+		life = max(c.opt.Wait, time.Millisecond)
+	}
 	o := &call.Order{
 		Job: call.NewJobID(now), Method: method, ArgsDigest: call.Digest(salt, args),
-		IssuedAt: now, NotBefore: now, Expiry: now.Add(OrderLife), Count: tree.Len(), Root: tree.Root(),
+		IssuedAt: now, NotBefore: now, Expiry: now.Add(life), Count: tree.Len(), Root: tree.Root(),
+		Confirmed: confirmed,
 	}
 	signed, err := call.Sign(o, key, cert)
 	if err != nil {
@@ -262,6 +282,7 @@ func (c *Client) order(method string, args []byte, r Resolved) (*apipb.CallReque
 	return &apipb.CallRequest{
 		Order: signed.Order, Signature: signed.Signature, OperatorCert: signed.Cert, Salt: salt, Args: args,
 		Names: target.Fold(r.Names), Unknown: target.Fold(r.Unknown), Stream: c.opt.Stream, Target: c.target,
+		Wait: c.opt.Wait > 0,
 	}, o.Job, nil
 }
 

@@ -234,7 +234,7 @@ func TestJobsThatDoNotAddUp(t *testing.T) {
 				}
 				return tt.fail
 			}
-			c := newClient(t, f, "web*", client.Options{})
+			c := newClient(t, f, "web*", client.Options{Reconnect: -1})
 			job, err := c.Call(t.Context(), "test.ping", nil)
 			if err == nil {
 				defer job.Close()

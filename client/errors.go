@@ -3,7 +3,6 @@ package client
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -13,6 +12,7 @@ import (
 
 	"dominion/api/apierr"
 	"dominion/call"
+	"dominion/pki"
 )
 
 // errorMapper turns what Connect reports into errors that keep their meaning.
@@ -34,7 +34,7 @@ func (m errorMapper) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 		if _, limited := ctx.Deadline(); !limited {
 			limit := m.patience.unary(req.Spec().Procedure)
 			var stop context.CancelFunc
-			ctx, stop = context.WithTimeoutCause(ctx, limit, m.silent(limit))
+			ctx, stop = context.WithTimeoutCause(ctx, limit, &brokenError{m.silent(limit)})
 			defer stop()
 		}
 		resp, err := next(ctx, req)
@@ -52,7 +52,7 @@ func (m errorMapper) WrapStreamingClient(next connect.StreamingClientFunc) conne
 		return &mappedConn{
 			StreamingClientConn: next(watched, spec), mapper: m, end: end,
 			cause: func(err error) error {
-				if e, ok := errors.AsType[*call.Error](context.Cause(watched)); ok && ctx.Err() == nil {
+				if e, ok := errors.AsType[*brokenError](context.Cause(watched)); ok && ctx.Err() == nil {
 					return e // the overlord fell silent
 				}
 				return m.error(ctx, err)
@@ -85,9 +85,33 @@ func (m errorMapper) error(ctx context.Context, err error) error {
 // has no other mark.
 const lostPing = "http2: client connection lost"
 
+// brokenError marks an error that says nothing about what was asked: the way to
+// the overlord broke, or nobody was there. Asking again may help.
+type brokenError struct{ err *call.Error }
+
+// Error gives the error's own text.
+func (e *brokenError) Error() string { return e.err.Error() }
+
+// Unwrap gives the error.
+func (e *brokenError) Unwrap() error { return e.err }
+
+// isBroken says whether the way to the overlord broke.
+func isBroken(err error) bool {
+	_, ok := errors.AsType[*brokenError](err)
+	return ok
+}
+
 // local explains an error that arose on this side: nothing listens, the
 // connection broke, the server's certificate is not an overlord's.
 func (m errorMapper) local(ctx context.Context, ce *connect.Error) error {
+	e := m.explain(ctx, ce)
+	if e.Code == call.Denied || e.Code == call.Invalid || errors.Is(ce, pki.ErrUntrusted) {
+		return e // it would be the same the next time
+	}
+	return &brokenError{e}
+}
+
+func (m errorMapper) explain(ctx context.Context, ce *connect.Error) *call.Error {
 	if e, ok := errors.AsType[*call.Error](ce.Unwrap()); ok {
 		return e
 	}
@@ -100,19 +124,19 @@ func (m errorMapper) local(ctx context.Context, ce *connect.Error) error {
 	}
 	switch {
 	case alert != nil:
-		return &call.Error{Code: call.Denied, Detail: fmt.Sprintf(
-			"the overlord at %s refuses this operator's certificate (%v): it may be revoked or expired; dominion operator list shows it there", m.where, alert)}
+		return call.Errorf(call.Denied,
+			"the overlord at %s refuses this operator's certificate (%v): it may be revoked or expired; dominion operator list shows it there", m.where, alert)
 	case ce.Code() == connect.CodeDeadlineExceeded:
-		return &call.Error{Code: call.Timeout, Detail: "ask the overlord at " + m.where + ": " + ce.Message()}
+		return call.Errorf(call.Timeout, "ask the overlord at %s: %s", m.where, ce.Message())
 	case ce.Code() == connect.CodeUnavailable:
-		return &call.Error{Code: call.Unavailable, Detail: "no overlord answers at " + m.where + ": " + ce.Message()}
+		return call.Errorf(call.Unavailable, "no overlord answers at %s: %s", m.where, ce.Message())
 	}
 	for _, broken := range []error{syscall.ECONNRESET, syscall.EPIPE, io.EOF, io.ErrUnexpectedEOF} {
 		if errors.Is(ce, broken) {
-			return &call.Error{Code: call.Unavailable, Detail: "the overlord at " + m.where + " closed the connection: " + broken.Error()}
+			return call.Errorf(call.Unavailable, "the overlord at %s closed the connection: %s", m.where, broken)
 		}
 	}
-	return &call.Error{Code: call.Internal, Detail: "ask the overlord at " + m.where + ": " + ce.Message()}
+	return call.Errorf(call.Internal, "ask the overlord at %s: %s", m.where, ce.Message())
 }
 
 // tlsAlert gives what the other side said when it ended a handshake.

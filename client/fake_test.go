@@ -42,6 +42,8 @@ type fakeOverlord struct {
 	resolve func(*apipb.ResolveRequest) (*apipb.ResolveResponse, error)
 	// What Call sends after Accepted.
 	events func(req *apipb.CallRequest, send func(*apipb.CallEvent) error) error
+	watch  func(req *apipb.WatchRequest, send func(*apipb.CallEvent) error) error
+	jobs   func(req *apipb.JobsRequest) ([]*apipb.Job, error)
 	ping   func(req *apipb.PingRequest, send func(*apipb.PingEvent) error) error
 	cancel func(job string) (*apipb.CancelResponse, error)
 	list   func(send func(*apipb.AuditRecord) error) error
@@ -151,6 +153,18 @@ func count(folded string) uint64 {
 
 func (f *fakeOverlord) Ping(_ context.Context, req *connect.Request[apipb.PingRequest], s *connect.ServerStream[apipb.PingEvent]) error {
 	return f.ping(req.Msg, s.Send)
+}
+
+func (f *fakeOverlord) Watch(_ context.Context, req *connect.Request[apipb.WatchRequest], s *connect.ServerStream[apipb.CallEvent]) error {
+	return f.watch(req.Msg, s.Send)
+}
+
+func (f *fakeOverlord) Jobs(_ context.Context, req *connect.Request[apipb.JobsRequest]) (*connect.Response[apipb.JobsResponse], error) {
+	jobs, err := f.jobs(req.Msg)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&apipb.JobsResponse{Jobs: jobs}), nil
 }
 
 func (f *fakeOverlord) Cancel(_ context.Context, req *connect.Request[apipb.CancelRequest]) (*connect.Response[apipb.CancelResponse], error) {

@@ -5,17 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
+	"sync/atomic"
 	"time"
-
-	"connectrpc.com/connect"
 
 	"dominion/api/apipb"
 	"dominion/call"
 	"dominion/target"
 )
 
-// Event is something that happens in a job: Output, Group, Progress or Closed.
+// Event is something that happens in a job: Output, Group, Progress, Closed, or
+// Reconnecting and Resumed.
 type Event interface{ event() }
 
 // Output is live output of one machine, as it was produced. It comes only when
@@ -51,18 +52,24 @@ type Closed struct {
 	Reason string // empty, or why the job ended early
 }
 
-func (*Output) event()   {}
-func (*Group) event()    {}
-func (*Progress) event() {}
-func (*Closed) event()   {}
-
-// eventStream is what a job reads from; connect's client stream is the real one.
-type eventStream interface {
-	Receive() bool
-	Msg() *apipb.CallEvent
-	Err() error
-	Close() error
+// Reconnecting says that the connection to the overlord broke. The job goes on
+// there, and the events go on when the overlord can be reached again.
+type Reconnecting struct {
+	Err error // how it broke
+	// OutputLost says that live output was wanted, and that what the machines
+	// write from now on is not shown: it is not kept on its way. It is said once.
+	OutputLost bool
 }
+
+// Resumed says that the overlord can be reached again and has the job.
+type Resumed struct{}
+
+func (*Output) event()       {}
+func (*Group) event()        {}
+func (*Progress) event()     {}
+func (*Closed) event()       {}
+func (*Reconnecting) event() {}
+func (*Resumed) event()      {}
 
 // Job is an order being carried out. Its events, results or groups are read
 // once, by one goroutine; Cancel may be called beside it.
@@ -79,10 +86,16 @@ type Job struct {
 	UsesGroups bool
 
 	conn    *Conn
-	stream  eventStream // nil: nothing was sent
+	line    line        // not used when nothing was sent
+	stream  eventStream // nil: none at the moment
+	live    bool        // live output is wanted, and was not lost
+	now     bool        // only what is known now is wanted
 	counts  call.Counts
 	awaited map[string]struct{}
-	first   []Event // to be given before the stream's
+	first   []Event // to be given before the stream's, and counted
+
+	accepted  atomic.Bool // the overlord has the job
+	withdrawn atomic.Bool // Cancel was called
 }
 
 // Ordering is JobError.What until the overlord has accepted the order. Whether it
@@ -93,6 +106,7 @@ const Ordering = "order"
 type JobError struct {
 	ID   call.JobID
 	What string // what we were doing: Ordering, "cancel", or "lost sight of it after 1 of 2 machines, it may go on"; may be empty
+	Lost bool   // the job may go on without us; Conn.Watch shows it again
 	Err  error
 }
 
@@ -110,70 +124,101 @@ func (e *JobError) Unwrap() error { return e.Err }
 // Targeted is the number of machines that the job accounts for.
 func (j *Job) Targeted() int { return len(j.Names) + len(j.Unknown) }
 
+// Awaited are the machines whose results did not come yet, sorted. It belongs
+// to the goroutine that reads the job.
+func (j *Job) Awaited() []string {
+	names := slices.AppendSeq(make([]string, 0, len(j.awaited)), maps.Keys(j.awaited))
+	slices.Sort(names)
+	return names
+}
+
 // Counts gives what is known so far of
 // answered + failed + unreachable + skipped = targeted. It belongs to the
 // goroutine that reads the job.
 func (j *Job) Counts() call.Counts { return j.counts }
 
+// Accepted says whether the overlord has said that it carries the job out. It
+// is so when Call returns, unless the connection broke; then the events say it.
+func (j *Job) Accepted() bool { return j.accepted.Load() }
+
 // Close lets go of the job without waiting for its end. The job itself goes on
 // at the overlord; Cancel stops it.
 func (j *Job) Close() error {
-	if j.stream == nil {
+	s := j.stream
+	if j.stream = nil; s == nil {
 		return nil
 	}
-	if err := j.stream.Close(); err != nil {
+	if err := s.Close(); err != nil {
 		return &JobError{ID: j.ID, What: "leave it", Err: err}
 	}
 	return nil
 }
 
 // Events gives what happens until the job is closed. The last event is a
-// *Closed, or else the last pair holds the error that kept it from coming. When
-// the connection breaks the error names the job, which goes on without us.
+// *Closed, or else the last pair holds the error that kept it from coming.
+//
+// When the connection breaks a *Reconnecting comes, and the events go on where
+// they were, after a *Resumed, as soon as the overlord can be reached again. When
+// it has been tried for Options.Reconnect without news the error names the job,
+// which goes on without us; the end of the caller's context ends the trying at once.
 func (j *Job) Events() iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		for len(j.first) > 0 {
-			e := j.first[0]
-			j.first = j.first[1:]
-			if g, ok := e.(*Group); ok {
-				j.count(g)
-			}
-			if !yield(e, nil) {
-				return
-			}
-		}
-		if j.stream == nil {
+		if j.ID.IsZero() && len(j.first) == 0 {
 			yield(&Closed{Counts: j.counts}, nil)
 			return
 		}
-		for j.stream.Receive() {
-			e, err := j.take(j.stream.Msg())
+		for {
+			var (
+				e   Event
+				err error
+			)
+			switch {
+			case len(j.first) > 0:
+				e, j.first = j.first[0], j.first[1:]
+			case j.ID.IsZero():
+				e = &Closed{Counts: j.counts}
+			default:
+				e, err = j.next()
+			}
 			if err != nil {
-				yield(nil, &JobError{ID: j.ID, Err: err})
+				yield(nil, err)
 				return
 			}
-			if e == nil {
-				continue
-			}
-			_, last := e.(*Closed)
-			if !yield(e, nil) || last {
+			if e != nil && !yield(e, nil) || j.isLast(e) {
 				return
 			}
 		}
-		yield(nil, j.broken(j.stream.Err()))
 	}
+}
+
+// isLast says whether no event comes after e.
+func (j *Job) isLast(e Event) bool {
+	switch e.(type) {
+	case *Closed:
+		return true
+	case *Progress:
+		return j.now
+	}
+	return false
 }
 
 func (j *Job) broken(err error) error {
 	if err == nil {
 		err = errors.New("the overlord ended the answer before the job was closed")
 	}
-	what := fmt.Sprintf("lost sight of it after %d of %d machines, it may go on", j.counts.Done(), j.counts.Targeted)
-	return &JobError{ID: j.ID, What: what, Err: err}
+	return &JobError{ID: j.ID, What: j.lostSight(), Lost: true, Err: err}
+}
+
+func (j *Job) lostSight() string {
+	return fmt.Sprintf("lost sight of it after %d of %d machines, it may go on", j.counts.Done(), j.counts.Targeted)
 }
 
 // take checks one event of the overlord and counts it.
 func (j *Job) take(m *apipb.CallEvent) (Event, error) {
+	fresh := !j.accepted.Swap(true)
+	if fresh || m.GetAccepted() == nil {
+		j.line.news()
+	}
 	switch e := m.GetEvent().(type) {
 	case *apipb.CallEvent_Output:
 		o := e.Output
@@ -192,7 +237,8 @@ func (j *Job) take(m *apipb.CallEvent) (Event, error) {
 			}
 			delete(j.awaited, n)
 		}
-		j.count(g)
+		j.counts.Add(g.Status, len(g.Names))
+		j.line.seen++
 		return g, nil
 	case *apipb.CallEvent_Progress:
 		return &Progress{Counts: countsOf(e.Progress.GetCounts()), Waiting: e.Progress.GetWaiting(), Problem: e.Progress.GetProblem()}, nil
@@ -203,18 +249,12 @@ func (j *Job) take(m *apipb.CallEvent) (Event, error) {
 	}
 }
 
-func (j *Job) count(g *Group) { j.counts.Add(g.Status, len(g.Names)) }
-
 // closed holds the overlord's account against our own.
 func (j *Job) closed(c *apipb.Closed) (Event, error) {
 	theirs := countsOf(c.GetCounts())
 	if len(j.awaited) > 0 || theirs != j.counts {
-		missing := make([]string, 0, len(j.awaited))
-		for n := range j.awaited {
-			missing = append(missing, n)
-		}
 		return nil, call.Errorf(call.Internal, "the overlord closed the job with %+v, and its results add up to %+v; without a result: %q",
-			theirs, j.counts, target.Fold(missing))
+			theirs, j.counts, target.Fold(j.Awaited()))
 	}
 	return &Closed{Counts: theirs, Reason: c.GetReason()}, nil
 }
@@ -279,23 +319,26 @@ type Cancelled struct {
 }
 
 // Cancel withdraws what has not started and asks what runs to end. The job's
-// events go on until it is closed.
+// events go on until it is closed. While the overlord cannot be reached Cancel
+// tries again, as the events do.
 func (j *Job) Cancel(ctx context.Context) (Cancelled, error) {
-	if j.stream == nil {
+	if j.ID.IsZero() {
 		return Cancelled{}, nil
 	}
-	resp, err := j.conn.Fleet.Cancel(ctx, connect.NewRequest(&apipb.CancelRequest{Job: j.ID.String()}))
-	if err != nil {
-		return Cancelled{}, &JobError{ID: j.ID, What: "cancel", Err: err}
+	j.withdrawn.Store(true)
+	begun := time.Now()
+	for wait := j.line.first; ; wait = min(2*wait, j.line.most) {
+		c, err := j.conn.CancelJob(ctx, j.ID)
+		switch {
+		case call.CodeOf(err) == call.NotFound && !j.accepted.Load():
+			return Cancelled{}, nil // it is not sent again, or withdrawn as soon as it is there
+		case err == nil || !isBroken(err) || j.line.limit < 0 || time.Since(begun) > j.line.limit:
+			return c, err
+		}
+		if err := pause(ctx, wait); err != nil {
+			return Cancelled{}, &JobError{ID: j.ID, What: "cancel", Err: err}
+		}
 	}
-	var c Cancelled
-	if c.Running, err = expand(resp.Msg.GetRunning()); err != nil {
-		return Cancelled{}, err
-	}
-	if c.Skipped, err = expand(resp.Msg.GetSkipped()); err != nil {
-		return Cancelled{}, err
-	}
-	return c, nil
 }
 
 // groupOf reads a group of results, all of it from outside.

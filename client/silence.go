@@ -20,10 +20,15 @@ type patience struct {
 	ping   time.Duration // for a ping's end after its own time-out
 	answer time.Duration // for an answer, when the caller's context has no deadline
 	whole  time.Duration // for an answer that needs the whole audit log read
+	first  time.Duration // before a job's broken connection is tried again, doubled each time
+	most   time.Duration // of that
 }
 
 func defaultPatience() *patience {
-	return &patience{stream: 45 * time.Second, ping: 10 * time.Second, answer: 30 * time.Second, whole: 30 * time.Minute}
+	return &patience{
+		stream: 45 * time.Second, ping: 10 * time.Second, answer: 30 * time.Second, whole: 30 * time.Minute,
+		first: 200 * time.Millisecond, most: 5 * time.Second,
+	}
 }
 
 // unary is the limit of a question with one answer.
@@ -96,7 +101,7 @@ func (c *mappedConn) watch(do func() error) error {
 		if c.Spec().Procedure == apipbconnect.FleetServiceCallProcedure && !begun {
 			e.Detail += "; if it has the order, the job goes on there"
 		}
-		c.end(e)
+		c.end(&brokenError{e})
 	})
 	defer late.Stop()
 	err := do()
