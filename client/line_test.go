@@ -172,9 +172,9 @@ func TestReconnect(t *testing.T) {
 		orders int
 	}{
 		"the order arrives, the answer does not": {func(int) string { return "taken" }, 1},
-		"the first order does not arrive": {func(n int) string { return map[bool]string{true: "lost"}[n == 1] }, 2},
-		"five orders do not arrive":       {func(n int) string { return map[bool]string{true: "lost"}[n <= 5] }, 6},
-		"the second arrives unanswered":   {func(n int) string { return []string{"", "lost", "taken"}[n] }, 2},
+		"the first order does not arrive":        {func(n int) string { return map[bool]string{true: "lost"}[n == 1] }, 2},
+		"five orders do not arrive":              {func(n int) string { return map[bool]string{true: "lost"}[n <= 5] }, 6},
+		"the second arrives unanswered":          {func(n int) string { return []string{"", "lost", "taken"}[n] }, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFragile(t)

@@ -241,6 +241,9 @@ func (d *daemon) reloads(ctx context.Context, reload <-chan os.Signal) {
 			}
 		}
 		p, err := d.readPolicy()
+		if err == nil && p == nil && d.agent.verifier.currentPolicy() != nil {
+			err = fmt.Errorf("%s is gone; without it everything would be allowed, which takes a restart", d.cfg.policy)
+		}
 		if err != nil {
 			d.log.Error("policy not read again; the older one stays in use", "err", err)
 			continue

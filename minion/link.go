@@ -80,6 +80,12 @@ func (l *link) ready(s *session.Session) {
 		s.Close(call.CodeOf(err), err.Error())
 		return
 	}
+	// A list that came by another session since HELLO has cut the sessions it
+	// found; this one was not among them yet.
+	if err := l.agent.admit(s.Peer(), s.PeerCert()); err != nil {
+		s.Close(call.CodeOf(err), err.Error())
+		return
+	}
 	l.opened = true
 	l.agent.log.Info("session opened", "overlord", l.peer, "address", s.RemoteAddr().String(), "dialled", s.Dialled())
 	l.wg.Go(func() { l.sendFacts(l.ctx) })
@@ -242,24 +248,25 @@ const maxAsked = 16 << 20
 
 // ask answers one of the session's own calls elsewhere than on the reader.
 func (l *link) ask(s *session.Session, id uint64, c *fleetpb.Call) {
+	size := proto.Size(c) // all of it: what is not looked at is kept, too
 	l.mu.Lock()
-	full := l.asked+len(c.Args) > maxAsked
+	full := l.asked+size > maxAsked
 	if !full {
-		l.asked += len(c.Args)
+		l.asked += size
 	}
 	l.mu.Unlock()
 	if full {
 		_ = s.Reply(id, failure(call.Errorf(call.Busy, "calls of this session with %d bytes are being answered", maxAsked))) // an error: the session is over
 		return
 	}
-	l.wg.Go(func() { l.own(id, c) })
+	l.wg.Go(func() { l.own(id, c, size) })
 }
 
-// own answers one of the session's own methods.
-func (l *link) own(id uint64, c *fleetpb.Call) {
+// own answers one of the session's own methods, a call of that many bytes.
+func (l *link) own(id uint64, c *fleetpb.Call, size int) {
 	out, err := l.answer(c)
 	l.mu.Lock()
-	l.asked -= len(c.Args)
+	l.asked -= size
 	l.mu.Unlock()
 	r := &fleetpb.Result{}
 	if err == nil {

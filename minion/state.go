@@ -44,6 +44,9 @@ type heads struct {
 func (a *Agent) restore(saved map[string][]byte) error {
 	a.heads.memories = audit.Memories{}
 	if b := saved[FileRevocations]; b != nil {
+		if a.trust.Root() == nil {
+			return fmt.Errorf("read %s: it is of a root that is not known here any more; remove it to enrol anew", FileRevocations)
+		}
 		l, err := pki.ParseRevocations(a.trust.Root(), b)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", FileRevocations, err)

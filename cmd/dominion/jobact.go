@@ -56,7 +56,7 @@ func (a *app) viewJob(ctx context.Context, name, word string, opt client.WatchOp
 	if err != nil {
 		return interruptedOr(ctx, err)
 	}
-	v := &jobView{a: a, name: name, conn: conn, bar: a.bar()}
+	v := &jobView{a: a, name: name, conn: conn, bar: a.bar(), watching: true}
 	defer v.hangUp()
 	defer v.bar.clear()
 	info, err := findJob(ctx, conn, word)
@@ -69,12 +69,9 @@ func (a *app) viewJob(ctx context.Context, name, word string, opt client.WatchOp
 		return interruptedOr(ctx, err)
 	}
 	defer job.Close() // what it tells was told by its events
-	err = v.read(job)
+	err = v.read(ctx, job)
 	if info.Dropped {
 		v.tell("the outputs of this job were removed, to make room")
-	}
-	if err != nil && ctx.Err() != nil {
-		return &exitError{exitInterrupted, fmt.Sprintf("left; the job goes on; cancel it with: dominion job cancel %s", info.ID)}
 	}
 	return err
 }
@@ -145,7 +142,7 @@ func (v *jobView) cancelJob(ctx context.Context, info *client.JobInfo, noWait bo
 				err = v.event(job, e)
 			}
 			if err != nil {
-				return v.lost(err)
+				return v.lost(ctx, job, err)
 			}
 		}
 		doc.Closed, doc.Counts = true, new(countsDocOf(job.Counts()))

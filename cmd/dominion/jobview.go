@@ -53,6 +53,9 @@ type jobView struct {
 	raw    bool                  // live output as it is, without names
 	async  bool                  // only the job's id is wanted
 	dry    bool                  // nothing is to be changed
+	// watching says that the job is another command's: leaving it is all that
+	// this one can do.
+	watching bool
 
 	conn    *client.Conn // nil until the order is made
 	bar     *progress
@@ -92,14 +95,9 @@ func (v *jobView) follow(ctx context.Context, start func(context.Context) (*clie
 		v.tell("%q names %s", v.target, plural(job.Targeted(), "minion"))
 	}
 	if v.async && !job.ID.IsZero() {
-		err = v.detach(job)
-	} else {
-		err = v.read(job)
+		return v.detach(ctx, job)
 	}
-	if ctx.Err() != nil && job.Accepted() {
-		v.tell("job %s may go on; see it again with: dominion job watch %[1]s", job.ID)
-	}
-	return in.verdict(interruptedOr(ctx, err))
+	return in.verdict(v.read(ctx, job))
 }
 
 // hangUp ends the connection, if there is one.
@@ -110,14 +108,14 @@ func (v *jobView) hangUp() {
 }
 
 // detach prints the job's id as soon as the overlord has the job.
-func (v *jobView) detach(job *client.Job) error {
+func (v *jobView) detach(ctx context.Context, job *client.Job) error {
 	if !job.Accepted() {
 		for e, err := range job.Events() {
 			if err == nil {
 				err = v.event(job, e)
 			}
 			if err != nil {
-				return v.lost(err)
+				return v.lost(ctx, job, err)
 			}
 			if job.Accepted() {
 				break
@@ -131,7 +129,7 @@ func (v *jobView) detach(job *client.Job) error {
 }
 
 // read shows a job until its events end.
-func (v *jobView) read(job *client.Job) error {
+func (v *jobView) read(ctx context.Context, job *client.Job) error {
 	v.waiting = target.Fold(job.Awaited())
 	v.bar.show(job.Counts(), v.waiting)
 	for e, err := range job.Events() {
@@ -140,7 +138,7 @@ func (v *jobView) read(job *client.Job) error {
 		}
 		if err != nil {
 			_ = v.end(job, "") // shows what is known; the error before it says more
-			return v.lost(err)
+			return v.lost(ctx, job, err)
 		}
 		if c, ok := e.(*client.Closed); ok {
 			return v.end(job, c.Reason)
@@ -149,19 +147,32 @@ func (v *jobView) read(job *client.Job) error {
 	return v.open(job) // only what is known now was asked for
 }
 
-// lost says how to see a job again of which sight was lost.
-func (v *jobView) lost(err error) error {
-	if je, ok := errors.AsType[*client.JobError](err); ok && je.Lost {
+// lost explains the error that ended a job's events: the user left, or sight of
+// the job was lost.
+func (v *jobView) lost(ctx context.Context, job *client.Job, err error) error {
+	switch je, ok := errors.AsType[*client.JobError](err); {
+	case ctx.Err() != nil && v.watching:
+		return &exitError{exitInterrupted, fmt.Sprintf("left; the job goes on; cancel it with: dominion job cancel %s", job.ID)}
+	case ctx.Err() != nil && !job.Accepted():
+		return interruptedOr(ctx, &client.JobError{ID: job.ID, What: client.Ordering, Err: err})
+	case ctx.Err() != nil:
+		return &exitError{exitInterrupted, fmt.Sprintf("interrupted; the job may go on; see it again with: dominion job watch %s", job.ID)}
+	case ok && je.Lost:
 		return fmt.Errorf("%w; see it again with: dominion job watch %s", err, je.ID)
 	}
 	return err
 }
 
+// interruptedOr gives the error of a command that the user left. An order that
+// was on its way may have been taken: then its job goes on.
 func interruptedOr(ctx context.Context, err error) error {
-	if err != nil && ctx.Err() != nil {
-		return errInterrupted
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	if e, ok := errors.AsType[*client.JobError](err); ok && e.What == client.Ordering {
+		return &exitError{exitInterrupted, fmt.Sprintf("interrupted while job %s was being ordered; if the overlord has it, it goes on there: dominion job watch %s", e.ID, e.ID)}
+	}
+	return errInterrupted
 }
 
 func (v *jobView) tell(format string, args ...any) {
