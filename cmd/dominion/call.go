@@ -100,7 +100,7 @@ func (v *jobView) order(ctx context.Context, opt client.Options, arguments func(
 		}
 		v.conn = conn
 	}
-	opt.Confirm = v.confirm
+	opt.Confirm, opt.Reconnect = v.confirm, v.a.reconnect
 	c, err := v.conn.Target(v.target, opt)
 	if err != nil {
 		return nil, err

@@ -64,6 +64,7 @@ func (a *app) viewJob(ctx context.Context, name, word string, opt client.WatchOp
 		return interruptedOr(ctx, err)
 	}
 	v.target, v.method, v.body = info.Target, info.Method, bodyOf(info.Method)
+	opt.Reconnect = a.reconnect
 	job, err := conn.Watch(ctx, info.ID, opt)
 	if err != nil {
 		return interruptedOr(ctx, err)
@@ -129,7 +130,7 @@ func (v *jobView) cancelJob(ctx context.Context, info *client.JobInfo, noWait bo
 		}
 	}
 	if !noWait {
-		job, err := v.conn.Watch(ctx, info.ID, client.WatchOptions{})
+		job, err := v.conn.Watch(ctx, info.ID, client.WatchOptions{Reconnect: v.a.reconnect})
 		if err != nil {
 			return err
 		}
