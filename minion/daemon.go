@@ -18,7 +18,9 @@ import (
 
 	"dominion/audit"
 	"dominion/enrol"
+	"dominion/minion/journal"
 	"dominion/module"
+	"dominion/module/command"
 	"dominion/pki"
 	"dominion/policy"
 	"dominion/session"
@@ -38,6 +40,7 @@ type daemon struct {
 	trust *pki.Trust
 	agent *Agent
 	own   *audit.FileLog
+	book  *journal.Journal
 	ask   asker
 	clock *session.Clock
 	wake  chan struct{} // of one: a session has begun, so a renewal can be tried
@@ -62,6 +65,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	d := newDaemon(s, log)
 	if err := d.open(); err != nil {
 		return errors.Join(err, d.close())
+	}
+	if _, err := command.Cgroup(); err != nil {
+		log.Debug("commands get no cgroup of their own", "err", err)
 	}
 	err = d.run(ctx, cfg.Reload, cfg.Ready)
 	return errors.Join(err, d.close())
@@ -97,6 +103,9 @@ func (d *daemon) open() error {
 	if err != nil {
 		return err
 	}
+	if d.book, err = journal.Open(filepath.Join(d.cfg.state, "journal"), journal.Options{Now: d.cfg.now, Log: d.log}); err != nil {
+		return err
+	}
 	return d.makeAgent(pol)
 }
 
@@ -116,7 +125,7 @@ func (d *daemon) makeAgent(pol *policy.Policy) error {
 		}
 	}
 	d.agent, err = New(Options{
-		Name: d.cfg.name, Trust: d.trust, Table: table, Overlords: d.enrolledWith(), Policy: pol, Own: d.own,
+		Name: d.cfg.name, Trust: d.trust, Table: table, Overlords: d.enrolledWith(), Policy: pol, Own: d.own, Journal: d.book,
 		Save: d.dir.WriteFile, Saved: saved, Credit: session.NewPool(0), Heartbeat: d.clock, Log: d.log,
 		Version: d.cfg.version, Now: d.cfg.now, MaxRunning: d.cfg.running, MaxQueued: d.cfg.queued,
 	})
@@ -138,6 +147,9 @@ func (d *daemon) close() error {
 		if err := d.agent.own.ready(); err != nil {
 			d.log.Error("records of calls that ran are lost", "err", err)
 		}
+	}
+	if d.book != nil {
+		errs = append(errs, d.book.Close())
 	}
 	if d.own != nil {
 		errs = append(errs, d.own.Close())

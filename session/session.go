@@ -425,8 +425,12 @@ func (s *Session) send(t Type, id uint64, parts ...[]byte) error {
 	for _, p := range parts {
 		frame = append(frame, p...)
 	}
-	_, err := s.conn.Write(frame) // one call: crypto/tls keeps frames whole
-	return err
+	for range copies(t) {
+		if _, err := s.conn.Write(frame); err != nil { // one call: crypto/tls keeps frames whole
+			return err
+		}
+	}
+	return nil
 }
 
 func encode(m proto.Message) []byte {

@@ -382,3 +382,14 @@ func TestConfirm(t *testing.T) {
 		})
 	}
 }
+
+// Who leaves while the question is there is not kept by the terminal.
+func TestReadTerminalEndsWithItsContext(t *testing.T) {
+	_, theirs := terminal(t)
+	defer theirs.Close()
+	ctx, leave := context.WithCancelCause(t.Context())
+	time.AfterFunc(10*time.Millisecond, func() { leave(errInterrupted) })
+	if _, err := readTerminal(ctx, int(theirs.Fd())); !errors.Is(err, errInterrupted) {
+		t.Errorf("readTerminal = %v; want interrupted", err)
+	}
+}

@@ -136,9 +136,8 @@ func (v *jobView) cancelJob(ctx context.Context, info *client.JobInfo, noWait bo
 		}
 		defer job.Close() // what it tells was told by its events
 		for e, err := range job.Events() {
-			if g, ok := e.(*client.Group); ok {
+			if _, ok := e.(*client.Group); ok {
 				v.bar.show(job.Counts(), "")
-				g.Output = nil
 			} else if err == nil {
 				err = v.event(job, e)
 			}

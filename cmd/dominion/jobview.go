@@ -166,7 +166,7 @@ func (v *jobView) lost(ctx context.Context, job *client.Job, err error) error {
 // interruptedOr gives the error of a command that the user left. An order that
 // was on its way may have been taken: then its job goes on.
 func interruptedOr(ctx context.Context, err error) error {
-	if ctx.Err() == nil {
+	if err == nil || ctx.Err() == nil {
 		return err
 	}
 	if e, ok := errors.AsType[*client.JobError](err); ok && e.What == client.Ordering {

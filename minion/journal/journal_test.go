@@ -445,8 +445,11 @@ func FuzzFrame(f *testing.F) {
 	frame := beginFrame(nil)
 	id := call.NewJobID(time.Now())
 	for _, r := range []record{
-		{kind: birth, at: time.Now()}, {kind: floor, at: time.UnixMilli(-5)}, {kind: started, job: id, expiry: time.Now(), overlord: "dc1"},
-		{kind: finished, job: id, expiry: time.Now(), until: time.Now(), overlord: "", result: []byte("\x08\x01")}, {kind: acknowledged, job: id},
+		{kind: birth, at: time.Now()},
+		{kind: floor, at: time.UnixMilli(-5)},
+		{kind: started, job: id, expiry: time.Now(), overlord: "dc1"},
+		{kind: finished, job: id, expiry: time.Now(), until: time.Now(), overlord: "", result: []byte("\x08\x01")},
+		{kind: acknowledged, job: id},
 	} {
 		frame = appendRecord(frame, &r)
 	}

@@ -5,9 +5,11 @@
 // the agent's. Every byte of its output goes to the live reader if there is
 // one, who slows the program down when he is slow; the first part of it is
 // kept for the result, the rest is counted. When the call ends early the
-// group gets SIGTERM and, after five seconds, SIGKILL. What a program leaves
-// behind in the background goes on when it ends by itself, and is no longer
-// listened to.
+// group gets SIGTERM and, after a grace, SIGKILL: 5 s when its time is over,
+// 1.5 s when somebody cancelled it. Where the machine lets the agent make a
+// cgroup (version 2) for each call, processes that left the group get both too,
+// and none is left. What a program leaves behind in the background goes on when
+// it ends by itself, and is no longer listened to.
 //
 // A program that ends with a status other than zero has failed: the result is
 // there beside an error such as "exit 3".
@@ -30,7 +32,8 @@ const (
 // Module is the table of the methods.
 var Module = module.Module{
 	Name: "command",
-	Doc:  "Run programs.",
+	Doc: "Run programs. When a call ends early, its program and all that this started get SIGTERM, and SIGKILL if they are still there 5 s after the call's time-out, or 1.5 s after it was cancelled. " +
+		"A process that left the program's process group is found through a cgroup of the call's own, where the agent may make one (Linux 5.7, cgroup version 2). What a program that ends by itself leaves running goes on.",
 	Methods: []module.Method{
 		module.Func("run", "Runs a program with arguments, without a shell.", module.Change, run, module.MethodOptions{}),
 		module.Func("shell", "Runs a script with a shell.", module.Change, shell, module.MethodOptions{}),

@@ -23,16 +23,19 @@ const (
 	pipeSize = 64 << 10 // bytes that a program can leave in a pipe (pipe(7))
 )
 
-// times are what a runner waits for.
-type times struct {
-	grace time.Duration // between SIGTERM and SIGKILL
-	idle  time.Duration // of a pipe that someone else holds open after the program's end
+// runner is what programs are run with.
+type runner struct {
+	grace  time.Duration          // between SIGTERM and SIGKILL
+	cancel time.Duration          // the same, when somebody cancelled the call and waits for its end
+	idle   time.Duration          // of a pipe that someone else holds open after the program's end
+	cgroup func() (string, error) // gives the cgroup below which programs get theirs; nil: they get none
 }
 
-// system is how long programs are given; tests have less patience.
-var system = times{grace: 5 * time.Second, idle: 200 * time.Millisecond}
+// system is how programs are run; tests have less patience. A fleet that is
+// reachable is cancelled within 2 s, so a program has less than that to end.
+var system = runner{grace: 5 * time.Second, cancel: 1500 * time.Millisecond, idle: 200 * time.Millisecond, cgroup: Cgroup}
 
-func (t times) run(ctx context.Context, env *module.Env, argv []string, opt Options) (Result, error) {
+func (t runner) run(ctx context.Context, env *module.Env, argv []string, opt Options) (Result, error) {
 	if err := context.Cause(ctx); err != nil {
 		return Result{}, fmt.Errorf("not started: %w", err)
 	}
@@ -40,12 +43,13 @@ func (t times) run(ctx context.Context, env *module.Env, argv []string, opt Opti
 	if err != nil {
 		return Result{}, err
 	}
-	p := &process{times: t, cmd: cmd, exited: make(chan struct{}), drain: make(chan struct{}), copied: make(chan struct{})}
+	p := &process{runner: t, cmd: cmd, exited: make(chan struct{}), drain: make(chan struct{}), copied: make(chan struct{})}
 	p.out.Max, p.err.Max = keepStdout, keepStderr
 	if err := p.start(env, opt.Stdin); err != nil {
 		return Result{}, call.Errorf(call.Failed, "start %s: %v", cmd.Path, err)
 	}
 	stopped := p.wait(ctx)
+	p.group.release()
 	return p.result(ctx, stopped)
 }
 
@@ -78,8 +82,9 @@ func prepare(env *module.Env, argv []string, opt Options) (*exec.Cmd, error) {
 
 // process is one program that runs.
 type process struct {
-	times
+	runner
 	cmd      *exec.Cmd
+	group    *group        // its cgroup; nil: it has none
 	readers  []*os.File    // our ends of its standard output and error
 	stdin    *os.File      // our end of its standard input; nil: it has none
 	exited   chan struct{} // closed when the program has ended; its id is still taken
@@ -115,7 +120,7 @@ func (p *process) start(env *module.Env, stdin []byte) error {
 		p.stdin, theirs = w, append(theirs, r)
 		p.cmd.Stdin = r
 	}
-	if err := p.cmd.Start(); err != nil {
+	if err := p.begin(env.Job); err != nil {
 		closeAll(p.readers)
 		if p.stdin != nil {
 			p.stdin.Close()
@@ -143,6 +148,34 @@ func (p *process) start(env *module.Env, stdin []byte) error {
 		}
 	}()
 	return nil
+}
+
+// begin starts the program in a cgroup of its own where the machine allows
+// that, and without one elsewhere.
+func (p *process) begin(job call.JobID) error {
+	if g, err := p.newGroup(job); err == nil {
+		in := *p.cmd
+		attr := *p.cmd.SysProcAttr
+		attr.UseCgroupFD, attr.CgroupFD = true, int(g.file.Fd())
+		in.SysProcAttr = &attr
+		if err := in.Start(); err == nil {
+			p.cmd, p.group = &in, g
+			return nil
+		}
+		g.release() // nothing has run: an old kernel, a filter of system calls, or what the next try says
+	}
+	return p.cmd.Start()
+}
+
+func (p *process) newGroup(job call.JobID) (*group, error) {
+	if p.cgroup == nil {
+		return nil, errors.ErrUnsupported
+	}
+	home, err := p.cgroup()
+	if err != nil {
+		return nil, err
+	}
+	return newGroup(home, job)
 }
 
 // copy takes output from r until its end. Once drain is closed nobody waits
@@ -194,7 +227,7 @@ func (p *process) wait(ctx context.Context) (stopped bool) {
 	case <-p.exited:
 	case <-ctx.Done():
 		if stopped = !closed(p.exited); stopped {
-			p.stop()
+			p.stop(context.Cause(ctx))
 			<-p.exited
 		}
 	}
@@ -213,23 +246,42 @@ func (p *process) wait(ctx context.Context) (stopped bool) {
 	return stopped
 }
 
-// stop ends the process group: SIGTERM, then SIGKILL when the grace is over,
-// or as soon as the program and everyone who held its output are gone.
-func (p *process) stop() {
-	group := -p.cmd.Process.Pid
-	_ = syscall.Kill(group, syscall.SIGTERM)
-	_ = syscall.Kill(group, syscall.SIGCONT) // a stopped one could not act on it
-	grace := time.NewTimer(p.grace)
-	defer grace.Stop()
-	select {
-	case <-p.copied:
-		select {
-		case <-p.exited:
-		case <-grace.C:
-		}
-	case <-grace.C:
+// stop ends the process group and all that left it but are still in the
+// call's cgroup: SIGTERM, then SIGKILL when the grace is over, or as soon as
+// the program, everyone who held its output and the cgroup are gone.
+func (p *process) stop(cause error) {
+	id := p.cmd.Process.Pid
+	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGCONT} { // a stopped one could not act on it
+		_ = syscall.Kill(-id, sig)
+		p.group.signal(sig, id)
 	}
-	_ = syscall.Kill(group, syscall.SIGKILL)
+	wait := p.grace
+	if call.CodeOf(cause) == call.Cancelled {
+		wait = p.cancel
+	}
+	p.await(time.After(wait))
+	_ = syscall.Kill(-id, syscall.SIGKILL)
+	p.group.kill()
+}
+
+// await returns when nothing of the call is left, or late.
+func (p *process) await(late <-chan time.Time) {
+	for _, c := range []<-chan struct{}{p.copied, p.exited} {
+		select {
+		case <-c:
+		case <-late:
+			return
+		}
+	}
+	tick := time.NewTicker(emptyTick)
+	defer tick.Stop()
+	for !p.group.empty() {
+		select {
+		case <-tick.C:
+		case <-late:
+			return
+		}
+	}
 }
 
 func (p *process) result(ctx context.Context, stopped bool) (Result, error) {

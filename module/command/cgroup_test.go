@@ -1,0 +1,324 @@
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"dominion/call"
+	"dominion/module"
+)
+
+// ownHome gives a cgroup of the test's own in which calls make theirs; it is
+// gone at the end only if nothing was left in it.
+func ownHome(t *testing.T) string {
+	t.Helper()
+	home, err := Cgroup()
+	if err != nil {
+		t.Skipf("SKIPPED: it needs a version 2 cgroup that this user may write to: %v", err)
+	}
+	dir, err := os.MkdirTemp(home, "commandtest-*")
+	if err != nil {
+		t.Skipf("SKIPPED: it needs a version 2 cgroup that this user may write to: %v", err)
+	}
+	t.Cleanup(func() {
+		if left := groupsIn(t, dir); len(left) > 0 {
+			t.Errorf("cgroups are left: %q", left)
+		}
+		until(t, "the test's cgroup is removed", func() bool {
+			removeEmpty(dir)
+			_, err := os.Stat(dir)
+			return errors.Is(err, fs.ErrNotExist)
+		})
+	})
+	return dir
+}
+
+func groupsIn(t *testing.T, home string) []string {
+	t.Helper()
+	left, err := filepath.Glob(filepath.Join(home, groupPrefix+"*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return left
+}
+
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.After(20 * time.Second); !ok(); {
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("it did not come true that %s", what)
+		}
+	}
+}
+
+// nap gives a time for sleep(1) that nobody else uses, and finds who sleeps so long.
+func nap(t *testing.T) (seconds string, sleeping func() []int) {
+	t.Helper()
+	seconds = fmt.Sprintf("100.%09d", time.Now().UnixNano()%1e9)
+	sleeping = func() (pids []int) {
+		files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+		for _, f := range files {
+			if b, err := os.ReadFile(f); err == nil && string(b) == "sleep\x00"+seconds+"\x00" {
+				pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
+				pids = append(pids, pid)
+			}
+		}
+		return pids
+	}
+	t.Cleanup(func() {
+		for _, pid := range sleeping() {
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
+		}
+	})
+	return seconds, sleeping
+}
+
+// TestNoneIsLeft: those that left the process group end with the call too.
+func TestNoneIsLeft(t *testing.T) {
+	deaf := "trap '' TERM; "
+	for _, test := range []struct {
+		name, script string
+		n            int // that sleep
+	}{
+		{"a session of its own", "setsid sleep NAP & wait", 1},
+		{"forked twice, its parent gone", "(setsid sh -c 'sleep NAP & exit' &) ; sleep NAP", 2},
+		{"without output", "setsid sleep NAP >/dev/null 2>&1 </dev/null & sleep NAP", 2},
+		{"deaf", deaf + "setsid sh -c \"" + deaf + "sleep NAP & wait; sleep NAP\" & wait; sleep NAP", 1},
+		{"in the group", "sleep NAP & wait", 1},
+	} {
+		for _, old := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, old kernel %t", test.name, old), func(t *testing.T) {
+				home := ownHome(t)
+				seconds, sleeping := nap(t)
+				quick := runner{grace: 200 * time.Millisecond, cancel: 200 * time.Millisecond, idle: 20 * time.Millisecond, cgroup: func() (string, error) { return home, nil }}
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				ended := make(chan error, 1)
+				p := &process{}
+				go func() {
+					var err error
+					if p, err = startIn(quick, strings.ReplaceAll(test.script, "NAP", seconds)); err != nil {
+						ended <- err
+						return
+					}
+					if old { // cgroup.kill is not there
+						err = p.stopByHand(ctx)
+					} else if !p.wait(ctx) {
+						err = errors.New("it ended by itself")
+					}
+					p.group.release()
+					ended <- err
+				}()
+				until(t, "all sleep", func() bool { return len(sleeping()) == test.n })
+				cancel()
+				if err := <-ended; err != nil {
+					t.Fatal(err)
+				}
+				if left := sleeping(); len(left) > 0 {
+					t.Errorf("processes %v still sleep", left)
+				}
+			})
+		}
+	}
+}
+
+// startIn begins a script as run does.
+func startIn(r runner, script string) (*process, error) {
+	cmd, err := prepare(&module.Env{}, []string{"sh", "-c", script}, Options{Dir: "/"})
+	if err != nil {
+		return nil, err
+	}
+	p := &process{runner: r, cmd: cmd, exited: make(chan struct{}), drain: make(chan struct{}), copied: make(chan struct{})}
+	if err := p.start(&module.Env{}, nil); err != nil {
+		return nil, err
+	}
+	if p.group == nil {
+		return p, errors.New("it has no cgroup")
+	}
+	return p, nil
+}
+
+// stopByHand does what kill does where cgroup.kill is not there.
+func (p *process) stopByHand(ctx context.Context) error {
+	<-ctx.Done()
+	for range 1000 {
+		if p.group.empty() {
+			break
+		}
+		p.group.signal(syscall.SIGKILL, 0)
+		<-time.After(time.Millisecond)
+	}
+	p.wait(ctx)
+	if !p.group.empty() {
+		return errors.New("something lives in the cgroup")
+	}
+	return nil
+}
+
+// TestDaemonLives: what a program leaves behind goes on, and its cgroup is
+// removed by a call after its end.
+func TestDaemonLives(t *testing.T) {
+	home := ownHome(t)
+	seconds, sleeping := nap(t)
+	quick := runner{grace: time.Second, cancel: time.Second, idle: 20 * time.Millisecond, cgroup: func() (string, error) { return home, nil }}
+	ctx, cancel := context.WithCancel(t.Context())
+	if _, err := quick.run(ctx, &module.Env{Job: call.NewJobID(time.Now())}, []string{"sh", "-c", "setsid sleep " + seconds + " >/dev/null 2>&1 </dev/null &"}, Options{Dir: "/"}); err != nil {
+		t.Fatal(err)
+	}
+	cancel() // as the agent does at the end of each call
+	again := func() {
+		t.Helper()
+		if _, err := quick.run(t.Context(), &module.Env{}, []string{"true"}, Options{Dir: "/"}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	again()
+	if n := len(groupsIn(t, home)); n != 1 {
+		t.Errorf("%d cgroups; want that of the daemon alone", n)
+	}
+	until(t, "the daemon sleeps", func() bool { return len(sleeping()) == 1 }) // it is a shell at first
+	_ = syscall.Kill(sleeping()[0], syscall.SIGKILL)
+	until(t, "its cgroup is removed by a later call", func() bool { again(); return len(groupsIn(t, home)) == 0 })
+}
+
+// TestWithoutCgroups: where none can be made the program runs and its process
+// group ends all the same.
+func TestWithoutCgroups(t *testing.T) {
+	plain := t.TempDir() // no cgroup at all: the kernel refuses to start in it
+	for _, test := range []struct {
+		name   string
+		cgroup func() (string, error)
+	}{
+		{"not found", func() (string, error) { return "", errors.New("none here") }},
+		{"not there", func() (string, error) { return filepath.Join(plain, "nosuch"), nil }},
+		{"not allowed", func() (string, error) { return "/proc/self/fd", nil }},
+		{"no cgroup", func() (string, error) { return plain, nil }},
+		{"not wanted", nil},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			seconds, sleeping := nap(t)
+			quick := runner{grace: 100 * time.Millisecond, cancel: 100 * time.Millisecond, idle: 20 * time.Millisecond, cgroup: test.cgroup}
+			ctx, cancel := context.WithCancel(t.Context())
+			defer cancel()
+			live := counter{each: func([]byte) error { cancel(); return nil }}
+			r, err := quick.run(ctx, &module.Env{Stdout: &live}, []string{"sh", "-c", "sleep " + seconds + "& echo begun; wait"}, Options{Dir: "/"})
+			if !errors.Is(err, context.Canceled) || r.Signal != "SIGTERM" || *r.Stdout != "begun\n" {
+				t.Errorf("%+v, %v; want it to be stopped", r, err)
+			}
+			if left := sleeping(); len(left) > 0 {
+				t.Errorf("processes %v still sleep", left)
+			}
+			if left, err := os.ReadDir(plain); err != nil || len(left) > 0 {
+				t.Errorf("%v, %v are left", left, err)
+			}
+			if r, err := quick.run(t.Context(), &module.Env{}, []string{"echo", "x"}, Options{Dir: "/"}); err != nil || *r.Stdout != "x\n" {
+				t.Errorf("%+v, %v; want it to run", r, err)
+			}
+		})
+	}
+}
+
+// TestGrace: who cancels waits for less than a call that is out of time.
+func TestGrace(t *testing.T) {
+	quick := runner{grace: 400 * time.Millisecond, cancel: 50 * time.Millisecond, idle: 20 * time.Millisecond}
+	for _, test := range []struct {
+		code       call.Code
+		from, till time.Duration
+	}{
+		{call.Cancelled, 50 * time.Millisecond, 400 * time.Millisecond},
+		{call.Timeout, 400 * time.Millisecond, 20 * time.Second},
+	} {
+		t.Run(test.code.String(), func(t *testing.T) {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			var began time.Time
+			live := counter{each: func([]byte) error { began = time.Now(); cancel(call.Errorf(test.code, "so it is")); return nil }}
+			_, err := quick.run(ctx, &module.Env{Stdout: &live}, []string{"sh", "-c", "trap '' TERM; echo begun; exec sleep 60"}, Options{Dir: "/"})
+			if took := time.Since(began); call.CodeOf(err) != test.code || took < test.from || took > test.till {
+				t.Errorf("it ended after %v with %v; want %v to %v", took, err, test.from, test.till)
+			}
+		})
+	}
+	if system.cancel > 1500*time.Millisecond {
+		t.Errorf("a program that is cancelled has %v; a whole fleet is to be cancelled in 2s", system.cancel)
+	}
+}
+
+func TestOwnCgroup(t *testing.T) {
+	const hybrid = "31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw\n32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n" +
+		"41 31 0:38 / /sys/fs/cgroup/unified rw,relatime shared:3 - cgroup2 cgroup2 rw\n"
+	for _, test := range []struct{ name, mounts, own, want string }{
+		{"one hierarchy", "30 23 0:26 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw\n", "0::/system.slice/dominion.service\n", "/sys/fs/cgroup/system.slice/dominion.service"},
+		{"hybrid", hybrid, "4:memory:/x\n0::/\n", "/sys/fs/cgroup/unified"},
+		{"a part is mounted", "30 23 0:26 /docker/1 /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "0::/docker/1/init\n", "/sys/fs/cgroup/init"},
+		{"another part is mounted", "30 23 0:26 /docker/1 /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "0::/docker/12\n", ""},
+		{"a blank", `30 23 0:26 / /sys/fs/c\040g rw - cgroup2 cgroup2 rw` + "\n", "0::/x\n", "/sys/fs/c g/x"},
+		{"outside of the namespace", hybrid, "0::/../..\n", ""},
+		{"version 1", "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n", "1:cpu:/\n", ""},
+		{"version 2 is not mounted", "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n", "0::/\n", ""},
+		{"nonsense", "\n - \n - cgroup2\nx - cgroup2 \n", "0::/\n0::\n", ""},
+	} {
+		got, err := ownCgroup([]byte(test.mounts), []byte(test.own))
+		if got != test.want || (err == nil) != (test.want != "") {
+			t.Errorf("%s: %q, %v; want %q", test.name, got, err, test.want)
+		}
+	}
+}
+
+// TestCgroupsAtOnce: calls that begin and end together do not remove each other's.
+func TestCgroupsAtOnce(t *testing.T) {
+	home := ownHome(t)
+	quick := runner{grace: time.Second, cancel: time.Second, idle: 20 * time.Millisecond, cgroup: func() (string, error) { return home, nil }}
+	ended := make(chan error)
+	const n, rounds = 8, 20
+	for range n {
+		go func() {
+			for range rounds {
+				p, err := startIn(quick, "exit 0")
+				if err != nil {
+					ended <- err
+					return
+				}
+				p.wait(t.Context())
+				p.group.release()
+			}
+			ended <- nil
+		}()
+	}
+	for range n {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func BenchmarkRun(b *testing.B) {
+	if _, err := Cgroup(); err != nil {
+		b.Skip(err)
+	}
+	for _, r := range []struct {
+		name string
+		runner
+	}{{"cgroup", system}, {"group", runner{grace: system.grace, cancel: system.cancel, idle: system.idle}}} {
+		b.Run(r.name, func(b *testing.B) {
+			for b.Loop() {
+				if _, err := r.run(b.Context(), &module.Env{}, []string{"true"}, Options{Dir: "/"}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
