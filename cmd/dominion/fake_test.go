@@ -257,14 +257,31 @@ func TestBrokenConnection(t *testing.T) {
 		says   []string
 	}{
 		{"it carries on", taken, rest, []string{"call", "web*", "fake.look"}, exitOK, "web[1,2] (2): ok: true\n", []string{note}},
-		{"jsonl has each machine once", taken, rest, []string{"call", "web*", "fake.look", "-o", "jsonl"}, exitOK,
-			`{"machine":"web1","status":"answered","reason":"","result":{"ok":true}}` + "\n" + `{"machine":"web2","status":"answered","reason":"","result":{"ok":true}}` + "\n", []string{note}},
-		{"it gives up", taken, gone, []string{"call", "web*", "fake.look"}, exitFailed, "web1: ok: true\n",
-			[]string{note, "lost sight of it after 1 of 2 machines, it may go on: gave up after 300ms", "see it again with: dominion job watch "}},
-		{"before the order was taken", func(*apipb.CallRequest, func(*apipb.CallEvent) error) error { cut(); return nil }, rest,
-			[]string{"call", "web*", "fake.look"}, exitOK, "web[1,2] (2): ok: true\n", []string{"lost before it took the order; trying again ...\n"}},
-		{"only the id is wanted", func(*apipb.CallRequest, func(*apipb.CallEvent) error) error { cut(); return nil }, rest,
-			[]string{"call", "web*", "fake.look", "--async"}, exitOK, "ID\n", []string{"trying again"}},
+		{
+			"jsonl has each machine once", taken, rest,
+			[]string{"call", "web*", "fake.look", "-o", "jsonl"},
+			exitOK,
+			`{"machine":"web1","status":"answered","reason":"","result":{"ok":true}}` + "\n" + `{"machine":"web2","status":"answered","reason":"","result":{"ok":true}}` + "\n",
+			[]string{note},
+		},
+		{
+			"it gives up", taken, gone,
+			[]string{"call", "web*", "fake.look"},
+			exitFailed, "web1: ok: true\n",
+			[]string{note, "lost sight of it after 1 of 2 machines, it may go on: gave up after 300ms", "see it again with: dominion job watch "},
+		},
+		{
+			"before the order was taken", func(*apipb.CallRequest, func(*apipb.CallEvent) error) error { cut(); return nil }, rest,
+			[]string{"call", "web*", "fake.look"},
+			exitOK, "web[1,2] (2): ok: true\n",
+			[]string{"lost before it took the order; trying again ...\n"},
+		},
+		{
+			"only the id is wanted", func(*apipb.CallRequest, func(*apipb.CallEvent) error) error { cut(); return nil }, rest,
+			[]string{"call", "web*", "fake.look", "--async"},
+			exitOK, "ID\n",
+			[]string{"trying again"},
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			f := newFake(t, "web1", "web2")
