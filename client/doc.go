@@ -47,7 +47,7 @@
 // some machines failed is not an error: its results say so.
 //
 // An overlord that says nothing counts as a broken connection, with the code
-// Unavailable: after 45 s in which a job, a list or a verification waits for its next message, 10 s
-// after a ping's own time-out, and 30 s after a question whose context has no
-// deadline (30 minutes for audit recover, which reads the whole log).
+// Unavailable: after 45 s in which a job, a list or a verification waits for its
+// next message, 10 s after a ping's own time-out, and 30 s after a question whose
+// context has no deadline (30 minutes for audit recover, which reads the whole log).
 package client
