@@ -233,7 +233,7 @@ func TestDryRun(t *testing.T) {
 
 // What a command says and does when the connection breaks.
 func TestBrokenConnection(t *testing.T) {
-	const note = "dominion call: connection to the overlord lost; the job goes on there; trying again ...\n"
+	const note = "dominion call: connection to the overlord lost; the job goes on there; trying again …\n"
 	taken := func(_ *apipb.CallRequest, send func(*apipb.CallEvent) error) error {
 		_ = errors.Join(send(takenOver()), send(answeredBy("web1")))
 		cut()
@@ -274,7 +274,7 @@ func TestBrokenConnection(t *testing.T) {
 			"before the order was taken", func(*apipb.CallRequest, func(*apipb.CallEvent) error) error { cut(); return nil }, rest,
 			[]string{"call", "web*", "fake.look"},
 			exitOK, "web[1,2] (2): ok: true\n",
-			[]string{"lost before it took the order; trying again ...\n"},
+			[]string{"lost before it took the order; trying again …\n"},
 		},
 		{
 			"only the id is wanted", func(*apipb.CallRequest, func(*apipb.CallEvent) error) error { cut(); return nil }, rest,
@@ -309,6 +309,23 @@ func TestBrokenConnection(t *testing.T) {
 	}
 }
 
+// On a terminal the line of progress stays while the overlord is away.
+func TestProgressWhileAway(t *testing.T) {
+	f := newFake(t, "web1", "web2")
+	f.events = func(_ *apipb.CallRequest, send func(*apipb.CallEvent) error) error {
+		_ = errors.Join(send(takenOver()), send(answeredBy("web1")))
+		cut()
+		return nil
+	}
+	f.watch = func(_ uint64, send func(*apipb.CallEvent) error) error {
+		return errors.Join(send(takenOver()), send(answeredBy("web2")), send(closedWith(2)))
+	}
+	code, shown := f.typed(t, "", "call", "web*", "fake.look")
+	if want := "trying again …\r\n\r\x1b[K1/2, waiting for web2"; code != exitOK || !strings.Contains(shown, want) {
+		t.Errorf("exit code %d, the terminal shows %q; want %q", code, shown, want)
+	}
+}
+
 // Live output is not taken up again: what is shown says so, and raw bytes end.
 func TestBrokenOutput(t *testing.T) {
 	for _, tt := range []struct {
@@ -317,7 +334,7 @@ func TestBrokenOutput(t *testing.T) {
 		code int
 		says string
 	}{
-		{"live", []string{"run", "web1", "--fold=false", "--", "x"}, exitOK, "what machines write from now on is not shown; trying again ..."},
+		{"live", []string{"run", "web1", "--fold=false", "--", "x"}, exitOK, "what machines write from now on is not shown; trying again …"},
 		{"raw", []string{"run", "web1", "--raw", "--", "x"}, exitFailed, "output is lost; it goes on: "},
 	} {
 		t.Run(tt.name, func(t *testing.T) {

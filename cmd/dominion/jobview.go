@@ -62,7 +62,6 @@ type jobView struct {
 	folder  client.Folder
 	results []resultDoc
 	problem string
-	waiting string // as it was told last
 	isOpen  bool   // the job was not closed when its results were asked for
 }
 
@@ -130,8 +129,7 @@ func (v *jobView) detach(ctx context.Context, job *client.Job) error {
 
 // read shows a job until its events end.
 func (v *jobView) read(ctx context.Context, job *client.Job) error {
-	v.waiting = target.Fold(job.Awaited())
-	v.bar.show(job.Counts(), v.waiting)
+	v.bar.show(job.Counts(), target.Fold(job.Awaited()))
 	for e, err := range job.Events() {
 		if err == nil {
 			err = v.event(job, e)
@@ -193,7 +191,7 @@ func (v *jobView) event(job *client.Job, e client.Event) error {
 		if e.Problem != v.problem && e.Problem != "" {
 			v.tell("the results are not on the overlord's disk yet: %s", e.Problem)
 		}
-		v.problem, v.waiting = e.Problem, e.Waiting
+		v.problem = e.Problem
 		v.bar.show(e.Counts, e.Waiting)
 	case *client.Reconnecting:
 		return v.reconnecting(job, e)
@@ -208,13 +206,13 @@ func (v *jobView) reconnecting(job *client.Job, e *client.Reconnecting) error {
 		// What follows would not be what the machine wrote.
 		return &client.JobError{ID: job.ID, What: "the connection to the overlord broke and output is lost; it goes on", Lost: true, Err: e.Err}
 	case !job.Accepted():
-		v.tell("connection to the overlord lost before it took the order; trying again ...")
+		v.tell("connection to the overlord lost before it took the order; trying again …")
 	case e.OutputLost && v.live != nil:
-		v.tell("connection to the overlord lost; the job goes on there, and what machines write from now on is not shown; trying again ...")
+		v.tell("connection to the overlord lost; the job goes on there, and what machines write from now on is not shown; trying again …")
 	default:
-		v.tell("connection to the overlord lost; the job goes on there; trying again ...")
+		v.tell("connection to the overlord lost; the job goes on there; trying again …")
 	}
-	v.bar.show(job.Counts(), v.waiting)
+	v.bar.show(job.Counts(), target.Fold(job.Awaited()))
 	return nil
 }
 
