@@ -235,7 +235,7 @@ func (c *Client) Call(ctx context.Context, method string, args any) (*Job, error
 	job.line = c.conn.newLine(ctx, id, c.opt.Reconnect, false)
 	job.line.order = func() (eventStream, error) { return c.conn.Fleet.Call(ctx, connect.NewRequest(req)) }
 	if err := job.start(job.line.order); err != nil {
-		return nil, &JobError{ID: id, What: "order", Err: err}
+		return nil, &JobError{ID: id, What: Ordering, Err: err}
 	}
 	return job, nil
 }

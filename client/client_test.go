@@ -217,6 +217,9 @@ func TestJobsThatDoNotAddUp(t *testing.T) {
 		{"a result twice", []*apipb.CallEvent{accepted(), group("web1", call.OK, "", "{}"), group("web1", call.OK, "", "{}")}, nil, "answered before"},
 		{"a foreign machine", []*apipb.CallEvent{accepted(), group("db1", call.OK, "", "{}")}, nil, `"db1"`},
 		{"names that are none", []*apipb.CallEvent{accepted(), {Event: &apipb.CallEvent_Results{Results: &apipb.ResultGroup{Names: "web[1-"}}}}, nil, "cannot be read"},
+		{"output of a machine that is none", []*apipb.CallEvent{accepted(), live("web1\x1b[2J", "stdout")}, nil, `"web1\x1b[2J"`},
+		{"output of a foreign machine", []*apipb.CallEvent{accepted(), live("db1", "stdout")}, nil, `"db1"`},
+		{"a foreign stream", []*apipb.CallEvent{accepted(), live("web1", "stdlog")}, nil, `"stdlog"`},
 		{"not accepted, foreign", []*apipb.CallEvent{group("db1", call.OK, "", "{}")}, nil, `"db1"`},
 		{"nothing at all", nil, nil, "before it accepted"},
 		{"refused", nil, call.Errorf(call.Denied, "role web may not"), "role web may not"},
@@ -249,6 +252,10 @@ func TestJobsThatDoNotAddUp(t *testing.T) {
 			}
 		})
 	}
+}
+
+func live(machine, stream string) *apipb.CallEvent {
+	return &apipb.CallEvent{Event: &apipb.CallEvent_Output{Output: &apipb.Output{Machine: machine, Stream: stream, Data: []byte("x")}}}
 }
 
 func TestEventsOfEveryKind(t *testing.T) {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -16,7 +17,7 @@ func FuzzEvents(f *testing.F) {
 	for _, e := range []*apipb.CallEvent{
 		{Event: &apipb.CallEvent_Results{Results: &apipb.ResultGroup{Names: "web[1,2]", Status: 1, TookUs: []uint64{1, 2}}}},
 		{Event: &apipb.CallEvent_Closed{Closed: &apipb.Closed{Counts: &apipb.Counts{Targeted: 3, Answered: 3}}}},
-		{Event: &apipb.CallEvent_Output{Output: &apipb.Output{Machine: "web1", Data: []byte("x")}}},
+		{Event: &apipb.CallEvent_Output{Output: &apipb.Output{Machine: "web1", Stream: "stdout", Data: []byte("x")}}},
 		{Event: &apipb.CallEvent_Progress{Progress: &apipb.Progress{Waiting: "web1"}}},
 	} {
 		b, err := proto.Marshal(e)
@@ -33,7 +34,11 @@ func FuzzEvents(f *testing.F) {
 		j := &Job{Names: []string{"web1", "web2", "web3"}, awaited: map[string]struct{}{"web1": {}, "web2": {}, "web3": {}}}
 		j.counts.Targeted = j.Targeted()
 		for range 2 {
-			if _, err := j.take(m); err != nil {
+			e, err := j.take(m)
+			if o, ok := e.(*Output); ok && !slices.Contains(j.Names, o.Machine) {
+				t.Fatalf("output of %q, which is not of the job", o.Machine)
+			}
+			if err != nil {
 				if _, ok := errors.AsType[*call.Error](err); !ok {
 					t.Fatalf("error %v is no *call.Error", err)
 				}

@@ -97,10 +97,14 @@ type Job struct {
 	withdrawn atomic.Bool // Cancel was called
 }
 
+// Ordering is JobError.What until the overlord has accepted the order. Whether it
+// has the order is not known then, unless Err is its refusal.
+const Ordering = "order"
+
 // JobError is an error about one job, which the overlord may know.
 type JobError struct {
 	ID   call.JobID
-	What string // what we were doing: "order", "cancel", or "lost sight of it after 1 of 2 machines, it may go on"; may be empty
+	What string // what we were doing: Ordering, "cancel", or "lost sight of it after 1 of 2 machines, it may go on"; may be empty
 	Err  error
 }
 
@@ -208,6 +212,9 @@ func (j *Job) take(m *apipb.CallEvent) (Event, error) {
 	switch e := m.GetEvent().(type) {
 	case *apipb.CallEvent_Output:
 		o := e.Output
+		if _, ours := slices.BinarySearch(j.Names, o.GetMachine()); !ours || o.GetStream() != "stdout" && o.GetStream() != "stderr" {
+			return nil, call.Errorf(call.Internal, "the overlord sent output %.80q of %.80q, which is not of this job", o.GetStream(), o.GetMachine())
+		}
 		return &Output{Machine: o.GetMachine(), Stream: o.GetStream(), Data: o.GetData(), Dropped: o.GetDropped()}, nil
 	case *apipb.CallEvent_Results:
 		g, err := groupOf(e.Results)

@@ -53,7 +53,7 @@ func (r *Registrar) pending(tx Tx) ([]Pending, error) {
 //
 // Codes: Invalid, NotFound, Conflict, Unavailable.
 func (r *Registrar) Sign(ctx context.Context, actor, name, fingerprint string, replace bool) (Signed, error) {
-	role, bare := cutRole(name)
+	role, bare := CutRole(name)
 	exact := isName(bare)
 	if !exact && (replace || role != pki.Minion) {
 		return Signed{}, call.Errorf(call.Invalid, "to sign an operator, or to replace a certificate, give one name, not the pattern %.80q", name)
@@ -130,8 +130,9 @@ func isName(s string) bool {
 	return err == nil
 }
 
-// cutRole splits "operator/alice"; what has no role is a minion's.
-func cutRole(s string) (pki.Role, string) {
+// CutRole splits the names that Sign and Reject take: "operator/alice". What has
+// no role is a minion's.
+func CutRole(s string) (role pki.Role, name string) {
 	if role, name, ok := strings.Cut(s, "/"); ok && pki.Role(role).Valid() {
 		return pki.Role(role), name
 	}
@@ -196,7 +197,7 @@ func noRequest(name, fingerprint string) error {
 // is a name or a pattern, of any role or as "operator/NAME"; fingerprint is
 // empty, or names one key. Codes: Invalid, NotFound.
 func (r *Registrar) Reject(ctx context.Context, actor, name, fingerprint string) (rejected []Pending, err error) {
-	role, bare := cutRole(name)
+	role, bare := CutRole(name)
 	match, err := r.compile(bare, nil)
 	if err != nil {
 		return nil, fmt.Errorf("reject %q: %w", name, err)

@@ -68,6 +68,46 @@ func TestRevoke(t *testing.T) {
 	}
 }
 
+// Who holds a token that replaces can fill a part of the list, and no operator is
+// kept from revoking by it.
+func TestFullRevocationList(t *testing.T) {
+	w := newWorld(t, nil)
+	if err := w.SetAutosign([]enrol.Rule{{Name: "web*"}}); err != nil {
+		t.Fatal(err)
+	}
+	w.must(enrol.StateGranted)(w.ask("minion/web1", newKey(t), ""))
+	fill := func(n int) {
+		t.Helper()
+		entries := make([]pki.Revoked, n)
+		for i := range entries {
+			entries[i] = pki.Revoked{Serial: fmt.Appendf(nil, "%016d", i), NotAfter: w.now().Add(time.Hour)}
+		}
+		list := pki.NewRevocations()
+		for list.Number() < w.store.data.number {
+			list = list.Add(w.now())
+		}
+		signed, err := pki.SignRevocations(w.root, list.Add(w.now(), entries...))
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.store.data.revoked, w.store.data.number = signed, list.Number()+1
+	}
+	token := w.token(enrol.TokenSpec{Name: "*", Uses: 9, Replace: true})
+	fill(10_850)
+	_, err := w.ask("minion/web1", newKey(t), token)
+	wantCode(t, err, call.Busy, "10851 entries")
+	if _, _, err := w.Revoke(t.Context(), "operator/alice", ident(t, "minion/web1"), "", "stolen"); err != nil {
+		t.Errorf("an operator revokes: %v", err)
+	}
+	w.must(enrol.StateGranted)(w.ask("minion/web2", newKey(t), ""))
+	fill(14_400)
+	_, _, err = w.Revoke(t.Context(), "operator/alice", ident(t, "minion/web2"), "", strings.Repeat("x", pki.MaxReason))
+	wantCode(t, err, call.Busy, "full (14401 entries)")
+	if !slices.Equal(w.cut, []string{"minion/web1"}) {
+		t.Errorf("cut %q; want web1 alone", w.cut)
+	}
+}
+
 // A damaged list stops revocation rather than starting again at one.
 func TestRevokeWithDamagedList(t *testing.T) {
 	w := newWorld(t, nil)
@@ -296,6 +336,17 @@ func TestRenew(t *testing.T) {
 	boss := enrol.Peer{Identity: ident(t, "overlord/dc1"), Cert: leaf}
 	_, err = w.Renew(t.Context(), boss, csr(t, "overlord/dc1", key))
 	wantCode(t, err, call.Denied, "overlord/dc1")
+}
+
+// A session may outlive the certificate that it began with; nobody is renewed by it.
+func TestRenewWithAnExpiredCertificate(t *testing.T) {
+	w := newWorld(t, nil)
+	key := newKey(t)
+	first := w.must(enrol.StateGranted)(w.ask("minion/web1", key, w.token(enrol.TokenSpec{Name: "*"})))
+	peer := enrol.Peer{Identity: ident(t, "minion/web1"), Cert: w.verify(first.Chain, "minion/web1")}
+	w.pass(pki.MinionLife + time.Minute)
+	_, err := w.Renew(t.Context(), peer, csr(t, "minion/web1", newKey(t)))
+	wantCode(t, err, call.Denied, "expired")
 }
 
 func TestRenewOfRevokedKey(t *testing.T) {

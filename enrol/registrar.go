@@ -72,6 +72,7 @@ type Registrar struct {
 	cfg     Config
 	denials *audit.Meter
 	issuing atomic.Pointer[pki.Authority]
+	storing chan struct{} // holds one for each Request that is with the store
 
 	mu    sync.RWMutex
 	rules []rule
@@ -102,7 +103,7 @@ func New(cfg Config) (*Registrar, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	r := &Registrar{cfg: cfg, denials: audit.NewMeter(cfg.Now)}
+	r := &Registrar{cfg: cfg, denials: audit.NewMeter(cfg.Now), storing: make(chan struct{}, maxStoring)}
 	r.issuing.Store(cfg.Issuing)
 	return r, nil
 }

@@ -40,6 +40,10 @@ func (r *Registrar) Renew(ctx context.Context, peer Peer, csr []byte) (chain [][
 }
 
 func (r *Registrar) renew(tx Tx, a *asking, peer Peer) (Cert, error) {
+	now := r.cfg.Now()
+	if now.After(peer.Cert.NotAfter) { // a session or connection may outlive it
+		return Cert{}, call.Errorf(call.Denied, "the certificate of %s expired; enrol again", peer.Identity)
+	}
 	signed, err := tx.Revocations()
 	if err != nil {
 		return Cert{}, err
@@ -56,7 +60,6 @@ func (r *Registrar) renew(tx Tx, a *asking, peer Peer) (Cert, error) {
 	if a.certs, err = tx.Certs(a.Identity); err != nil {
 		return Cert{}, err
 	}
-	now := r.cfg.Now()
 	serial := peer.Cert.SerialNumber.Text(16)
 	live := 0
 	for _, c := range a.certs {

@@ -60,6 +60,12 @@ func (r *Registrar) Request(ctx context.Context, req Request) (Decision, error) 
 	if err != nil {
 		return Decision{}, err
 	}
+	select {
+	case r.storing <- struct{}{}:
+		defer func() { <-r.storing }()
+	case <-ctx.Done():
+		return Decision{}, fmt.Errorf("decide about %s: %w", a.Identity, context.Cause(ctx))
+	}
 	var d Decision
 	var refusal error     // said to the asker, after the transaction that records it
 	var revoked *revoking // by a token that replaces

@@ -2,6 +2,7 @@ package enrol_test
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -370,4 +371,54 @@ func TestStoreFails(t *testing.T) {
 		t.Error("half of a transaction stayed")
 	}
 	w.must(enrol.StateGranted)(w.ask("minion/web1", key, text)) // the token was not used
+}
+
+// slowStore lets a transaction wait, and counts those that do.
+type slowStore struct {
+	enrol.Store
+	in   chan struct{} // gets one for each transaction that begins
+	free chan struct{} // closed: they go on
+}
+
+func (s slowStore) Update(ctx context.Context, fn func(enrol.Tx) error) error {
+	s.in <- struct{}{}
+	<-s.free
+	return s.Store.Update(ctx, fn)
+}
+
+// Strangers' requests are few at a time with the store, for which everything
+// else waits, and those that leave do not wait on.
+func TestRequestsAtTheStoreAreBounded(t *testing.T) {
+	slow := slowStore{in: make(chan struct{}, 100), free: make(chan struct{})}
+	w := newWorld(t, func(c *enrol.Config) {
+		slow.Store = c.Store
+		c.Store = slow
+	})
+	const n, most = 40, 8
+	ctx, leave := context.WithCancel(t.Context())
+	errs := make(chan error, n+1)
+	ask := func(ctx context.Context, i int) {
+		_, err := w.Request(ctx, enrol.Request{CSR: csr(t, fmt.Sprintf("minion/web%d", i), newKey(t)), Role: "minion", Source: home})
+		errs <- err
+	}
+	for i := range n {
+		go ask(t.Context(), i)
+	}
+	for range most {
+		<-slow.in
+	}
+	go ask(ctx, n)
+	leave()
+	if err := <-errs; !errors.Is(err, context.Canceled) {
+		t.Errorf("who left waits for %v", err)
+	}
+	if more := len(slow.in); more != 0 {
+		t.Errorf("%d more are with the store; want %d at a time", more, most)
+	}
+	close(slow.free)
+	for range n {
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"unicode/utf8"
 
@@ -15,6 +16,11 @@ import (
 // maxStatementKept is the size of the largest signed list that its record
 // keeps whole, in bytes; of a larger one it keeps the digest.
 const maxStatementKept = 16 << 10
+
+// maxReplaced is the size in bytes of the largest signed list to which
+// replacing still adds. The rest is for certificates that an operator revokes: a
+// token that replaces, in the wrong hands, must not keep him from it.
+const maxReplaced = pki.MaxRevocations * 3 / 4
 
 // revoking is a revocation that waits to be announced.
 type revoking struct {
@@ -117,7 +123,7 @@ func (r *Registrar) revoke(tx Tx, actor string, id pki.Identity, certs []Cert, r
 			return nil, err
 		}
 	}
-	rev, err := r.nextList(tx, entries)
+	rev, err := r.nextList(tx, entries, reason == pki.Replaced)
 	if err != nil {
 		return nil, err
 	}
@@ -133,8 +139,9 @@ func (r *Registrar) revoke(tx Tx, actor string, id pki.Identity, certs []Cert, r
 	return rev, tx.Audit(rec)
 }
 
-// nextList adds entries to the newest list, whose numbers only grow.
-func (r *Registrar) nextList(tx Tx, entries []pki.Revoked) (*revoking, error) {
+// nextList adds entries to the newest list, whose numbers only grow. Those of
+// certificates that are merely replaced must leave room.
+func (r *Registrar) nextList(tx Tx, entries []pki.Revoked, replaced bool) (*revoking, error) {
 	list := pki.NewRevocations()
 	signed, err := tx.Revocations()
 	if err != nil {
@@ -146,8 +153,13 @@ func (r *Registrar) nextList(tx Tx, entries []pki.Revoked) (*revoking, error) {
 		}
 	}
 	list = list.Add(r.cfg.Now(), entries...)
-	if signed, err = pki.SignRevocations(r.cfg.Root, list); err != nil {
+	signed, err = pki.SignRevocations(r.cfg.Root, list)
+	full := errors.Is(err, pki.ErrFull)
+	switch {
+	case err != nil && !full:
 		return nil, err
+	case full, replaced && len(signed) > maxReplaced:
+		return nil, call.Errorf(call.Busy, "the revocation list is full (%d entries); entries go a day after the certificates that they name have ended", len(list.Entries()))
 	}
 	return &revoking{signed: signed, list: list}, tx.PutRevocations(list.Number(), signed)
 }

@@ -344,7 +344,7 @@ func (d *driver) afterRefusal() time.Time {
 	return time.Now().Add(retryEvery)
 }
 
-// askSoon asks because of what the machine itself said: not too often.
+// askSoon asks because of what the machine itself said or did: not too often.
 func (d *driver) askSoon(i int, l *late) {
 	if soon := l.heard.Add(hurry); time.Now().Before(soon) {
 		d.retry(l, soon)
@@ -363,7 +363,7 @@ func (d *driver) answered(i int, l *late, a Answer) {
 		d.none(i, l, a.Birth)
 	case call.CodeOf(a.Err) == call.SessionLost || call.CodeOf(a.Err) == call.NoSession:
 		l.orphan = true
-		d.ask(i, l)
+		d.askSoon(i, l)
 	case call.CodeOf(a.Err) != call.NotFound: // busy, most likely: the patrol asks again
 	case l.orphan:
 		d.r.finish(i, call.Result{Machine: name, Code: call.SessionLost, Detail: detailLost})

@@ -2,7 +2,6 @@ package minion
 
 import (
 	"context"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -13,6 +12,7 @@ import (
 
 	"dominion/api/fleetpb"
 	"dominion/call"
+	"dominion/minion/journal"
 	"dominion/module"
 	"dominion/pki"
 	"dominion/policy"
@@ -44,6 +44,9 @@ type Options struct {
 	Overlords []string
 	// Policy is this machine's own; nil allows everything.
 	Policy *policy.Policy
+	// Journal keeps on disk what was begun here and how it ended; nil: that is
+	// forgotten when the process ends.
+	Journal *journal.Journal
 	// Own is this machine's log of what it ran; nil: none is kept.
 	Own ownLog
 	// Save keeps something on disk and returns when it is durable; nil: nothing
@@ -83,10 +86,9 @@ type Agent struct {
 	save     func(name string, content []byte) error
 	patience time.Duration // of Drain with calls that were cancelled
 	opened   func()        // called when a session has begun; may be nil
-	journal  []byte        // random id: this memory of job ids, told in HELLO
 
 	verifier verifier
-	book     book
+	book     books
 	crew     crew
 	own      recorder
 	heads    heads
@@ -115,11 +117,10 @@ func New(opt Options) (*Agent, error) {
 	}
 	a := &Agent{
 		name: name, version: opt.Version, now: opt.Now, log: opt.Log, trust: opt.Trust, save: opt.Save,
-		opt:     session.Options{Credit: opt.Credit, Heartbeat: opt.Heartbeat, Stats: opt.Stats, Log: opt.Log},
-		own:     recorder{log: opt.Own},
-		journal: make([]byte, 16), patience: cancelTime,
+		opt:      session.Options{Credit: opt.Credit, Heartbeat: opt.Heartbeat, Stats: opt.Stats, Log: opt.Log},
+		own:      recorder{log: opt.Own},
+		patience: cancelTime,
 	}
-	rand.Read(a.journal) // never fails (crypto/rand since Go 1.24)
 	if a.version == "" {
 		a.version = "devel"
 	}
@@ -130,7 +131,8 @@ func New(opt Options) (*Agent, error) {
 		a.log = slog.New(slog.DiscardHandler)
 	}
 	a.own.tell = a.log
-	a.book = new(memoryBook)
+	a.book.memory = journal.InMemory(journal.Options{MaxEntries: memoryJobs, MaxResults: memoryResults, Now: a.now, Log: a.log})
+	a.book.disk = opt.Journal
 	a.crew = crew{running: opt.MaxRunning, queued: opt.MaxQueued, do: a.work}
 	if a.crew.running == 0 {
 		a.crew.running = defaultRunning
@@ -138,7 +140,7 @@ func New(opt Options) (*Agent, error) {
 	if a.crew.queued == 0 {
 		a.crew.queued = defaultQueued
 	}
-	a.verifier.name, a.verifier.trust, a.verifier.methods, a.verifier.jobs = name, opt.Trust, opt.Table, a.book
+	a.verifier.name, a.verifier.trust, a.verifier.methods, a.verifier.jobs = name, opt.Trust, opt.Table, &a.book
 	a.verifier.policy = opt.Policy
 	for _, o := range opt.Overlords {
 		a.AddOverlord(o)
@@ -339,7 +341,8 @@ func (a *Agent) work(ctx context.Context, w *work) {
 	a.finish(w, r)
 }
 
-// finish keeps a result and sends it.
+// finish keeps a result and sends it. It stays kept until an overlord says that
+// it is stored.
 func (a *Agent) finish(w *work, r *fleetpb.Result) {
 	o := w.verdict.order
 	if err := a.book.Finish(o.Job, r); err != nil {
@@ -348,8 +351,9 @@ func (a *Agent) finish(w *work, r *fleetpb.Result) {
 	w.link.forget(w.id)
 	a.log.Debug("call done", "job", o.Job, "method", o.Method, "code", codeText(r), "took_us", r.TookUs)
 	if err := w.link.session.Reply(w.id, r); err != nil {
-		a.log.Info("result not delivered", "job", o.Job, "overlord", w.link.peer, "err", err)
-		return
+		a.log.Info("result not delivered, it is kept", "job", o.Job, "overlord", w.link.peer, "err", err)
+		if l := a.link(w.link.peer); l != nil && l != w.link {
+			l.tellFinished([]call.JobID{o.Job})
+		}
 	}
-	a.book.Release(o.Job)
 }

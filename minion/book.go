@@ -6,206 +6,112 @@ import (
 
 	"dominion/api/fleetpb"
 	"dominion/call"
+	"dominion/minion/journal"
+	"dominion/module"
 )
 
-// Limits of the book kept in memory.
+// Bounds of the journal that is kept in memory.
 const (
-	bookKeep    = 10 * time.Minute // a job id is remembered until its order's expiry plus this
-	bookJobs    = 1_000_000        // job ids; about 90 MB when full
-	bookResults = 16 << 20         // bytes of results that nobody has taken yet
+	memoryJobs    = 1_000_000 // about 130 MB when full
+	memoryResults = 16 << 20  // bytes of results that no overlord has stored yet
 )
 
 // A claimer decides that a job id runs at most once on this machine.
 type claimer interface {
 	// Check says without a trace whether the job may be received: the error is
-	// a *call.Error with Repeated, Expired or Busy.
-	Check(job call.JobID, expiry, now time.Time) error
-	// Receive claims the job: its state is call.Received from now on. Errors
-	// are those of Check.
-	Receive(job call.JobID, expiry, now time.Time) error
+	// a *call.Error with Repeated, Expired, Busy, TooYoung or Unavailable.
+	Check(o *call.Order, e module.Effect, now time.Time) error
 }
 
-// A book knows how far each call on this machine has come: call.Received,
-// call.Started, call.Finished. A state only moves forward, and a job id is
-// forgotten only when its order could not be accepted any more.
-type book interface {
-	claimer
-	// Start is called before the method begins.
-	Start(job call.JobID) error
-	// Finish is called before the result is sent; the book keeps it until
-	// Release, as far as it has room.
-	Finish(job call.JobID, r *fleetpb.Result) error
-	// Release says that a job's result need not be kept. Its id is.
-	Release(job call.JobID)
+// books know how far each call on this machine has come. What only reads is
+// kept in memory and may run again after a restart; everything else is in the
+// journal on the disk, if there is one.
+type books struct {
+	memory *journal.Journal
+	disk   *journal.Journal // nil: there is none, and memory serves for all
+
+	mu sync.Mutex // held while a job is claimed: no id is in both
 }
 
-// memoryBook is a book without a disk: it forgets everything when the process
-// ends. Its zero value is ready.
-type memoryBook struct {
-	maxJobs int // zero means bookJobs
-
-	mu      sync.Mutex
-	jobs    map[call.JobID]call.State
-	byEnd   map[int64][]call.JobID // minute of the end of remembering to jobs
-	first   int64                  // no key of byEnd is smaller; meaningless while byEnd is empty
-	floor   time.Time              // newest expiry among forgotten jobs: no order up to it is accepted
-	results map[call.JobID]*fleetpb.Result
-	held    int // bytes in results
-}
-
-func (b *memoryBook) limit() int {
-	if b.maxJobs > 0 {
-		return b.maxJobs
+// main is the journal whose id and birth the overlord is told.
+func (b *books) main() *journal.Journal {
+	if b.disk != nil {
+		return b.disk
 	}
-	return bookJobs
+	return b.memory
+}
+
+// of gives the journal for a method of that effect, and the other, if any.
+func (b *books) of(e module.Effect) (its, other *journal.Journal) {
+	switch {
+	case b.disk == nil:
+		return b.memory, nil
+	case e == module.Read:
+		return b.memory, b.disk
+	}
+	return b.disk, b.memory
+}
+
+// holding gives the journal that knows a job.
+func (b *books) holding(job call.JobID) *journal.Journal {
+	if b.disk != nil {
+		if _, ok := b.disk.Look(job); ok {
+			return b.disk
+		}
+	}
+	return b.memory
 }
 
 // Check implements claimer.
-func (b *memoryBook) Check(job call.JobID, expiry, now time.Time) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.forget(now)
-	return b.check(job, expiry)
-}
-
-// Receive implements claimer.
-func (b *memoryBook) Receive(job call.JobID, expiry, now time.Time) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.forget(now)
-	if err := b.check(job, expiry); err != nil {
+func (b *books) Check(o *call.Order, e module.Effect, now time.Time) error {
+	its, other := b.of(e)
+	if other != nil {
+		if have, ok := other.Look(o.Job); ok {
+			return call.Errorf(call.Repeated, "job %s has been received here before (%s)", o.Job, journal.StateWord(have.State))
+		}
+	}
+	if err := its.Check(o.Job, o.Expiry, now); err != nil || e == module.Read {
 		return err
 	}
-	if b.jobs == nil {
-		b.jobs = make(map[call.JobID]call.State)
-		b.byEnd = make(map[int64][]call.JobID)
-	}
-	b.jobs[job] = call.Received
-	end := minuteOf(expiry.Add(bookKeep)) + 1 // the whole minute has passed when it is forgotten
-	if len(b.byEnd) == 0 || end < b.first {
-		b.first = end
-	}
-	b.byEnd[end] = append(b.byEnd[end], job)
-	return nil
-}
-
-func (b *memoryBook) check(job call.JobID, expiry time.Time) error {
-	if s, ok := b.jobs[job]; ok {
-		return call.Errorf(call.Repeated, "job %s has been received here before (%s)", job, stateWord(s))
-	}
-	if !b.floor.IsZero() && !expiry.After(b.floor) {
-		// Only a clock that was set back can lead here: what was forgotten had
-		// expired by more than the tolerance, and so had everything older.
-		return call.Errorf(call.Expired, "the order expired at %s, and later ones have been forgotten here; was this clock set back?",
-			expiry.UTC().Format(time.RFC3339))
-	}
-	if len(b.jobs) >= b.limit() {
-		return call.Errorf(call.Busy, "this machine remembers %d jobs and takes no more until the oldest expires", len(b.jobs))
+	// A journal that was lost may hold what was ordered before this one began.
+	switch birth := its.Birth(); {
+	case birth.IsZero():
+		return call.Errorf(call.Unavailable, "this machine's journal cannot be written; nothing was run")
+	case o.IssuedAt.Before(birth):
+		return call.Errorf(call.TooYoung, "this machine's journal began at %s, and what was ordered before may have run under another; order it again now", stamp(birth))
 	}
 	return nil
 }
 
-// forget drops the jobs whose time is over. It touches each minute once.
-func (b *memoryBook) forget(now time.Time) {
-	until := minuteOf(now)
-	if len(b.byEnd) == 0 || b.first > until {
-		return
-	}
-	next := int64(0)
-	for end, jobs := range b.byEnd {
-		if end > until {
-			if next == 0 || end < next {
-				next = end
-			}
-			continue
-		}
-		for _, job := range jobs {
-			delete(b.jobs, job)
-			b.release(job)
-		}
-		delete(b.byEnd, end)
-		// All of these expired before the end of that minute less bookKeep.
-		if floor := time.Unix(end*60, 0).Add(-bookKeep); floor.After(b.floor) {
-			b.floor = floor
-		}
-	}
-	b.first = next
-}
-
-// Start implements book.
-func (b *memoryBook) Start(job call.JobID) error { return b.advance(job, call.Received, call.Started) }
-
-// Finish implements book.
-func (b *memoryBook) Finish(job call.JobID, r *fleetpb.Result) error {
+// Receive claims a job for an overlord: its state is call.Received from now on.
+// Errors are those of Check.
+func (b *books) Receive(o *call.Order, e module.Effect, overlord string, now time.Time) error {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	s, ok := b.jobs[job]
-	if !ok {
-		return nil // so long a run that even its id is forgotten
+	if err := b.Check(o, e, now); err != nil {
+		return err
 	}
-	if s == call.Finished {
-		return call.Errorf(call.Internal, "job %s finished twice", job)
-	}
-	b.jobs[job] = call.Finished
-	size := len(r.GetOutput()) + len(r.GetDetail())
-	if b.held+size > bookResults {
-		return nil
-	}
-	if b.results == nil {
-		b.results = make(map[call.JobID]*fleetpb.Result)
-	}
-	b.results[job] = r
-	b.held += size
-	return nil
+	its, _ := b.of(e)
+	return its.Receive(o.Job, o.Expiry, overlord, now)
 }
 
-// Release implements book.
-func (b *memoryBook) Release(job call.JobID) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.release(job)
+// Start is called before the method begins.
+func (b *books) Start(job call.JobID) error { return b.holding(job).Start(job) }
+
+// Finish is called before the result is sent.
+func (b *books) Finish(job call.JobID, r *fleetpb.Result) error {
+	return b.holding(job).Finish(job, r)
 }
 
-func (b *memoryBook) release(job call.JobID) {
-	if r, ok := b.results[job]; ok {
-		b.held -= len(r.GetOutput()) + len(r.GetDetail())
-		delete(b.results, job)
-	}
-	if len(b.results) == 0 {
-		b.results = nil // an idle agent holds no empty table
-	}
-}
+// Release says that a job's result need not be kept. Its id is.
+func (b *books) Release(job call.JobID) { b.holding(job).Release(job) }
 
-// state gives how far a job has come and the result kept for it, if any.
-func (b *memoryBook) state(job call.JobID) (call.State, *fleetpb.Result) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.jobs[job], b.results[job]
-}
-
-func (b *memoryBook) advance(job call.JobID, from, to call.State) error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	s, ok := b.jobs[job]
-	if ok && s != from {
-		return call.Errorf(call.Internal, "job %s is %s, not %s", job, stateWord(s), stateWord(from))
+// waiting gives up to limit jobs whose results no overlord has stored, of those
+// overlords that of accepts.
+func (b *books) waiting(of func(overlord string) bool, limit int) []call.JobID {
+	var out []call.JobID
+	if b.disk != nil {
+		out = b.disk.Unacknowledged(of, limit)
 	}
-	if ok {
-		b.jobs[job] = to
-	}
-	return nil
-}
-
-func minuteOf(t time.Time) int64 { return t.Unix() / 60 }
-
-func stateWord(s call.State) string {
-	switch s {
-	case call.Received:
-		return "it waits"
-	case call.Started:
-		return "it runs"
-	case call.Finished:
-		return "it has ended"
-	}
-	return "it is unknown"
+	return append(out, b.memory.Unacknowledged(of, limit-len(out))...)
 }

@@ -18,6 +18,7 @@ import (
 
 	"dominion/audit"
 	"dominion/enrol"
+	"dominion/minion/journal"
 	"dominion/module"
 	"dominion/module/command"
 	"dominion/pki"
@@ -39,6 +40,7 @@ type daemon struct {
 	trust *pki.Trust
 	agent *Agent
 	own   *audit.FileLog
+	book  *journal.Journal
 	ask   asker
 	clock *session.Clock
 	wake  chan struct{} // of one: a session has begun, so a renewal can be tried
@@ -101,6 +103,9 @@ func (d *daemon) open() error {
 	if err != nil {
 		return err
 	}
+	if d.book, err = journal.Open(filepath.Join(d.cfg.state, "journal"), journal.Options{Now: d.cfg.now, Log: d.log}); err != nil {
+		return err
+	}
 	return d.makeAgent(pol)
 }
 
@@ -120,7 +125,7 @@ func (d *daemon) makeAgent(pol *policy.Policy) error {
 		}
 	}
 	d.agent, err = New(Options{
-		Name: d.cfg.name, Trust: d.trust, Table: table, Overlords: d.enrolledWith(), Policy: pol, Own: d.own,
+		Name: d.cfg.name, Trust: d.trust, Table: table, Overlords: d.enrolledWith(), Policy: pol, Own: d.own, Journal: d.book,
 		Save: d.dir.WriteFile, Saved: saved, Credit: session.NewPool(0), Heartbeat: d.clock, Log: d.log,
 		Version: d.cfg.version, Now: d.cfg.now, MaxRunning: d.cfg.running, MaxQueued: d.cfg.queued,
 	})
@@ -142,6 +147,9 @@ func (d *daemon) close() error {
 		if err := d.agent.own.ready(); err != nil {
 			d.log.Error("records of calls that ran are lost", "err", err)
 		}
+	}
+	if d.book != nil {
+		errs = append(errs, d.book.Close())
 	}
 	if d.own != nil {
 		errs = append(errs, d.own.Close())
@@ -245,6 +253,9 @@ func (d *daemon) reloads(ctx context.Context, reload <-chan os.Signal) {
 			}
 		}
 		p, err := d.readPolicy()
+		if err == nil && p == nil && d.agent.verifier.currentPolicy() != nil {
+			err = fmt.Errorf("%s is gone; without it everything would be allowed, which takes a restart", d.cfg.policy)
+		}
 		if err != nil {
 			d.log.Error("policy not read again; the older one stays in use", "err", err)
 			continue

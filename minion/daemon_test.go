@@ -316,6 +316,14 @@ func TestRunReadsPolicyAgain(t *testing.T) {
 	if c := ping(); c != call.Denied {
 		t.Errorf("with a policy that cannot be read: ping = %s; want the older policy", c)
 	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	reload <- nil
+	reload <- nil
+	if c := ping(); c != call.Denied {
+		t.Errorf("with a policy that is gone: ping = %s; want the older policy", c)
+	}
 }
 
 func TestDamagedCertificateIsAskedForAgain(t *testing.T) {

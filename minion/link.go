@@ -3,6 +3,7 @@ package minion
 import (
 	"context"
 	"encoding/json"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -70,8 +71,23 @@ func (l *link) hello(s *session.Session, peer *fleetpb.Hello) (*fleetpb.Hello, e
 		}
 	}
 	l.agent.takeSharers(l.peer, peer.Sharers)
+	l.takeBirth(peer.JournalBirthMs)
 	_ = l.takeHead(peer.LogHead) // kept for the calls of this session
 	return nil, nil
+}
+
+// takeBirth keeps when the journal began, before any order of the session is
+// looked at. Without a word of the overlord, as from one of an earlier version,
+// it is this machine's clock. While it cannot be kept no order is accepted but
+// those that only read.
+func (l *link) takeBirth(theirs int64) {
+	birth := l.agent.now()
+	if theirs > 0 {
+		birth = time.UnixMilli(theirs)
+	}
+	if err := l.agent.book.main().SetBirth(birth); err != nil {
+		l.agent.log.Error("the journal cannot be written: calls are refused until it can", "err", err)
+	}
 }
 
 // ready is called when the session can be used.
@@ -80,8 +96,15 @@ func (l *link) ready(s *session.Session) {
 		s.Close(call.CodeOf(err), err.Error())
 		return
 	}
+	// A list that came by another session since HELLO has cut the sessions it
+	// found; this one was not among them yet.
+	if err := l.agent.admit(s.Peer(), s.PeerCert()); err != nil {
+		s.Close(call.CodeOf(err), err.Error())
+		return
+	}
 	l.opened = true
 	l.agent.log.Info("session opened", "overlord", l.peer, "address", s.RemoteAddr().String(), "dialled", s.Dialled())
+	l.tellFinished(l.agent.book.waiting(l.shares, maxFinished))
 	l.wg.Go(func() { l.sendFacts(l.ctx) })
 	if l.agent.opened != nil {
 		l.agent.opened()
@@ -137,7 +160,7 @@ func (l *link) accept(id uint64, c *fleetpb.Call, d verdict, now time.Time) erro
 	if err := a.crew.room(); err != nil {
 		return err
 	}
-	if err := a.book.Receive(d.order.Job, d.order.Expiry, now); err != nil {
+	if err := a.book.Receive(d.order, d.method.Effect(), l.peer, now); err != nil {
 		return err
 	}
 	w := &work{link: l, id: id, verdict: d, args: c.Args, stream: c.Stream, timeout: millis(c.TimeoutMs)}
@@ -193,10 +216,66 @@ func (l *link) Cancel(_ *session.Session, id uint64) {
 	if w == nil {
 		return // answered already, or one of the session's own
 	}
-	cause := call.Errorf(call.Cancelled, "withdrawn by the operator")
-	if l.agent.crew.withdraw(w, cause) {
+	if cause := withdrawn(); l.agent.crew.withdraw(w, cause) {
 		l.wg.Go(func() { l.agent.finish(w, failure(cause)) })
 	}
+}
+
+func withdrawn() *call.Error { return call.Errorf(call.Cancelled, "withdrawn by the operator") }
+
+// maxFinished is how many jobs an overlord is told of after HELLO whose results
+// it has not stored.
+const maxFinished = 4000
+
+// shares says whether an overlord's jobs are this session's overlord's too:
+// they are the same, or one named the other as sharing its store.
+func (l *link) shares(overlord string) bool {
+	return overlord == l.peer || l.agent.sharing(overlord, l.peer)
+}
+
+// tellFinished says that results of jobs wait here to be asked for.
+func (l *link) tellFinished(jobs []call.JobID) {
+	const most = 2000 // fit into a frame
+	for part := range slices.Chunk(jobs, most) {
+		m := &fleetpb.Ack{State: fleetpb.Ack_FINISHED, Jobs: make([][]byte, len(part))}
+		for i := range part {
+			m.Jobs[i] = part[i][:]
+		}
+		if err := l.session.Ack(0, m); err != nil {
+			return // the session is over, and the next one hears of them
+		}
+	}
+}
+
+// job says how far a job has come here, and withdraws it first when asked to.
+func (l *link) job(in session.JobArgs) (session.JobResult, error) {
+	id, err := call.ParseJobID(in.Job)
+	if err != nil {
+		return session.JobResult{}, call.Errorf(call.Invalid, "%v", err)
+	}
+	book := l.agent.book.holding(id)
+	e, ok := book.Look(id)
+	if !ok || !l.shares(e.Overlord) {
+		return session.JobResult{State: session.JobNone}, nil
+	}
+	if w := l.agent.crew.find(id); w != nil && in.Cancel {
+		if cause := withdrawn(); l.agent.crew.withdraw(w, cause) {
+			l.agent.finish(w, failure(cause)) // it had not started
+			e.State = call.Finished
+		}
+	}
+	if e.State != call.Finished {
+		return session.JobResult{State: session.JobRunning}, nil
+	}
+	r, err := book.Result(id)
+	if err != nil {
+		return session.JobResult{}, call.Errorf(call.Internal, "%v", err)
+	}
+	out := session.JobResult{State: session.JobFinished, Code: r.Code, Detail: r.Detail, TookUs: r.TookUs}
+	if json.Valid(r.Output) {
+		out.Output = r.Output
+	}
+	return out, nil
 }
 
 // Ack implements session.Handler.
@@ -242,24 +321,25 @@ const maxAsked = 16 << 20
 
 // ask answers one of the session's own calls elsewhere than on the reader.
 func (l *link) ask(s *session.Session, id uint64, c *fleetpb.Call) {
+	size := proto.Size(c) // all of it: what is not looked at is kept, too
 	l.mu.Lock()
-	full := l.asked+len(c.Args) > maxAsked
+	full := l.asked+size > maxAsked
 	if !full {
-		l.asked += len(c.Args)
+		l.asked += size
 	}
 	l.mu.Unlock()
 	if full {
 		_ = s.Reply(id, failure(call.Errorf(call.Busy, "calls of this session with %d bytes are being answered", maxAsked))) // an error: the session is over
 		return
 	}
-	l.wg.Go(func() { l.own(id, c) })
+	l.wg.Go(func() { l.own(id, c, size) })
 }
 
-// own answers one of the session's own methods.
-func (l *link) own(id uint64, c *fleetpb.Call) {
+// own answers one of the session's own methods, a call of that many bytes.
+func (l *link) own(id uint64, c *fleetpb.Call, size int) {
 	out, err := l.answer(c)
 	l.mu.Lock()
-	l.asked -= len(c.Args)
+	l.asked -= size
 	l.mu.Unlock()
 	r := &fleetpb.Result{}
 	if err == nil {
@@ -287,6 +367,12 @@ func (l *link) answer(c *fleetpb.Call) (any, error) {
 		}
 		n, err := a.takeRevocations(in.List)
 		return session.RevocationsResult{Number: n}, err
+	case session.MethodJob:
+		var in session.JobArgs
+		if err := decodeArgs(c.Args, &in); err != nil {
+			return nil, err
+		}
+		return l.job(in)
 	case session.MethodCheckpoint:
 		var in session.CheckpointArgs
 		if err := decodeArgs(c.Args, &in); err != nil {

@@ -25,6 +25,7 @@ type overlord struct {
 	hello func(peer *fleetpb.Hello, h *fleetpb.Hello) // changes what is said; may be nil
 	serve func(method string, args []byte) ([]byte, error)
 
+	acked  func(*fleetpb.Ack) // is told what the minion says of its jobs; may be nil
 	opened chan *peer
 
 	mu    sync.Mutex
@@ -166,9 +167,13 @@ func (o *overlord) Call(s *session.Session, id uint64, c *fleetpb.Call) {
 		_ = s.Reply(id, r)
 	}()
 }
-func (o *overlord) Cancel(*session.Session, uint64)            {}
-func (o *overlord) Ack(*session.Session, uint64, *fleetpb.Ack) {}
-func (o *overlord) Closed(s *session.Session, err error)       { o.of(s).gone <- err }
+func (o *overlord) Cancel(*session.Session, uint64) {}
+func (o *overlord) Ack(_ *session.Session, _ uint64, m *fleetpb.Ack) {
+	if o.acked != nil {
+		o.acked(m)
+	}
+}
+func (o *overlord) Closed(s *session.Session, err error) { o.of(s).gone <- err }
 func (o *overlord) Open(s *session.Session, st *session.Stream) {
 	p := o.of(s)
 	g := &got{done: make(chan struct{})}

@@ -138,6 +138,23 @@ func (c *crew) withdraw(w *work, cause error) bool {
 	return false
 }
 
+// find gives the call of a job that runs or waits; nil: there is none.
+func (c *crew) find(job call.JobID) *work {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for w := range c.active {
+		if w.verdict.order.Job == job {
+			return w
+		}
+	}
+	for _, w := range c.waiting {
+		if w.verdict.order.Job == job {
+			return w
+		}
+	}
+	return nil
+}
+
 // stop takes no more calls; add answers with reason. What runs and waits goes on.
 func (c *crew) stop(reason error) {
 	c.mu.Lock()

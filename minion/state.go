@@ -44,6 +44,9 @@ type heads struct {
 func (a *Agent) restore(saved map[string][]byte) error {
 	a.heads.memories = audit.Memories{}
 	if b := saved[FileRevocations]; b != nil {
+		if a.trust.Root() == nil {
+			return fmt.Errorf("read %s: it is of a root that is not known here any more; remove it to enrol anew", FileRevocations)
+		}
 		l, err := pki.ParseRevocations(a.trust.Root(), b)
 		if err != nil {
 			return fmt.Errorf("read %s: %w", FileRevocations, err)
@@ -78,9 +81,13 @@ func (a *Agent) keep(name string, content []byte) {
 // hello is what this machine says first in every session.
 func (a *Agent) hello() *fleetpb.Hello {
 	_, digest := a.currentFacts()
+	id, birth := a.book.main().ID(), int64(0)
+	if b := a.book.main().Birth(); !b.IsZero() {
+		birth = b.UnixMilli()
+	}
 	return &fleetpb.Hello{
 		AgentVersion: a.version, TimeMs: a.now().UnixMilli(), RevocationNumber: a.verifier.revocations().Number(),
-		JournalId: a.journal, Checkpoints: a.notes(), FactsDigest: digest,
+		JournalId: id[:], JournalBirthMs: birth, Checkpoints: a.notes(), FactsDigest: digest,
 	}
 }
 
@@ -211,6 +218,16 @@ func (a *Agent) takeSharers(by string, named []*fleetpb.OverlordName) {
 		return
 	}
 	a.keep(FileSharers, b)
+}
+
+// sharing says whether one of two overlords named the other as sharing its store.
+func (a *Agent) sharing(one, other string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	named := func(by, name string) bool {
+		return slices.ContainsFunc(a.sharers[by], func(s Sharer) bool { return s.Name == name })
+	}
+	return named(one, other) || named(other, one)
 }
 
 func equalSharer(x, y Sharer) bool {

@@ -87,9 +87,6 @@ func (v *verifier) verify(c *fleetpb.Call, s sessionView, now time.Time) (verdic
 	if err := checkTime(o, s, now); err != nil {
 		return d, err
 	}
-	if err := v.jobs.Check(o.Job, o.Expiry, now); err != nil {
-		return d, err
-	}
 	if s.audit != nil {
 		return d, call.Errorf(call.AuditRefused, "the audit log of overlord/%s is not accepted: %v", s.peer, s.audit)
 	}
@@ -101,6 +98,9 @@ func (v *verifier) verify(c *fleetpb.Call, s sessionView, now time.Time) (verdic
 		return d, call.Errorf(call.NotFound, "this machine has no method %s", o.Method)
 	}
 	if err := m.Validate(c.Args); err != nil {
+		return d, err
+	}
+	if err := v.jobs.Check(o, m.Effect(), now); err != nil {
 		return d, err
 	}
 	d.method = m

@@ -71,11 +71,20 @@ func certPB(c enrol.Cert) *apipb.Cert {
 	}
 }
 
-// SignCert implements AdminServiceHandler.
+// SignCert implements AdminServiceHandler. To sign an operator is to add one: who
+// may sign machines could make himself anybody otherwise.
 func (a adminAPI) SignCert(ctx context.Context, r *connect.Request[apipb.SignCertRequest]) (*connect.Response[apipb.SignCertResponse], error) {
-	c, err := a.o.admit(ctx, "cert.sign", r.Msg.Name)
+	action := "cert.sign"
+	role, name := enrol.CutRole(r.Msg.Name)
+	if role == pki.Operator {
+		action = "operator.add"
+	}
+	c, err := a.o.admit(ctx, action, r.Msg.Name)
 	if err != nil {
 		return nil, err
+	}
+	if role == pki.Operator && strings.EqualFold(name, localOperator) {
+		return nil, errLocalOperator
 	}
 	signed, err := a.o.registrar.Sign(ctx, c.actor(), r.Msg.Name, r.Msg.Fingerprint, r.Msg.Replace)
 	if err != nil {
@@ -188,6 +197,9 @@ func (a adminAPI) RevokeToken(ctx context.Context, r *connect.Request[apipb.Revo
 	return connect.NewResponse(&apipb.RevokeTokenResponse{}), nil
 }
 
+// errLocalOperator keeps apart whom policy and log could not tell apart.
+var errLocalOperator = call.Errorf(call.Conflict, "operator %q is root on the overlord's host; choose another name", localOperator)
+
 // AddOperator implements AdminServiceHandler.
 func (a adminAPI) AddOperator(ctx context.Context, r *connect.Request[apipb.AddOperatorRequest]) (*connect.Response[apipb.AddOperatorResponse], error) {
 	c, err := a.o.admit(ctx, "operator.add", r.Msg.Name)
@@ -195,7 +207,7 @@ func (a adminAPI) AddOperator(ctx context.Context, r *connect.Request[apipb.AddO
 		return nil, err
 	}
 	if strings.EqualFold(r.Msg.Name, localOperator) {
-		return nil, call.Errorf(call.Conflict, "operator %q is root on the overlord's host; choose another name", localOperator)
+		return nil, errLocalOperator
 	}
 	text, t, err := a.o.registrar.AddOperator(ctx, c.actor(), r.Msg.Name, time.Duration(r.Msg.LifeMs)*time.Millisecond)
 	if err != nil {

@@ -25,6 +25,10 @@ const (
 	listTell   = 5 * time.Second
 )
 
+// maxVerifying bounds the verifications that run at a time: each reads the whole
+// store, and any operator may ask for one.
+const maxVerifying = 2
+
 // List implements AuditServiceHandler. While no record fits, an empty one is
 // sent now and then.
 func (a auditAPI) List(ctx context.Context, r *connect.Request[apipb.AuditListRequest], out *connect.ServerStream[apipb.AuditRecord]) error {
@@ -121,6 +125,10 @@ func fits(rec *auditpb.Record, r *apipb.AuditListRequest) bool {
 
 // Verify implements AuditServiceHandler.
 func (a auditAPI) Verify(ctx context.Context, _ *connect.Request[apipb.AuditVerifyRequest], out *connect.ServerStream[apipb.AuditVerifyEvent]) error {
+	if !a.o.verifying.TryAcquire(1) {
+		return call.Errorf(call.Busy, "%d verifications of the audit log are running; try again later", maxVerifying)
+	}
+	defer a.o.verifying.Release(1)
 	outside, err := a.o.keep.outside()
 	if err != nil {
 		return err

@@ -138,7 +138,7 @@ func TestPatience(t *testing.T) {
 						ended <- err
 						return
 					}
-					http.NewResponseController(w).Flush() //nolint:errcheck // the next Write tells
+					http.NewResponseController(w).Flush() // the next Write tells
 				}
 			})
 			mux.HandleFunc("/idle", func(w http.ResponseWriter, _ *http.Request) {

@@ -86,17 +86,19 @@ func (f *fleet) addLocked(name string) *minionState {
 	return m
 }
 
-// forget removes a name whose certificates are all revoked.
-func (f *fleet) forget(name string) {
+// forget removes a name whose certificates are all revoked, and gives its
+// session, if it has one.
+func (f *fleet) forget(name string) (left *session.Session) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if m := f.known[name]; m != nil {
-		if m.session != nil {
+		if left = m.session; left != nil {
 			f.up--
 		}
 		delete(f.known, name)
 		f.names = slices.Sorted(maps.Keys(f.known))
 	}
+	return left
 }
 
 // join registers a session and gives the one it replaces, if any.

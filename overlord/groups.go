@@ -22,6 +22,8 @@ func (k *keep) group(name string) ([]string, bool) {
 
 // loadGroups reads the groups again, after a change.
 func (k *keep) loadGroups(ctx context.Context) error {
+	k.reading.Lock()
+	defer k.reading.Unlock()
 	rows, err := k.db.Groups(ctx)
 	if err != nil {
 		return err
@@ -51,8 +53,12 @@ func (k *keep) setGroup(ctx context.Context, c caller, name string, members []st
 		case apipb.SetGroupRequest_ADD:
 			members = append(members, old...)
 		case apipb.SetGroupRequest_REMOVE:
-			gone := members
-			members = slices.DeleteFunc(old, func(n string) bool { return slices.Contains(gone, n) })
+			// This runs on the store's one writer, and both may be a million.
+			gone := make(map[string]struct{}, len(members))
+			for _, n := range members {
+				gone[n] = struct{}{}
+			}
+			members = slices.DeleteFunc(old, func(n string) bool { _, is := gone[n]; return is })
 		}
 		slices.Sort(members)
 		members = slices.Compact(members)
@@ -65,7 +71,7 @@ func (k *keep) setGroup(ctx context.Context, c caller, name string, members []st
 	if err != nil {
 		return nil, err
 	}
-	return members, k.loadGroups(ctx)
+	return members, k.loadGroups(context.WithoutCancel(ctx)) // it is changed, whether or not the caller stays
 }
 
 func (k *keep) deleteGroup(ctx context.Context, c caller, name string) error {
@@ -83,5 +89,5 @@ func (k *keep) deleteGroup(ctx context.Context, c caller, name string) error {
 	if err != nil {
 		return err
 	}
-	return k.loadGroups(ctx)
+	return k.loadGroups(context.WithoutCancel(ctx)) // as above
 }

@@ -3,7 +3,9 @@ package overlord_test
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"io"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -26,6 +28,7 @@ import (
 // does what the test says.
 type stolen struct {
 	session *session.Session
+	life    time.Duration // of its certificate; zero: long enough
 	call    func(s *session.Session, id uint64, c *fleetpb.Call)
 	over    chan error
 }
@@ -46,7 +49,7 @@ func (m *stolen) Closed(*session.Session, error)             {}
 func (m *stolen) connect(t *testing.T, f *fleettest.Fleet, name string) {
 	t.Helper()
 	root, issuing := authority(t, f, "root"), authority(t, f, "issuing")
-	cert := mint(t, issuing, root, "dominion://minion/"+name)
+	cert := mint(t, issuing, root, "dominion://minion/"+name, m.life)
 	conn, err := session.Dial(t.Context(), f.Address, session.ClientTLS(session.TLSOptions{
 		Certificate: func() (*tls.Certificate, error) { return &cert, nil },
 		Verify:      func(tls.ConnectionState) error { return nil },
@@ -300,7 +303,11 @@ func TestMinionThatAsksWithoutEnd(t *testing.T) {
 // A handshake may be over before the revocation, and the session begin after it.
 func TestRevokedBetweenHandshakeAndHello(t *testing.T) {
 	f := fleettest.Start(t, fleettest.Config())
+	seen := handshakes(t, f)
+	before := seen()
 	r := dialRaw(t, f, "m01")
+	// The client's side of a handshake is over before the overlord's.
+	f.Until("both handshakes are over", func() bool { return seen() >= before+2 })
 	if _, err := f.Conn.Admin.RevokeCert(t.Context(), connect.NewRequest(&apipb.RevokeCertRequest{Name: "m01"})); err != nil {
 		t.Fatal(err)
 	}
@@ -315,6 +322,64 @@ func TestRevokedBetweenHandshakeAndHello(t *testing.T) {
 	f.Until("no session is left", func() bool { return f.Connected() == 0 })
 	if n := known(t, f); n != 0 {
 		t.Errorf("%d machines are known; want none: the only one was revoked", n)
+	}
+}
+
+// A session does not outlive the certificate that it began with, and nothing is
+// renewed with one that has expired.
+func TestSessionEndsWithItsCertificate(t *testing.T) {
+	f := fleettest.Start(t, fleettest.Config())
+	m := &stolen{life: 2 * time.Second}
+	m.connect(t, f, "m01")
+	select {
+	case err := <-m.over:
+		if g, ok := errors.AsType[*session.Goaway](err); !ok || g.Code != call.Denied {
+			t.Errorf("the session ended with %v; want GOAWAY denied", err)
+		}
+	case <-time.After(fleettest.Patience):
+		t.Fatal("the session goes on after its certificate has expired")
+	}
+}
+
+// A machine whose certificates were all revoked has no session, even when it
+// began with a certificate that is not among them.
+func TestRevokedMachineHasNoSession(t *testing.T) {
+	f := fleettest.Start(t, fleettest.Config())
+	r := dialRaw(t, f, "m01") // enrolled, so that there is something to revoke
+	r.conn.Close()
+	m := &stolen{}
+	m.connect(t, f, "m01") // with another key and serial
+	if _, err := f.Conn.Admin.RevokeCert(t.Context(), connect.NewRequest(&apipb.RevokeCertRequest{Name: "m01"})); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case <-m.over:
+	case <-time.After(fleettest.Patience):
+		t.Fatal("the session goes on although the machine was revoked")
+	}
+}
+
+// handshakes gives how many the overlord has completed; it asks on one
+// connection.
+func handshakes(t *testing.T, f *fleettest.Fleet) func() int {
+	t.Helper()
+	c := api(f, operator(t, f, "alice"))
+	return func() int {
+		resp, err := c.Get("https://" + f.Address + "/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		b, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, rest, ok := strings.Cut(string(b), "\ndominion_handshakes_total ")
+		n, err := strconv.Atoi(strings.SplitN(rest, "\n", 2)[0])
+		if !ok || err != nil {
+			t.Fatalf("no count of handshakes in %s", b)
+		}
+		return n
 	}
 }
 

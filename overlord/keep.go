@@ -36,7 +36,8 @@ type keep struct {
 	logKeyCert []byte // the log key, certified by the root
 	logKey     audit.LogKey
 
-	groups atomic.Pointer[map[string][]string] // all groups, as the store has them; the map is not changed
+	groups  atomic.Pointer[map[string][]string] // all groups, as the store has them; the map is not changed
+	reading sync.Mutex                          // held while they are read again, so that the last to read has the newest
 
 	mu   sync.Mutex
 	seen map[string][]byte // newest checkpoint of our log that a minion showed and that is ahead of ours, by minion; at most maxSeen

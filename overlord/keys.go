@@ -230,8 +230,13 @@ func (k *keys) renewIssuing(now time.Time) error {
 	if cert, err = k.root.NewIssuing(k.name, fresh.Public(), now); err != nil {
 		return err
 	}
+	// Used once it is on the disk: machines that a lost one signed would be
+	// refused until their certificates end.
+	if err := k.write(fileIssuingKey, fileIssuingCert, fresh, cert, k.root.Cert); err != nil {
+		return err
+	}
 	k.issuing.Store(&pki.Authority{Cert: cert, Key: fresh})
-	return k.write(fileIssuingKey, fileIssuingCert, fresh, cert, k.root.Cert)
+	return nil
 }
 
 // loadFormer reads the issuing CAs before this one whose minions still count.
@@ -255,8 +260,12 @@ func (k *keys) loadFormer(now time.Time) error {
 	return nil
 }
 
-// retire keeps an issuing CA that is about to be replaced.
+// retire keeps an issuing CA that is about to be replaced. One that is kept
+// already, as after a renewal that failed, is not kept twice.
 func (k *keys) retire(cert *x509.Certificate) error {
+	if slices.ContainsFunc(*k.former.Load(), cert.Equal) {
+		return nil
+	}
 	all := append(slices.Clone(*k.former.Load()), cert)
 	if err := k.dir.WriteFile(fileFormer, pki.MarshalCerts(all...)); err != nil {
 		return err

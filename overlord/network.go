@@ -120,13 +120,15 @@ func (o *Overlord) serveMetrics(ctx context.Context) error {
 const (
 	renewEvery = time.Hour
 	showEvery  = 10 * time.Minute // checkpoints, to every minion
+	lookEvery  = 5 * time.Second  // for sessions whose certificate has expired
 )
 
 // housekeeping does what is due now and then, and what SIGHUP asks for.
 func (o *Overlord) housekeeping(ctx context.Context) error {
-	renew, show := time.NewTicker(renewEvery), time.NewTicker(showEvery)
+	renew, show, look := time.NewTicker(renewEvery), time.NewTicker(showEvery), time.NewTicker(lookEvery)
 	defer renew.Stop()
 	defer show.Stop()
+	defer look.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -138,6 +140,8 @@ func (o *Overlord) housekeeping(ctx context.Context) error {
 			o.registrar.SetIssuing(o.keys.issuing.Load())
 		case <-show.C:
 			o.showCheckpoints()
+		case now := <-look.C:
+			o.cutExpired(now)
 		case <-o.cfg.Reload:
 			o.reload()
 		}

@@ -58,6 +58,7 @@ type Overlord struct {
 	revlist atomic.Pointer[revocations]
 
 	minionCalls *semaphore.Weighted
+	verifying   *semaphore.Weighted
 	denials     *audit.Meter // of what goes on the audit log
 	refusals    *audit.Meter // of what is only logged
 
@@ -194,7 +195,7 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 	o := &Overlord{
 		cfg: cfg, log: log, uid: uint32(os.Getuid()), started: time.Now(), dir: dir,
 		stopping:    make(chan struct{}),
-		minionCalls: semaphore.NewWeighted(256), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
+		minionCalls: semaphore.NewWeighted(256), verifying: semaphore.NewWeighted(maxVerifying), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
 	}
 	defer func() {
 		if err != nil {
@@ -272,8 +273,12 @@ func (o *Overlord) loadPolicy() error {
 	if err != nil {
 		return err
 	}
-	if p == nil && o.cfg.Policy != "" {
+	switch {
+	case p != nil:
+	case o.cfg.Policy != "":
 		return fmt.Errorf("policy %s: there is no such file; without policy: in the configuration it may be missing", path)
+	case o.currentPolicy() != nil:
+		return fmt.Errorf("policy %s is gone; without it everything would be allowed, which takes a restart", path)
 	}
 	if p != nil {
 		p = p.WithGroups(o.keep.group)

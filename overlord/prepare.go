@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
+	"dominion/call"
 	"dominion/enrol"
 	"dominion/pki"
 	"dominion/store"
@@ -62,20 +64,27 @@ func (o *Overlord) prepareRegistrar(ctx context.Context) error {
 // onRevoked puts a new list in force: at the API at once, then at every
 // minion, and it ends the sessions of those revoked.
 func (o *Overlord) onRevoked(signed []byte, list *pki.RevocationList, ids []pki.Identity) {
-	for {
-		old := o.revlist.Load()
-		if old.list.Number() >= list.Number() {
-			return
-		}
-		if o.revlist.CompareAndSwap(old, &revocations{list: list, signed: signed}) {
-			break
-		}
-	}
+	newest := o.takeRevocations(&revocations{list: list, signed: signed})
 	o.log.Info("revocation list changed", "number", list.Number(), "revoked", fmt.Sprint(ids))
 	o.background.Go(func() {
-		o.pushRevocations()
+		if newest { // a later list holds this one's entries, and was sent
+			o.pushRevocations()
+		}
 		o.dropRevoked(ids)
 	})
+}
+
+// takeRevocations puts a list in force; false when a later one is.
+func (o *Overlord) takeRevocations(r *revocations) bool {
+	for {
+		old := o.revlist.Load()
+		if old.list.Number() >= r.list.Number() {
+			return false
+		}
+		if o.revlist.CompareAndSwap(old, r) {
+			return true
+		}
+	}
 }
 
 // onGranted makes a machine known that has enrolled, before it connects.
@@ -85,7 +94,8 @@ func (o *Overlord) onGranted(id pki.Identity) {
 	}
 }
 
-// dropRevoked forgets the machines that have no certificate left that counts.
+// dropRevoked forgets the machines that have no certificate left that counts,
+// and ends their sessions, whatever certificate they began with.
 func (o *Overlord) dropRevoked(ids []pki.Identity) {
 	certs, err := o.keep.current(o.life)
 	if err != nil {
@@ -94,7 +104,20 @@ func (o *Overlord) dropRevoked(ids []pki.Identity) {
 	}
 	for _, id := range ids {
 		if _, ok := certs[id.Name]; !ok && id.Role == pki.Minion {
-			o.fleet.forget(id.Name)
+			if s := o.fleet.forget(id.Name); s != nil {
+				s.Close(call.Revoked, "the certificate was revoked")
+			}
+		}
+	}
+}
+
+// cutExpired ends the sessions of machines whose certificate has ended: an
+// agent renews it long before, and begins a new session with the new one.
+func (o *Overlord) cutExpired(now time.Time) {
+	for _, s := range o.fleet.all() {
+		if end := s.PeerCert().NotAfter; now.After(end) {
+			o.log.Warn("session cut: the machine's certificate expired", "machine", s.Peer().Name, "expired", end)
+			s.Close(call.Denied, "the certificate of this machine expired")
 		}
 	}
 }

@@ -35,6 +35,10 @@ func (o *Overlord) answer(s *session.Session, hello *fleetpb.Hello) (*fleetpb.He
 	if hello.RevocationNumber < list.Number() {
 		out.Revocations = o.revokedBytes()
 	}
+	if hello.RevocationNumber > list.Number() { // the store is an older copy, or the machine lies
+		o.log.Error("a minion has a newer revocation list than there is here: it takes none from us", "machine", s.Peer().Name,
+			"its_number", hello.RevocationNumber, "number", list.Number(), "next", "after a restore, revoke again what was revoked since the back-up")
+	}
 	head, err := o.keep.head(o.life, s.Peer().Name, hello.Checkpoints)
 	if err != nil {
 		return nil, err
@@ -207,7 +211,7 @@ func (o *Overlord) pushRevocations() {
 			s.Close(call.Revoked, "the certificate was revoked: "+reason)
 			continue
 		}
-		if err := s.Start(id, ignored{}, body); err != nil {
+		if err := s.Start(id, listSent{o}, body); err != nil {
 			o.log.Debug("revocation list not sent", "machine", s.Peer().Name, "error", err)
 		}
 	}
@@ -264,11 +268,27 @@ func (w *shown) Result(s *session.Session, _ uint64, body []byte) {
 // Lost implements session.Waiter.
 func (w *shown) Lost(*session.Session, uint64, error) {}
 
-// ignored is a waiter for answers that change nothing.
-type ignored struct{}
+// listSent waits for a minion to take a revocation list.
+type listSent struct{ o *Overlord }
 
 // Result implements session.Waiter.
-func (ignored) Result(*session.Session, uint64, []byte) {}
+func (w listSent) Result(s *session.Session, _ uint64, body []byte) {
+	if why := notTaken(body); why != "" {
+		w.o.log.Error("a minion does not take the revocation list", "machine", s.Peer().Name, "why", why)
+	}
+}
 
 // Lost implements session.Waiter.
-func (ignored) Lost(*session.Session, uint64, error) {}
+func (listSent) Lost(*session.Session, uint64, error) {}
+
+// notTaken says why a minion did not take what it was sent; empty: it did.
+func notTaken(body []byte) string {
+	var r fleetpb.Result
+	switch err := proto.Unmarshal(body, &r); {
+	case err != nil:
+		return "its answer cannot be read"
+	case r.Code != 0:
+		return cutText(call.Code(r.Code).String()+": "+r.Detail, 300)
+	}
+	return ""
+}

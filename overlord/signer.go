@@ -36,12 +36,18 @@ func (o *Overlord) verifySigner(c caller, p *job.Plan) error {
 	return nil
 }
 
-const recordTime = 30 * time.Second // for the store to take a denial
+// Limits of the record of a denial. What is denied may be as large as a request.
+const (
+	recordTime    = 30 * time.Second // for the store to take it
+	deniedSubject = 300              // bytes of what it is about
+	deniedWhy     = 4000             // bytes of the reason
+)
 
 // auditDenied puts a refusal on the audit log. When the log takes none, the
 // refusal stands all the same. Refusals are bounded in number, so that a caller
 // who is denied cannot fill the disk.
 func (o *Overlord) auditDenied(ctx context.Context, c caller, action, subject, why string) {
+	subject, why = cutText(subject, deniedSubject), cutText(why, deniedWhy)
 	o.metrics.denied.Inc()
 	o.log.Warn("denied", "actor", c.actor(), "action", action, "subject", subject, "why", why)
 	more, ok := o.denials.Take()

@@ -53,16 +53,20 @@ func authority(t *testing.T, f *fleettest.Fleet, name string) *pki.Authority {
 }
 
 // mint makes a leaf with the CA's bare key, as a thief of the key would: uri
-// may be empty, and nothing is checked.
-func mint(t *testing.T, ca, root *pki.Authority, uri string) tls.Certificate {
+// may be empty, and nothing is checked. life is an hour unless it is given.
+func mint(t *testing.T, ca, root *pki.Authority, uri string, life ...time.Duration) tls.Certificate {
 	t.Helper()
+	end := time.Now().Add(time.Hour)
+	if len(life) == 1 && life[0] != 0 {
+		end = time.Now().Add(life[0])
+	}
 	key, err := pki.NewKey()
 	if err != nil {
 		t.Fatal(err)
 	}
 	leaf := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: "minted"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: end, KeyUsage: x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}, DNSNames: []string{"localhost"},
 		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
 	}
@@ -342,6 +346,53 @@ func TestPolicyBindsOperators(t *testing.T) {
 	}
 	if denied != 3 {
 		t.Errorf("%d denials on the audit log; want 3", denied)
+	}
+}
+
+// Who may sign machines does not become anybody else by it.
+func TestSigningAnOperatorIsAddingOne(t *testing.T) {
+	f := fleettest.Start(t, fleettest.Config())
+	policy := "- {operators: carol, methods: cert.*, targets: '*'}\n- {operators: dave, methods: operator.add, targets: '*'}\n"
+	if err := os.WriteFile(filepath.Join(f.State, "policy.yaml"), []byte(policy), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.Down()
+	f.Up()
+	request := func(name string) *apipb.SignCertRequest {
+		key, err := pki.NewKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		csr, err := pki.NewRequest(pki.Identity{Role: pki.Operator, Name: name}, key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask := apipbconnect.NewEnrolServiceClient(api(f, nil), "https://"+f.Address)
+		if _, err := ask.Request(t.Context(), connect.NewRequest(&apipb.EnrolRequest{Csr: csr, Role: "operator"})); err != nil {
+			t.Fatal(err)
+		}
+		return &apipb.SignCertRequest{Name: "operator/" + name, Fingerprint: pki.Fingerprint(key.Public())}
+	}
+	sign := func(by string, req *apipb.SignCertRequest) call.Code {
+		_, err := adminOf(f, operator(t, f, by)).SignCert(t.Context(), connect.NewRequest(req))
+		if err == nil {
+			return call.OK
+		}
+		return apierrOf(err)
+	}
+	admin, root := request("admin"), request("root")
+	for _, test := range []struct {
+		what, by string
+		req      *apipb.SignCertRequest
+		want     call.Code
+	}{
+		{"cert.* signs an operator", "carol", admin, call.Denied},
+		{"a second root", "dave", root, call.Conflict},
+		{"operator.add signs an operator", "dave", admin, call.OK},
+	} {
+		if got := sign(test.by, test.req); got != test.want {
+			t.Errorf("%s: %v; want %v", test.what, got, test.want)
+		}
 	}
 }
 

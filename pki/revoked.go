@@ -20,6 +20,10 @@ const (
 	MaxRevocations = 380 << 10 // bytes of a signed list
 	MaxReason      = 256       // bytes of the reason of one entry
 	maxSerial      = 20        // bytes (RFC 5280, section 4.1.2.2)
+
+	// RevokedKept is how long an entry is kept after the end of its certificate:
+	// whose clock is late takes the certificate for valid until then.
+	RevokedKept = day
 )
 
 // Replaced is the reason given for an entry that has none: another certificate
@@ -31,6 +35,8 @@ var (
 	ErrRevocations = errors.New("bad revocation list")
 	// ErrOlder is wrapped when a list is older than the one at hand.
 	ErrOlder = errors.New("an older revocation list")
+	// ErrFull is wrapped when a list would be larger than MaxRevocations.
+	ErrFull = errors.New("the revocation list is full")
 )
 
 // Revoked is one entry of a revocation list.
@@ -38,7 +44,7 @@ type Revoked struct {
 	Serial   []byte            // big endian, at most 20 bytes
 	Identity string            // "minion/web1"; empty in the short form
 	Key      [sha256.Size]byte // of the SubjectPublicKeyInfo: refuses every certificate of that key; zero: only the serial counts
-	NotAfter time.Time         // the entry is dropped after it
+	NotAfter time.Time         // the entry is dropped RevokedKept after it
 	Reason   string            // at most 256 bytes; empty means Replaced
 }
 
@@ -102,7 +108,7 @@ func (l *RevocationList) Add(now time.Time, entries ...Revoked) *RevocationList 
 	all := slices.Concat(entries, l.Entries())
 	slices.SortStableFunc(all, func(a, b Revoked) int { return bytes.Compare(a.Serial, b.Serial) })
 	all = slices.CompactFunc(all, func(a, b Revoked) bool { return bytes.Equal(a.Serial, b.Serial) })
-	all = slices.DeleteFunc(all, func(r Revoked) bool { return r.NotAfter.Before(now) })
+	all = slices.DeleteFunc(all, func(r Revoked) bool { return r.over(now) })
 	next := &RevocationList{number: l.Number() + 1, issued: now, entries: all}
 	next.index()
 	return next
@@ -110,11 +116,14 @@ func (l *RevocationList) Add(now time.Time, entries ...Revoked) *RevocationList 
 
 // Prune is Add with nothing to add; it gives l itself when nothing has expired.
 func (l *RevocationList) Prune(now time.Time) *RevocationList {
-	if !slices.ContainsFunc(l.Entries(), func(r Revoked) bool { return r.NotAfter.Before(now) }) {
+	if !slices.ContainsFunc(l.Entries(), func(r Revoked) bool { return r.over(now) }) {
 		return l
 	}
 	return l.Add(now)
 }
+
+// over says that nobody takes the certificate for valid any more.
+func (r *Revoked) over(now time.Time) bool { return r.NotAfter.Add(RevokedKept).Before(now) }
 
 func (l *RevocationList) index() {
 	l.serials = make(map[string]int, len(l.entries))
@@ -161,7 +170,8 @@ func (l *RevocationList) Accept(root *x509.Certificate, signed []byte) (*Revocat
 	return got, nil
 }
 
-// SignRevocations signs a list for minions and clients.
+// SignRevocations signs a list for minions and clients. The error wraps ErrFull
+// when it is too large.
 func SignRevocations(root *Authority, l *RevocationList) ([]byte, error) {
 	body, err := l.marshal()
 	if err != nil {
@@ -172,7 +182,7 @@ func SignRevocations(root *Authority, l *RevocationList) ([]byte, error) {
 		return nil, err
 	}
 	if len(signed) > MaxRevocations {
-		return nil, fmt.Errorf("sign revocation list: its %d entries are %d bytes, more than %d", len(l.Entries()), len(signed), MaxRevocations)
+		return nil, fmt.Errorf("sign revocation list: %w: its %d entries are %d bytes, more than %d", ErrFull, len(l.Entries()), len(signed), MaxRevocations)
 	}
 	return signed, nil
 }

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"syscall"
 
 	"go.yaml.in/yaml/v3"
 
@@ -18,22 +19,31 @@ import (
 const (
 	MaxFile  = 1 << 20 // bytes
 	MaxLines = 10_000
+
+	othersWrite = 0o022
 )
 
 // ErrPolicy is wrapped by every error about what a policy file holds.
 var ErrPolicy = errors.New("bad policy")
 
 // Load reads a policy file. Without a file the policy is nil, which allows
-// everything: see Policy.
+// everything: see Policy. A link to nothing is not without a file, and what others
+// than root and this user may change is no policy.
 func Load(path string) (*Policy, error) {
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe would wait for its writer
 	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(path); err == nil {
+			return nil, fmt.Errorf("read policy: %s is a link to nothing", path)
+		}
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read policy: %w", err)
 	}
 	defer f.Close()
+	if err := checkOwn(f); err != nil {
+		return nil, fmt.Errorf("read policy %s: %w", path, err)
+	}
 	b, err := io.ReadAll(io.LimitReader(f, MaxFile+1))
 	if err != nil {
 		return nil, fmt.Errorf("read policy %s: %w", path, err)
@@ -43,6 +53,24 @@ func Load(path string) (*Policy, error) {
 		return nil, fmt.Errorf("read policy %s: %w", path, err)
 	}
 	return p, nil
+}
+
+// checkOwn refuses a file that somebody may change who is neither root nor us.
+func checkOwn(f *os.File) error {
+	info, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	if !info.Mode().IsRegular() {
+		return errors.New("it is no file")
+	}
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("it belongs to user %d, who is neither root nor %d, who runs this", st.Uid, os.Geteuid())
+	}
+	if mode := info.Mode().Perm(); mode&othersWrite != 0 {
+		return fmt.Errorf("others may change it (mode %04o); chmod go-w %s", mode, f.Name())
+	}
+	return nil
 }
 
 // Parse reads the text of a policy file, at most MaxFile bytes and MaxLines

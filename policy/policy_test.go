@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -213,6 +214,47 @@ func TestLoad(t *testing.T) {
 	}
 	if _, err := Load(path + "/x"); err == nil {
 		t.Error("a file in a file was read")
+	}
+}
+
+// A policy that others may change, or that is not there although something is in
+// its place, neither binds nor is taken for none.
+func TestLoadIsNotFooled(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		make  func(path string) error
+		words string // empty: it is loaded
+	}{
+		{"a file", func(p string) error { return nil }, ""},
+		{"a link to a file", func(p string) error { return errors.Join(os.Rename(p, p+".real"), os.Symlink(p+".real", p)) }, ""},
+		{"a link to nothing", func(p string) error { return errors.Join(os.Remove(p), os.Symlink("nowhere", p)) }, "a link to nothing"},
+		{"others may write", func(p string) error { return os.Chmod(p, 0o646) }, "chmod go-w"},
+		{"the group may write", func(p string) error { return os.Chmod(p, 0o660) }, "chmod go-w"},
+		{"a pipe", func(p string) error { return errors.Join(os.Remove(p), syscall.Mkfifo(p, 0o600)) }, "no file"},
+		{"somebody else's", func(p string) error { return os.Chown(p, 12345, -1) }, "belongs to user 12345"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "policy.yaml")
+			if err := os.WriteFile(path, []byte(example), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if err := test.make(path); err != nil {
+				if errors.Is(err, os.ErrPermission) {
+					t.Skip("needs root: ", err)
+				}
+				t.Fatal(err)
+			}
+			p, err := Load(path)
+			if test.words == "" {
+				if err != nil || p == nil {
+					t.Errorf("Load = %v, %v; want a policy", p, err)
+				}
+				return
+			}
+			if err == nil || !strings.Contains(err.Error(), test.words) {
+				t.Errorf("Load = %v, %v; want an error with %q", p, err, test.words)
+			}
+		})
 	}
 }
 

@@ -51,7 +51,16 @@ func (a *app) ask(cmd *cobra.Command, f func(ctx context.Context, conn *client.C
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
-	return words, cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+	return completions(words), cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+}
+
+// completions escapes what the overlord says: a shell shows it. A tab stands
+// before what explains a word.
+func completions(words []string) []string {
+	for i, w := range words {
+		words[i] = string(appendEscaped(nil, []byte(w), "\t"))
+	}
+	return words
 }
 
 func (a *app) completeTarget(cmd *cobra.Command, words []string, word string) ([]string, cobra.ShellCompDirective) {

@@ -135,6 +135,25 @@ func testKilledOverlord(t *testing.T, binary string) {
 	s.root.run("audit", "verify").exits(0)
 }
 
+// An overlord whose process is stopped keeps its connections and says nothing:
+// what users started ends by itself and says why, and when the overlord goes
+// on, so does the fleet.
+func testStoppedOverlord(t *testing.T, binary string) {
+	s := startSite(t, binary, 2)
+	s.overlord.signal(syscall.SIGSTOP)
+	var all []*command
+	for _, words := range [][]string{{"ping", "*"}, {"status"}, {"minions"}, {"call", "*", "test.ping"}, {"cert", "list"}, {"audit", "list"}} {
+		all = append(all, s.root.start(words...))
+	}
+	for _, c := range all {
+		c.exits(1).within(50 * time.Second).silent().tells("says nothing for")
+	}
+	s.overlord.signal(syscall.SIGCONT)
+	s.until("both machines are back", func() bool { return s.root.run("ping", "*", "--timeout", "1s").cmd.ProcessState.ExitCode() == 0 })
+	s.root.run("call", "*", "test.ping").exits(0)
+	s.root.run("audit", "verify").exits(0)
+}
+
 func jobID(t *testing.T, text string) string {
 	t.Helper()
 	_, rest, ok := strings.Cut(text, "job ")

@@ -29,6 +29,7 @@ func TestFleet(t *testing.T) {
 		{"Interrupt", testInterrupt},
 		{"OverlordTerminated", testTermination},
 		{"OverlordKilled", testKilledOverlord},
+		{"OverlordStopped", testStoppedOverlord},
 		{"FullDisk", testFullDisk},
 		{"BigOutput", testBigOutput},
 		{"Demo", testDemo},

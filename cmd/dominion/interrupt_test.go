@@ -4,9 +4,12 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strings"
 	"syscall"
 	"testing"
+	"time"
 
+	"dominion/call"
 	"dominion/client"
 )
 
@@ -62,4 +65,28 @@ func TestHangups(t *testing.T) {
 		t.Errorf("the daemon got %v", s)
 	}
 	h.stop()
+}
+
+// Who leaves while an order is on its way is told which job may go on.
+func TestInterruptedWhileOrdering(t *testing.T) {
+	ctx, leave := context.WithCancel(t.Context())
+	id := call.NewJobID(time.Now())
+	ordering := &client.JobError{ID: id, What: client.Ordering, Err: context.Canceled}
+	if err := interruptedOr(ctx, ordering); !errors.Is(err, ordering) {
+		t.Errorf("before: %v", err)
+	}
+	leave()
+	for _, tt := range []struct {
+		err   error
+		words string
+	}{
+		{ordering, id.String()},
+		{&client.JobError{ID: id, What: "cancel", Err: context.Canceled}, "interrupted"},
+		{context.Canceled, "interrupted"},
+	} {
+		code, text := verdict(interruptedOr(ctx, tt.err))
+		if code != exitInterrupted || !strings.Contains(text, tt.words) {
+			t.Errorf("%v: %d, %q; want 130 and %q", tt.err, code, text, tt.words)
+		}
+	}
 }

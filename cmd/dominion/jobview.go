@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -104,11 +105,16 @@ func (v *jobView) follow(ctx context.Context, start func(context.Context) (*clie
 	return nil
 }
 
+// interruptedOr gives the error of a command that the user left. An order that
+// was on its way may have been taken: then its job goes on.
 func interruptedOr(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return errInterrupted
+	if ctx.Err() == nil {
+		return err
 	}
-	return err
+	if e, ok := errors.AsType[*client.JobError](err); ok && e.What == client.Ordering {
+		return &exitError{exitInterrupted, fmt.Sprintf("interrupted while job %s was being ordered; if the overlord has it, it goes on there: dominion audit show %s", e.ID, e.ID)}
+	}
+	return errInterrupted
 }
 
 func (v *jobView) tell(format string, args ...any) {

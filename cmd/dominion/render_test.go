@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -389,4 +390,11 @@ func FuzzResults(f *testing.F) {
 			t.Fatalf("marshal = %q, %v; want one line of JSON", b, err)
 		}
 	})
+}
+
+func TestCompletionsAreEscaped(t *testing.T) {
+	got := completions([]string{"web1", "test.ping\tAnswers.", "web2\x1b]0;x\a\nrm"})
+	if want := []string{"web1", "test.ping\tAnswers.", `web2\x1b]0;x\x07\nrm`}; !slices.Equal(got, want) {
+		t.Errorf("completions = %q; want %q", got, want)
+	}
 }
