@@ -171,7 +171,7 @@ func (r *round) order(ctx context.Context, script string, fates map[string]*flee
 func (r *round) read(ctx context.Context, began time.Time) error {
 	for name, f := range r.ledger.Machines {
 		f.Lines, f.Wrote = r.lines(name)
-		f.Kills = r.s.agents[name].killsSince(began)
+		f.Kills, f.Paused = r.s.agents[name].killsSince(began), r.s.agents[name].pausedSince(began)
 	}
 	job, err := r.closed(ctx)
 	if err != nil {
