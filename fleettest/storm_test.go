@@ -246,7 +246,7 @@ func (r *round) lines(name string) (int, time.Time) {
 
 // storm breaks things at random, and mends them at its end.
 func (r *round) storm(ordered <-chan struct{}) {
-	r.s.proxy.CutAfter(9, 10+r.rand.IntN(20)) // a handshake takes 5 or 7, HELLO one more
+	r.s.proxy.CutAfter(9, []int{11, 16, 30}[r.rand.IntN(3)]) // a handshake takes 5 or 7 records, HELLO one more
 	end := time.Now().Add(r.lasts)
 	var mending sync.WaitGroup
 	<-time.After(r.upTo(400 * time.Millisecond)) // now and then before the order is taken
