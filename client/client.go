@@ -220,6 +220,7 @@ func (c *Client) Call(ctx context.Context, method string, args any) (*Job, error
 	if len(r.Names) == 0 {
 		job.first = []Event{unknownGroup(r.Unknown)}
 		job.counts.Unreachable = len(r.Unknown)
+		clear(job.awaited)
 		return job, nil
 	}
 	confirmed, err := c.confirm(ctx, schema, r)

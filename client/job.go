@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"maps"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -105,6 +106,7 @@ const Ordering = "order"
 type JobError struct {
 	ID   call.JobID
 	What string // what we were doing: Ordering, "cancel", or "lost sight of it after 1 of 2 machines, it may go on"; may be empty
+	Lost bool   // the job may go on without us; Conn.Watch shows it again
 	Err  error
 }
 
@@ -121,6 +123,14 @@ func (e *JobError) Unwrap() error { return e.Err }
 
 // Targeted is the number of machines that the job accounts for.
 func (j *Job) Targeted() int { return len(j.Names) + len(j.Unknown) }
+
+// Awaited are the machines whose results did not come yet, sorted. It belongs
+// to the goroutine that reads the job.
+func (j *Job) Awaited() []string {
+	names := slices.AppendSeq(make([]string, 0, len(j.awaited)), maps.Keys(j.awaited))
+	slices.Sort(names)
+	return names
+}
 
 // Counts gives what is known so far of
 // answered + failed + unreachable + skipped = targeted. It belongs to the
@@ -196,7 +206,7 @@ func (j *Job) broken(err error) error {
 	if err == nil {
 		err = errors.New("the overlord ended the answer before the job was closed")
 	}
-	return &JobError{ID: j.ID, What: j.lostSight(), Err: err}
+	return &JobError{ID: j.ID, What: j.lostSight(), Lost: true, Err: err}
 }
 
 func (j *Job) lostSight() string {
@@ -243,12 +253,8 @@ func (j *Job) take(m *apipb.CallEvent) (Event, error) {
 func (j *Job) closed(c *apipb.Closed) (Event, error) {
 	theirs := countsOf(c.GetCounts())
 	if len(j.awaited) > 0 || theirs != j.counts {
-		missing := make([]string, 0, len(j.awaited))
-		for n := range j.awaited {
-			missing = append(missing, n)
-		}
 		return nil, call.Errorf(call.Internal, "the overlord closed the job with %+v, and its results add up to %+v; without a result: %q",
-			theirs, j.counts, target.Fold(missing))
+			theirs, j.counts, target.Fold(j.Awaited()))
 	}
 	return &Closed{Counts: theirs, Reason: c.GetReason()}, nil
 }

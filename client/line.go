@@ -208,7 +208,7 @@ func (j *Job) reopen() (Event, error) {
 func (j *Job) giveUp() error {
 	err := j.line.cause
 	j.line.since = time.Time{}
-	return &JobError{ID: j.ID, What: j.lostSight(), Err: fmt.Errorf("gave up after %s: %w", j.line.limit, err)}
+	return &JobError{ID: j.ID, What: j.lostSight(), Lost: true, Err: fmt.Errorf("gave up after %s: %w", j.line.limit, err)}
 }
 
 // resumed gives a *Resumed the first time since the connection broke. What the
@@ -230,7 +230,7 @@ func (j *Job) open() (*apipb.CallEvent, error) {
 	stream, m, err := begun(l.watch(l.seen))
 	if call.CodeOf(err) == call.NotFound && l.order != nil && !j.accepted.Load() {
 		if j.withdrawn.Load() {
-			return nil, call.Errorf(call.Cancelled, "it was cancelled before the overlord had it; nothing was run")
+			return nil, &refusedError{call.Errorf(call.Cancelled, "it was cancelled before the overlord had it; nothing was run")}
 		}
 		stream, m, err = j.sendAgain()
 	}
@@ -249,8 +249,8 @@ func (j *Job) open() (*apipb.CallEvent, error) {
 	return m, nil
 }
 
-// refusedError is an error that the overlord gave for an order sent again:
-// final, as it is the first time, whatever its code.
+// refusedError is about an order sent again, or not sent again; it is
+// final whatever its code, as it would be the first time.
 type refusedError struct{ err error }
 
 // Error gives the error's own text.

@@ -323,7 +323,7 @@ func TestSilentTLS(t *testing.T) {
 	f.events = func(_ *apipb.CallRequest, send func(*apipb.CallEvent) error) error {
 		return errors.Join(send(accepted()), wait())
 	}
-	c, err := conn.Target("web1", client.Options{})
+	c, err := conn.Target("web1", client.Options{Reconnect: -1})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -31,11 +31,12 @@ const (
 // app is one run of the program: where it reads and writes, and the flags that
 // every command takes.
 type app struct {
-	in     io.Reader
+	in     *os.File
 	out    *bufio.Writer // flushed at the end, and by whoever wants to be seen
 	err    io.Writer
 	getenv func(string) string
 
+	inTerm  bool       // standard input is a terminal
 	outTerm bool       // standard output is a terminal
 	errTerm bool       // standard error is a terminal
 	width   func() int // columns of the terminal
@@ -49,7 +50,7 @@ type app struct {
 func newApp(in, out, errs *os.File, getenv func(string) string) *app {
 	return &app{
 		in: in, out: bufio.NewWriterSize(out, 32<<10), err: errs, getenv: getenv,
-		outTerm: term.IsTerminal(int(out.Fd())), errTerm: term.IsTerminal(int(errs.Fd())),
+		inTerm: term.IsTerminal(int(in.Fd())), outTerm: term.IsTerminal(int(out.Fd())), errTerm: term.IsTerminal(int(errs.Fd())),
 		width: func() int {
 			w, _, err := term.GetSize(int(errs.Fd()))
 			if err != nil || w < 20 {
@@ -115,7 +116,7 @@ func verdict(err error) (int, string) {
 	switch e.Code {
 	case call.NoMatch:
 		return exitNoMatch, e.Detail + "; enrolled minions: dominion minions"
-	case call.Invalid:
+	case call.Invalid, call.Unconfirmed:
 		return exitUsage, plain(err, e)
 	default:
 		return exitFailed, plain(err, e)
@@ -126,7 +127,7 @@ func verdict(err error) (int, string) {
 // which job an error is about.
 func plain(err error, e *call.Error) string {
 	switch e.Code {
-	case call.Invalid, call.NotFound, call.Unavailable, call.TooMany, call.Conflict:
+	case call.Invalid, call.NotFound, call.Unavailable, call.TooMany, call.Conflict, call.Unconfirmed, call.Cancelled:
 		if _, ok := errors.AsType[*client.JobError](err); ok && e.Detail != "" {
 			return strings.Replace(err.Error(), e.Error(), e.Detail, 1)
 		}

@@ -19,6 +19,7 @@ import (
 func (a *app) callCmd() *cobra.Command {
 	var (
 		flags jobFlags
+		how   orderFlags
 		raw   string
 	)
 	cmd := &cobra.Command{
@@ -35,6 +36,12 @@ TARGET: name, glob web*, range web[01-20,30], @group, @group:web1*; joined by
 "," (or), "&" (and), "!" (but not), from left to right.
 
 Ctrl-C cancels what has not started and waits for the rest; twice leaves at once.
+When the connection to the overlord breaks the job goes on there, and so does
+this command as soon as it can; dominion job watch shows a job again.
+
+A method that destroys, or changes many machines (more than 100 unless the
+overlord is configured otherwise), wants the number of machines typed on a
+terminal, and --yes-count N elsewhere.
 
 With -o jsonl each machine is one line, {"machine", "status", "reason",
 "result"}, and the counts go to standard error; with -o json all is one
@@ -43,22 +50,23 @@ document, {"job", "method", "counts", "results"}.`,
   dominion call 'web[01-20]' test.echo 'hello there'
   dominion call '@db' test.add a=1 b=2 -o jsonl
   dominion call 'web*' -x web07 test.sleep 10 --timeout 5s
+  dominion call '*' test.ping --wait-for 24h --async
   echo '{"text": "from a file"}' | dominion call web1 test.echo --args -`,
 		Args:              args(2, -1, "a target and a method"),
 		ValidArgsFunction: a.completeCall,
 	}
 	cmd.RunE = a.raw(func(ctx context.Context, cmd *cobra.Command, words []string) error {
 		opt, err := flags.options(cmd)
+		if err == nil {
+			err = how.set(cmd, &opt)
+		}
 		if err != nil {
 			return err
 		}
 		if raw != "" && len(words) > 2 {
 			return usagef("--args gives all arguments; leave out %q", words[2])
 		}
-		v := &jobView{a: a, name: cmd.CommandPath(), target: words[0], method: words[1], body: resultLines}
-		if strings.HasPrefix(words[1], "command.") {
-			v.body = runLines
-		}
+		v := &jobView{a: a, name: cmd.CommandPath(), target: words[0], method: words[1], body: bodyOf(words[1]), async: how.async, dry: how.dryRun}
 		return v.follow(ctx, func(ctx context.Context) (*client.Job, error) {
 			return v.order(ctx, opt, func(s module.Schema) ([]byte, error) {
 				if raw != "" {
@@ -69,23 +77,35 @@ document, {"job", "method", "counts", "results"}.`,
 		})
 	})
 	flags.register(cmd, "how long the method may run, a `DURATION`; 0: no limit (default: the method's own)")
+	how.register(cmd)
 	cmd.Flags().StringVar(&raw, "args", "", "all arguments at once: `JSON`, @FILE, or - for standard input")
 	return cmd
 }
 
+// bodyOf says how a method's results are shown in text.
+func bodyOf(method string) func([]byte) []string {
+	if strings.HasPrefix(method, "command.") {
+		return runLines
+	}
+	return resultLines
+}
+
 // order makes and sends the order; its arguments are made once the method's
-// schema is known.
+// schema is known. It gives no job when nothing was to be sent.
 func (v *jobView) order(ctx context.Context, opt client.Options, arguments func(module.Schema) ([]byte, error)) (*client.Job, error) {
-	conn, err := v.a.dial(ctx)
+	if v.conn == nil {
+		conn, err := v.a.dial(ctx)
+		if err != nil {
+			return nil, err
+		}
+		v.conn = conn
+	}
+	opt.Confirm = v.confirm
+	c, err := v.conn.Target(v.target, opt)
 	if err != nil {
 		return nil, err
 	}
-	v.conn = conn
-	c, err := conn.Target(v.target, opt)
-	if err != nil {
-		return nil, err
-	}
-	schema, err := conn.Schema(ctx, v.method)
+	schema, err := v.conn.Schema(ctx, v.method)
 	if e, ok := errors.AsType[*call.Error](err); ok && e.Code == call.NotFound {
 		return nil, usagef("%s", e.Detail)
 	}
@@ -95,6 +115,14 @@ func (v *jobView) order(ctx context.Context, opt client.Options, arguments func(
 	raw, err := arguments(schema)
 	if err != nil {
 		return nil, err
+	}
+	if v.dry {
+		if !hasDryRun(schema) {
+			return nil, v.preview(ctx, c, schema, raw)
+		}
+		if raw, err = withDryRun(raw); err != nil {
+			return nil, err
+		}
 	}
 	return c.Call(ctx, v.method, json.RawMessage(raw))
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -132,14 +133,77 @@ func (a *app) completeCall(cmd *cobra.Command, words []string, word string) ([]s
 		return a.completeModule(cmd, nil, word)
 	}
 	return a.ask(cmd, func(ctx context.Context, conn *client.Conn) ([]string, error) {
-		s, err := conn.Schema(ctx, words[1])
+		return fieldNames(ctx, conn, words[1])
+	})
+}
+
+// completeFlag registers what a flag completes to: what f gets of the overlord.
+func (a *app) completeFlag(cmd *cobra.Command, flag string, f func(context.Context, *client.Conn) ([]string, error)) {
+	err := cmd.RegisterFlagCompletionFunc(flag, func(cmd *cobra.Command, _ []string, _ string) ([]string, cobra.ShellCompDirective) {
+		return a.ask(cmd, f)
+	})
+	if err != nil {
+		panic(err) // the flag does not exist: a bug here
+	}
+}
+
+func operatorNames(ctx context.Context, conn *client.Conn) ([]string, error) {
+	resp, err := conn.Admin.Operators(ctx, connect.NewRequest(&apipb.OperatorsRequest{}))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, o := range resp.Msg.GetOperators() {
+		out = append(out, o.GetName())
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
+}
+
+const completedJobs = 50 // the newest
+
+// completeJob completes a job's id.
+func (a *app) completeJob(cmd *cobra.Command, words []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(words) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return a.ask(cmd, func(ctx context.Context, conn *client.Conn) ([]string, error) {
+		jobs, err := conn.Jobs(ctx, client.JobFilter{Limit: completedJobs})
 		if err != nil {
 			return nil, err
 		}
 		var out []string
-		for _, f := range s.Fields {
-			out = append(out, f.Name+"=\t"+f.Doc)
+		for i := range jobs {
+			j := &jobs[i]
+			out = append(out, j.ID.String()+"\t"+escapeLine(j.Method+" on "+short(j.Target)+", "+jobProgress(j)))
 		}
 		return out, nil
 	})
+}
+
+// completeRerun completes a job's id, then the fields of its method.
+func (a *app) completeRerun(cmd *cobra.Command, words []string, word string) ([]string, cobra.ShellCompDirective) {
+	if len(words) == 0 {
+		return a.completeJob(cmd, nil, word)
+	}
+	return a.ask(cmd, func(ctx context.Context, conn *client.Conn) ([]string, error) {
+		info, err := findJob(ctx, conn, words[0])
+		if err != nil {
+			return nil, err
+		}
+		return fieldNames(ctx, conn, info.Method)
+	})
+}
+
+// fieldNames gives "name=" of each field of a method.
+func fieldNames(ctx context.Context, conn *client.Conn, method string) ([]string, error) {
+	s, err := conn.Schema(ctx, method)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, f := range s.Fields {
+		out = append(out, f.Name+"=\t"+f.Doc)
+	}
+	return out, nil
 }

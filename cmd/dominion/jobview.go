@@ -51,12 +51,16 @@ type jobView struct {
 	body   func([]byte) []string // shows a result in text
 	live   *liveWriter           // nil: results are folded at the end
 	raw    bool                  // live output as it is, without names
+	async  bool                  // only the job's id is wanted
+	dry    bool                  // nothing is to be changed
 
 	conn    *client.Conn // nil until the order is made
 	bar     *progress
 	folder  client.Folder
 	results []resultDoc
 	problem string
+	waiting string // as it was told last
+	isOpen  bool   // the job was not closed when its results were asked for
 }
 
 func (a *app) bar() *progress {
@@ -67,52 +71,100 @@ func (a *app) bar() *progress {
 	return p
 }
 
-// follow orders a job with start and shows it until it is closed.
+// follow orders a job with start and shows it until it is closed. When start
+// gives no job there is nothing to show.
 func (v *jobView) follow(ctx context.Context, start func(context.Context) (*client.Job, error)) error {
 	v.bar = v.a.bar()
 	ctx, in := watchInterrupts(ctx, v.a.teller(v.name, v.bar))
 	defer in.stop()
 	defer v.bar.clear()
-	defer func() {
-		if v.conn != nil {
-			_ = v.conn.Close() // nothing is asked of it any more
-		}
-	}()
+	defer v.hangUp()
 	job, err := start(ctx)
 	if err != nil {
 		return interruptedOr(ctx, err)
+	}
+	if job == nil {
+		return nil
 	}
 	defer job.Close() // what it tells was told by its events
 	in.follow(job)
 	if job.UsesGroups && v.a.output == outText {
 		v.tell("%q names %s", v.target, plural(job.Targeted(), "minion"))
 	}
-	if v.bar.w != nil {
-		v.bar.show(job.Counts(), target.Fold(job.Names))
+	if v.async && !job.ID.IsZero() {
+		err = v.detach(job)
+	} else {
+		err = v.read(job)
 	}
+	if ctx.Err() != nil && job.Accepted() {
+		v.tell("job %s may go on; see it again with: dominion job watch %[1]s", job.ID)
+	}
+	return in.verdict(interruptedOr(ctx, err))
+}
+
+// hangUp ends the connection, if there is one.
+func (v *jobView) hangUp() {
+	if v.conn != nil {
+		_ = v.conn.Close() // nothing is asked of it any more
+	}
+}
+
+// detach prints the job's id as soon as the overlord has the job.
+func (v *jobView) detach(job *client.Job) error {
+	if !job.Accepted() {
+		for e, err := range job.Events() {
+			if err == nil {
+				err = v.event(job, e)
+			}
+			if err != nil {
+				return v.lost(err)
+			}
+			if job.Accepted() {
+				break
+			}
+		}
+	}
+	if v.a.output == outText {
+		return v.a.text("%s\n", job.ID)
+	}
+	return v.a.document(map[string]string{"job": job.ID.String()})
+}
+
+// read shows a job until its events end.
+func (v *jobView) read(job *client.Job) error {
+	v.waiting = target.Fold(job.Awaited())
+	v.bar.show(job.Counts(), v.waiting)
 	for e, err := range job.Events() {
 		if err == nil {
 			err = v.event(job, e)
 		}
 		if err != nil {
 			_ = v.end(job, "") // shows what is known; the error before it says more
-			return interruptedOr(ctx, err)
+			return v.lost(err)
 		}
 		if c, ok := e.(*client.Closed); ok {
-			return in.verdict(v.end(job, c.Reason))
+			return v.end(job, c.Reason)
 		}
 	}
-	return nil
+	return v.open(job) // only what is known now was asked for
+}
+
+// lost says how to see a job again of which sight was lost.
+func (v *jobView) lost(err error) error {
+	if je, ok := errors.AsType[*client.JobError](err); ok && je.Lost {
+		return fmt.Errorf("%w; see it again with: dominion job watch %s", err, je.ID)
+	}
+	return err
 }
 
 // interruptedOr gives the error of a command that the user left. An order that
 // was on its way may have been taken: then its job goes on.
 func interruptedOr(ctx context.Context, err error) error {
-	if ctx.Err() == nil {
+	if err == nil || ctx.Err() == nil {
 		return err
 	}
 	if e, ok := errors.AsType[*client.JobError](err); ok && e.What == client.Ordering {
-		return &exitError{exitInterrupted, fmt.Sprintf("interrupted while job %s was being ordered; if the overlord has it, it goes on there: dominion audit show %s", e.ID, e.ID)}
+		return &exitError{exitInterrupted, fmt.Sprintf("interrupted while job %s was being ordered; if the overlord has it, it goes on there: dominion job watch %s", e.ID, e.ID)}
 	}
 	return errInterrupted
 }
@@ -135,9 +187,28 @@ func (v *jobView) event(job *client.Job, e client.Event) error {
 		if e.Problem != v.problem && e.Problem != "" {
 			v.tell("the results are not on the overlord's disk yet: %s", e.Problem)
 		}
-		v.problem = e.Problem
+		v.problem, v.waiting = e.Problem, e.Waiting
 		v.bar.show(e.Counts, e.Waiting)
+	case *client.Reconnecting:
+		return v.reconnecting(job, e)
 	}
+	return nil
+}
+
+// reconnecting says that the connection broke, and keeps the line of progress.
+func (v *jobView) reconnecting(job *client.Job, e *client.Reconnecting) error {
+	switch {
+	case v.raw && e.OutputLost:
+		// What follows would not be what the machine wrote.
+		return &client.JobError{ID: job.ID, What: "the connection to the overlord broke and output is lost; it goes on", Lost: true, Err: e.Err}
+	case !job.Accepted():
+		v.tell("connection to the overlord lost before it took the order; trying again ...")
+	case e.OutputLost && v.live != nil:
+		v.tell("connection to the overlord lost; the job goes on there, and what machines write from now on is not shown; trying again ...")
+	default:
+		v.tell("connection to the overlord lost; the job goes on there; trying again ...")
+	}
+	v.bar.show(job.Counts(), v.waiting)
 	return nil
 }
 
@@ -201,7 +272,7 @@ func (v *jobView) end(job *client.Job, why string) error {
 	switch v.a.output {
 	case outJSON:
 		slices.SortFunc(v.results, func(x, y resultDoc) int { return cmp.Compare(x.Machine, y.Machine) })
-		doc := jobDoc{Method: v.method, Counts: countsDocOf(job.Counts()), Reason: why, Results: v.results}
+		doc := jobDoc{Method: v.method, Counts: countsDocOf(job.Counts()), Reason: why, Open: v.isOpen, Results: v.results}
 		if doc.Results == nil {
 			doc.Results = []resultDoc{}
 		}
@@ -243,4 +314,29 @@ func (v *jobView) show(groups []*client.Group) error {
 		}
 	}
 	return nil
+}
+
+// open ends the view of a job that is not closed yet.
+func (v *jobView) open(job *client.Job) error {
+	v.isOpen = true
+	awaited := job.Awaited()
+	for _, n := range awaited {
+		doc := resultDoc{Machine: n, Status: "awaited", Reason: "the job is open", Result: rawJSON(nil)}
+		switch v.a.output {
+		case outJSON:
+			v.results = append(v.results, doc)
+		case outJSONL:
+			if err := v.a.line(doc); err != nil {
+				return err
+			}
+		}
+	}
+	if err := v.end(job, ""); err != nil {
+		if _, ok := errors.AsType[*exitError](err); !ok {
+			return err
+		}
+		v.tell("%v", err)
+	}
+	return &exitError{exitIncomplete, fmt.Sprintf("the job is open, %d of %s awaited: %s; follow it with: dominion job watch %s",
+		len(awaited), plural(job.Targeted(), "minion"), target.Fold(awaited), job.ID)}
 }

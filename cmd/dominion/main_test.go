@@ -1,10 +1,12 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -14,6 +16,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"dominion/api/apipb"
+	"dominion/call"
+	"dominion/client"
 	"dominion/fleettest"
 	"dominion/minion"
 	"dominion/overlord"
@@ -58,6 +62,8 @@ func TestScripts(t *testing.T) {
 			"enrol": cmdEnrol,
 			"leave": cmdLeave,
 			"await": cmdAwait,
+			"keep":  cmdKeep,
+			"jobid": cmdJobID,
 		},
 	})
 }
@@ -82,13 +88,47 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// cmdFleet runs "fleet NAME…": an overlord that signs the names given at once,
-// and a minion for each. DOMINION_STATE, ADDR and PIN then lead to it.
+// cmdKeep runs "keep VARIABLE FILE [FROM [TO]]": the file's text without line
+// end, or those bytes of it, as a variable.
+func cmdKeep(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 || len(args) > 4 {
+		ts.Fatalf("usage: keep VARIABLE FILE [FROM [TO]]")
+	}
+	text := strings.TrimSpace(ts.ReadFile(args[1]))
+	for i, at := range slices.Backward(args[2:]) {
+		n, err := strconv.Atoi(at)
+		ts.Check(err)
+		if i == 1 {
+			text = text[:n]
+		} else {
+			text = text[n:]
+		}
+	}
+	ts.Setenv(args[0], text)
+}
+
+// cmdJobID runs "jobid VARIABLE": the job of the JSON line in stdout.
+func cmdJobID(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: jobid VARIABLE")
+	}
+	var row jobRow
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &row))
+	ts.Setenv(args[0], row.Job)
+}
+
+// cmdFleet runs "fleet [guard=N] NAME…": an overlord that signs the names given
+// at once, and a minion for each. DOMINION_STATE, ADDR and PIN then lead to it.
 func cmdFleet(ts *testscript.TestScript, neg bool, names []string) {
 	if neg {
 		ts.Fatalf("unsupported: ! fleet")
 	}
 	cfg := overlord.Config{}
+	if len(names) > 0 && strings.HasPrefix(names[0], "guard=") {
+		n, err := strconv.Atoi(names[0][len("guard="):])
+		ts.Check(err)
+		cfg.Guard, names = n, names[1:]
+	}
 	if len(names) > 0 {
 		cfg.Autosign = []overlord.AutosignRule{{Names: strings.Join(names, ",")}}
 	}
@@ -127,7 +167,8 @@ func cmdLeave(ts *testscript.TestScript, neg bool, args []string) {
 	f.Until(args[0]+" is gone", func() bool { return !f.minion(args[0]).GetConnected() })
 }
 
-// cmdAwait runs "await pending|connected NAME" or "await FILE".
+// cmdAwait runs "await pending|connected NAME", "await results JOB NAME" (the
+// machine's result is stored), "await FILE", or "await output FILE" (it is not empty).
 func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 	f := ts.Value(fleetKey{}).(*scriptFleet)
 	switch {
@@ -137,14 +178,38 @@ func cmdAwait(ts *testscript.TestScript, neg bool, args []string) {
 		fleettest.Until(ts.Value(testKey{}).(testing.TB), args[0]+" is there", func() bool { return fleettest.Exists(ts.MkAbs(args[0])) })
 	case len(args) == 2 && args[0] == "connected":
 		f.Until(args[1]+" is connected", func() bool { return f.minion(args[1]).GetConnected() })
+	case len(args) == 2 && args[0] == "output":
+		f.Until("there is something in "+args[1], func() bool {
+			info, err := os.Stat(ts.MkAbs(args[1]))
+			return err == nil && info.Size() > 0
+		})
+	case len(args) == 3 && args[0] == "results":
+		id, err := call.ParseJobID(args[1])
+		ts.Check(err)
+		f.Until(args[2]+" has answered", func() bool { return f.answered(id, args[2]) })
 	case len(args) == 2 && args[0] == "pending":
 		f.Until(args[1]+" has asked", func() bool {
 			resp, err := f.Conn.Admin.Certs(f.T.Context(), connect.NewRequest(&apipb.CertsRequest{PendingOnly: true, Name: args[1]}))
 			return err == nil && len(resp.Msg.GetPending()) > 0
 		})
 	default:
-		ts.Fatalf("usage: await FILE | await pending|connected NAME")
+		ts.Fatalf("usage: await FILE | await output FILE | await pending|connected NAME | await results JOB NAME")
 	}
+}
+
+// answered says whether a machine's result of a job is there.
+func (f *scriptFleet) answered(id call.JobID, name string) bool {
+	job, err := f.Conn.Watch(f.T.Context(), id, client.WatchOptions{Now: true})
+	if err != nil {
+		f.T.Fatal(err)
+	}
+	defer job.Close() // only read from
+	for _, err := range job.Events() {
+		if err != nil {
+			f.T.Fatal(err)
+		}
+	}
+	return !slices.Contains(job.Awaited(), name)
 }
 
 // minion gives what the overlord knows of a machine; nil: nothing.

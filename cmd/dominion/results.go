@@ -15,7 +15,7 @@ import (
 // machine answered; result is null when there is none.
 type resultDoc struct {
 	Machine string          `json:"machine"`
-	Status  string          `json:"status"` // answered, failed, unreachable, skipped
+	Status  string          `json:"status"` // answered, failed, unreachable, skipped; awaited while the job is open
 	Reason  string          `json:"reason"`
 	Result  json.RawMessage `json:"result"`
 }
@@ -60,6 +60,7 @@ type jobDoc struct {
 	Method  string      `json:"method,omitempty"`
 	Counts  countsDoc   `json:"counts"`
 	Reason  string      `json:"reason,omitempty"` // why the job ended early
+	Open    bool        `json:"open,omitempty"`   // the job goes on
 	Results []resultDoc `json:"results"`
 }
 

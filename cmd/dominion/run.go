@@ -33,6 +33,7 @@ type runFlags struct {
 func (a *app) runCmd() *cobra.Command {
 	var (
 		flags jobFlags
+		how   orderFlags
 		f     runFlags
 	)
 	cmd := &cobra.Command{
@@ -52,6 +53,9 @@ A command that ends with another status than 0 has failed on that machine. Live
 output has no time limit; folded, the command may run for 60 s unless --timeout
 says otherwise.
 
+A change on many machines (more than 100 unless the overlord is configured
+otherwise) wants their number typed on a terminal, and --yes-count N elsewhere.
+
 With -o json or jsonl the result of each machine is {"exit", "stdout", "stderr"};
 output that is not UTF-8 is in "stdout_base64" instead.`,
 		Example: `  dominion run '*' -- uname -r
@@ -67,12 +71,13 @@ output that is not UTF-8 is in "stdout_base64" instead.`,
 		} else if n == 0 {
 			return usagef("give a target before --")
 		}
-		return a.run(ctx, cmd, &flags, &f, words)
+		return a.run(ctx, cmd, &flags, &how, &f, words)
 	})
 	cmd.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return fmt.Errorf("%w; write -- before the command", err)
 	})
 	flags.register(cmd, "how long the command may run, a `DURATION`; 0: no limit")
+	how.register(cmd)
 	fl := cmd.Flags()
 	fl.BoolVar(&f.shell, "shell", false, "give COMMAND to /bin/sh")
 	fl.StringVar(&f.dir, "dir", "", "working `DIRECTORY`")
@@ -84,8 +89,11 @@ output that is not UTF-8 is in "stdout_base64" instead.`,
 	return cmd
 }
 
-func (a *app) run(ctx context.Context, cmd *cobra.Command, flags *jobFlags, f *runFlags, words []string) error {
+func (a *app) run(ctx context.Context, cmd *cobra.Command, flags *jobFlags, how *orderFlags, f *runFlags, words []string) error {
 	opt, err := flags.options(cmd)
+	if err == nil {
+		err = how.set(cmd, &opt)
+	}
 	if err != nil {
 		return err
 	}
@@ -95,13 +103,15 @@ func (a *app) run(ctx context.Context, cmd *cobra.Command, flags *jobFlags, f *r
 		return usagef("-o %s is never folded nor raw; leave out --fold and --raw", a.output)
 	case f.raw && f.fold:
 		return usagef("--raw and --fold exclude each other")
+	case f.raw && how.async:
+		return usagef("--raw needs somebody who reads; leave out --async")
 	case f.raw && opt.Limit == 0:
 		opt.Limit = 1 // the bytes of several machines would mix
 	case f.raw && opt.Limit > 1:
 		return usagef("--raw takes a single machine, not a limit of %d", opt.Limit)
 	}
-	v := &jobView{a: a, name: cmd.CommandPath(), target: words[0], body: runLines, raw: f.raw}
-	if a.output == outText && !fold && !f.raw {
+	v := &jobView{a: a, name: cmd.CommandPath(), target: words[0], body: runLines, raw: f.raw, async: how.async, dry: how.dryRun}
+	if a.output == outText && !fold && !f.raw && !how.async {
 		v.live = newLiveWriter(a.out, a.err)
 	}
 	opt.Stream = v.live != nil || v.raw
