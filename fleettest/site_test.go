@@ -75,6 +75,13 @@ type agent struct {
 	cmd   *exec.Cmd
 	ended chan struct{} // of cmd
 	kills []time.Time
+	stops []stop
+}
+
+// stop is when a process was stopped, and for how long.
+type stop struct {
+	began time.Time
+	lasts time.Duration
 }
 
 // newSite starts an overlord and n minions, and returns when all are connected.
@@ -192,6 +199,7 @@ func (a *agent) pause(d time.Duration) {
 	if a.cmd == nil {
 		return
 	}
+	a.stops = append(a.stops, stop{time.Now(), d})
 	a.signal(syscall.SIGSTOP)
 	<-time.After(d)
 	a.signal(syscall.SIGCONT)
@@ -206,6 +214,18 @@ func (a *agent) killsSince(t time.Time) []time.Time {
 		return nil
 	}
 	return slices.Clone(a.kills[i:])
+}
+
+// pausedSince gives how long the process was stopped.
+func (a *agent) pausedSince(t time.Time) (sum time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, s := range a.stops {
+		if s.began.After(t) {
+			sum += s.lasts
+		}
+	}
+	return sum
 }
 
 // exited gives the daemons that ended without being killed.

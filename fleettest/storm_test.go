@@ -171,7 +171,7 @@ func (r *round) order(ctx context.Context, script string, fates map[string]*flee
 func (r *round) read(ctx context.Context, began time.Time) error {
 	for name, f := range r.ledger.Machines {
 		f.Lines, f.Wrote = r.lines(name)
-		f.Kills = r.s.agents[name].killsSince(began)
+		f.Kills, f.Paused = r.s.agents[name].killsSince(began), r.s.agents[name].pausedSince(began)
 	}
 	job, err := r.closed(ctx)
 	if err != nil {
@@ -246,7 +246,7 @@ func (r *round) lines(name string) (int, time.Time) {
 
 // storm breaks things at random, and mends them at its end.
 func (r *round) storm(ordered <-chan struct{}) {
-	r.s.proxy.CutAfter(8, 8+r.rand.IntN(40))
+	r.s.proxy.CutAfter(9, []int{11, 16, 30}[r.rand.IntN(3)]) // a handshake takes 5 or 7 records, HELLO one more
 	end := time.Now().Add(r.lasts)
 	var mending sync.WaitGroup
 	<-time.After(r.upTo(400 * time.Millisecond)) // now and then before the order is taken
