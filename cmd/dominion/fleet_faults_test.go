@@ -186,6 +186,19 @@ func testFullDisk(t *testing.T, binary string) {
 	order().exits(0)
 	s.root.run("status").exits(0)
 	s.root.run("audit", "verify").exits(0)
+
+	// Killed on a full disk, it goes on with the job when there is room.
+	waiting = s.root.start("run", "*", "-o", "json", "--", "sleep", "2")
+	s.until("the command runs", func() bool { return s.status().RunningJobs == 1 })
+	fillDisk(t, fill)
+	waiting.awaitTells("the results are not on the overlord's disk yet: ")
+	s.overlord.kill()
+	if err := os.Remove(fill); err != nil {
+		t.Fatal(err)
+	}
+	s.up()
+	acknowledged = append(acknowledged, waiting.exits(0).account("m01", "m02").Job)
+	s.await(2)
 	s.overlord.kill() // what was acknowledged is on the disk, not in memory
 	s.up()
 	s.await(2)

@@ -62,7 +62,7 @@ type jobView struct {
 	folder  client.Folder
 	results []resultDoc
 	problem string
-	isOpen  bool   // the job was not closed when its results were asked for
+	isOpen  bool // the job was not closed when its results were asked for
 }
 
 func (a *app) bar() *progress {
