@@ -151,12 +151,11 @@ func (c *crashes) take() {
 	}
 }
 
-// Whenever the machine dies, nothing runs twice and no answer is wrong.
-func TestRandomCrashes(t *testing.T) {
-	points := 1000
-	if testing.Short() {
-		points = 100
-	}
+func TestRandomCrashes(t *testing.T) { randomCrashes(t, 150) }
+
+// randomCrashes shows that whenever the machine dies, nothing runs twice and no
+// answer is wrong.
+func randomCrashes(t *testing.T, points int) {
 	f := newFleet(t)
 	c := &crashes{
 		t: t, f: f, o: newOverlord(t, f).listen(), dir: t.TempDir(), now: &life{lines: make(map[call.JobID]int)},
