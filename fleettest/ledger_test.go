@@ -26,7 +26,9 @@ func TestLedger(t *testing.T) {
 		{"unknown, killed just before", fleettest.Fate{Lines: 0, Stored: code(call.Unknown), Told: code(call.Unknown), Kills: []time.Time{at}}, call.Counts{}, ""},
 		{
 			"unknown, stopped and killed",
-			fleettest.Fate{Lines: 1, Wrote: at, Stored: code(call.Unknown), Told: code(call.Unknown), Kills: []time.Time{at.Add(6 * time.Second)}, Paused: 5 * time.Second}, call.Counts{}, "",
+			fleettest.Fate{Lines: 1, Wrote: at, Stored: code(call.Unknown), Told: code(call.Unknown), Kills: []time.Time{at.Add(6 * time.Second)}, Paused: 5 * time.Second},
+			call.Counts{},
+			"",
 		},
 		{"unknown without a kill", fleettest.Fate{Lines: 1, Wrote: at, Stored: code(call.Unknown), Told: code(call.Unknown)}, call.Counts{}, "was not killed"},
 		{

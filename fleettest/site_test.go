@@ -52,7 +52,6 @@ type site struct {
 	binary string
 	dir    string
 	state  string // of the overlord
-	pin    string
 	proxy  *fleettest.Proxy
 	conn   *client.Conn // over the socket; it outlives the overlord's process
 	seed   uint64
@@ -132,7 +131,7 @@ func (s *site) agent(name string, n uint64, args ...string) *agent {
 				s.t.Errorf("the log of %s has %q:\n%s", name, word, b)
 			}
 		}
-		if s.t.Failed() && os.Getenv("DOMINION_TEST_LOG") != "" {
+		if os.Getenv("DOMINION_TEST_LOG") != "" {
 			keep := filepath.Join(os.Getenv("DOMINION_TEST_LOG"), name+".log")
 			if err := os.WriteFile(keep, b, 0o600); err != nil {
 				s.t.Error(err)

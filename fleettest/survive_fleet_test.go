@@ -48,7 +48,7 @@ func command(t *testing.T, binary string, args ...string) ([]byte, error) {
 // TestFleetSurvives: every machine runs an order at most once, and no result
 // is lost, whatever is killed, stopped, cut, dropped or doubled meanwhile.
 func TestFleetSurvives(t *testing.T) {
-	storms{machines: 40, rounds: 5, seed: seed(t), lasts: 3 * time.Second, limit: 90 * time.Second}.run(t, faultyBinary(t))
+	storms{machines: 40, rounds: 5, seed: seed(t), lasts: 3 * time.Second, limit: 90 * time.Second, drop: 0.02}.run(t, faultyBinary(t))
 }
 
 // TestFleetSabotage: a machine that runs an order twice is found out.
