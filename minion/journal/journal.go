@@ -98,6 +98,7 @@ const (
 	heard                // an overlord has stored the result
 	cut                  // no end was in the file when it was opened
 	starting             // its start is being written
+	ending               // its end is being written: nobody is told of it before
 )
 
 func (e entry) is(flag uint8) bool { return e.flags&flag != 0 }
@@ -106,7 +107,7 @@ func (e entry) is(flag uint8) bool { return e.flags&flag != 0 }
 func (e entry) until() int64 {
 	end := e.expiry + Keep.Milliseconds()
 	switch {
-	case e.state != uint8(call.Finished):
+	case e.state != uint8(call.Finished) || e.is(ending):
 		return math.MaxInt64
 	case e.is(heard) || !e.is(written):
 		return end
@@ -265,18 +266,29 @@ func (j *Journal) Finish(job call.JobID, r *fleetpb.Result) error {
 		return call.Errorf(call.Internal, "job %s finished twice", job)
 	}
 	e.state, e.code, e.ended = uint8(call.Finished), r.Code, ended
+	j.first = min(j.first, e.until())
+	if e.is(written) {
+		e.flags |= ending
+	}
 	j.entries[job] = e
 	if j.held == nil {
 		j.held = make(map[call.JobID]*fleetpb.Result)
 	}
 	j.held[job] = r // until the disk has it
 	j.unheard += weight(r)
-	j.first = min(j.first, e.until())
 	j.mu.Unlock()
 	if !e.is(written) {
 		return nil
 	}
-	return j.write(record{kind: kindFinished, job: job, ended: ended, result: r})
+	err := j.write(record{kind: kindFinished, job: job, ended: ended, result: r})
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if e, ok := j.entries[job]; ok {
+		e.flags &^= ending
+		j.entries[job] = e
+		j.first = min(j.first, e.until())
+	}
+	return err
 }
 
 // fit gives a result that a record can hold.
@@ -325,43 +337,6 @@ func (j *Journal) drop(job call.JobID) {
 	}
 }
 
-// forget drops the jobs whose time is over, at most once in a minute; mu is held.
-func (j *Journal) forget(now int64) {
-	if now < j.first {
-		return
-	}
-	j.first = math.MaxInt64
-	for job, e := range j.entries {
-		if at := e.until(); at > now {
-			j.first = min(j.first, at)
-			continue
-		}
-		j.remove(job, e)
-	}
-	j.first = max(j.first, now+time.Minute.Milliseconds())
-}
-
-// remove forgets one job for good; mu is held.
-func (j *Journal) remove(job call.JobID, e entry) {
-	if r := j.held[job]; r != nil && !e.is(heard) {
-		j.unheard -= weight(r)
-	}
-	j.drop(job)
-	if e.is(written) {
-		j.live -= j.startSize(e)
-		if !e.is(heard) {
-			j.live -= int64(e.size)
-			j.unheard -= int64(e.size)
-		}
-	}
-	delete(j.entries, job)
-	j.floor = max(j.floor, e.expiry)
-}
-
-func (j *Journal) startSize(e entry) int64 {
-	return record{kind: kindStarted, overlord: j.names[e.overlord], method: j.names[e.method]}.size()
-}
-
 // intern gives a number for a name; mu is held.
 func (j *Journal) intern(name string) (uint16, bool) {
 	if i, ok := j.index[name]; ok {
@@ -403,6 +378,8 @@ func (j *Journal) Find(job call.JobID) (call.State, *fleetpb.Result, error) {
 	}
 	j.mu.Unlock()
 	switch {
+	case e.is(ending):
+		return call.Started, nil, nil
 	case e.state != uint8(call.Finished) || r != nil:
 		return call.State(e.state), r, nil
 	case e.is(cut):
@@ -441,7 +418,7 @@ func (j *Journal) Finished(overlord string, limit int) []call.JobID {
 		if len(out) >= limit {
 			break
 		}
-		if e.overlord == who && e.state == uint8(call.Finished) && !e.is(heard) {
+		if e.overlord == who && e.state == uint8(call.Finished) && !e.is(heard|ending) {
 			out = append(out, job)
 		}
 	}

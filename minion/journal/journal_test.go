@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -206,5 +207,66 @@ func TestManyShareTheDisk(t *testing.T) {
 	j = reopen(t, j, dir, Options{})
 	for i, job := range jobs {
 		wantResult(t, j, job, result(i))
+	}
+}
+
+// Nobody is told of an end that a crash could take back.
+func TestEndIsToldWhenItIsDurable(t *testing.T) {
+	j := open(t, t.TempDir(), Options{})
+	defer j.Close()
+	job := start(t, j)
+	syncing, goOn := make(chan struct{}), make(chan struct{})
+	real := j.sync
+	j.sync = func(f *os.File) error {
+		close(syncing)
+		<-goOn
+		return real(f)
+	}
+	done := make(chan error)
+	go func() { done <- j.Finish(job, result(4)) }()
+	<-syncing
+	wantState(t, j, job, call.Started)
+	if got := j.Finished("dc1", 9); len(got) != 0 {
+		t.Errorf("Finished = %v before it is durable", got)
+	}
+	close(goOn)
+	ok(t, <-done)
+	wantResult(t, j, job, result(4))
+}
+
+func BenchmarkStartFinish(b *testing.B) {
+	j := open(b, b.TempDir(), Options{Entries: 1 << 30})
+	defer j.Close()
+	b.SetParallelism(32)
+	b.RunParallel(func(p *testing.PB) {
+		for p.Next() {
+			job := run(b, j, result(0))
+			j.Release(job)
+		}
+	})
+}
+
+// BenchmarkMemory tells what a full journal costs in memory and on disk.
+func BenchmarkMemory(b *testing.B) {
+	const n = 100_000
+	for b.Loop() {
+		dir := b.TempDir()
+		j := open(b, dir, Options{})
+		j.sync = func(*os.File) error { return nil }
+		var before, after runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&before)
+		for i := range n {
+			run(b, j, result(i))
+		}
+		runtime.GC()
+		runtime.ReadMemStats(&after)
+		b.ReportMetric(float64(after.HeapAlloc-before.HeapAlloc)/n, "B/job")
+		b.ReportMetric(float64(sizes(b, dir))/n, "disk-B/job")
+		begun := time.Now()
+		if j = reopen(b, j, dir, Options{}); j.Len() != n {
+			b.Fatalf("%d jobs; want %d", j.Len(), n)
+		}
+		b.ReportMetric(float64(time.Since(begun).Milliseconds()), "ms-to-open")
 	}
 }
