@@ -102,7 +102,9 @@ func (r *rig) order(target, method string) time.Duration {
 func (r *rig) orderWith(target, method string, args map[string]any) time.Duration {
 	r.t.Helper()
 	start := time.Now()
-	c, err := r.conn.Target(target, client.Options{Timeout: 30 * time.Second})
+	c, err := r.conn.Target(target, client.Options{
+		Timeout: 30 * time.Second, Confirm: func(_ context.Context, g client.Guarded) (int, error) { return len(g.Names), nil },
+	})
 	if err != nil {
 		r.t.Fatal(err)
 	}
