@@ -137,7 +137,7 @@ func TestNoneIsLeft(t *testing.T) {
 
 // startIn begins a script as run does.
 func startIn(r runner, script string) (*process, error) {
-	cmd, err := prepare(&module.Env{}, []string{"sh", "-c", script}, Options{Dir: "/"})
+	cmd, err := prepare(context.Background(), &module.Env{}, []string{"sh", "-c", script}, Options{Dir: "/"})
 	if err != nil {
 		return nil, err
 	}
