@@ -60,6 +60,9 @@ type wire interface {
 type keeper interface {
 	// KeepResults stores groups of results; it returns when they are durable.
 	KeepResults(ctx context.Context, job call.JobID, groups []Group) error
+	// CloseJob closes a job of which every result is stored; it returns when that
+	// is durable. A job that is closed already is left as it is.
+	CloseJob(ctx context.Context, job call.JobID, c call.Counts) error
 }
 
 // Run is one order being carried out.

@@ -291,9 +291,6 @@ func (o *Overlord) carryOut(r *running) {
 		return
 	}
 	r.forget()
-	if err := o.keep.end(o.life, id, r.run.Watch(0).Counts, ""); err != nil {
-		o.log.Error("job not closed in the store", "job", id.String(), "error", err)
-	}
 }
 
 // forget withdraws the waiter where no answer came.
