@@ -218,6 +218,15 @@ func testCancelJob(t *testing.T, p Place) {
 	}
 	j.Closed, j.Args, j.Salt = stamp().Add(time.Hour), nil, nil
 	check(t, "Job after CloseJob", j)(db.Job(t.Context(), j.ID))
+	before, _ := db.Checkpoint()
+	Update(t, db, func(tx *store.Tx) error {
+		return tx.CloseJob(t.Context(), j.ID, stamp().Add(3*time.Hour), call.Counts{}, "again")
+	})
+	check(t, "Job after a second CloseJob", j)(db.Job(t.Context(), j.ID))
+	if after, _ := db.Checkpoint(); after.Size != before.Size {
+		t.Errorf("a second CloseJob appends %d records", after.Size-before.Size)
+	}
+	Verify(t, db, nil)
 }
 
 func groups() []store.ResultGroup {
