@@ -271,10 +271,7 @@ func (o *Overlord) begin(ctx context.Context, p *job.Plan, live chan<- *apipb.Ou
 	}
 	r := o.newRunning(p, live)
 	o.jobs.add(r)
-	o.background.Go(func() {
-		defer o.jobs.remove(r)
-		o.carryOut(r)
-	})
+	o.background.Go(func() { o.carryOut(r) })
 	return r, nil
 }
 
@@ -282,6 +279,9 @@ func (o *Overlord) newRunning(p *job.Plan, live chan<- *apipb.Output) *running {
 	return &running{o: o, run: job.NewRun(p, &o.budget, o.log), id: o.callID.Add(1), live: live, gone: make(chan struct{})}
 }
 
+// carryOut does a job and takes it off the table when it is closed. One that the
+// overlord's end cuts off stays there: of a job that is not on the table machines
+// are told that they need not keep its results.
 func (o *Overlord) carryOut(r *running) {
 	id := r.run.Plan.Order.Job
 	defer r.forgetIDs()
@@ -291,6 +291,7 @@ func (o *Overlord) carryOut(r *running) {
 		return
 	}
 	r.forget()
+	o.jobs.remove(r)
 }
 
 // forget withdraws the waiter where no answer came.

@@ -39,10 +39,7 @@ func (o *Overlord) findOpen(ctx context.Context) error {
 func (o *Overlord) takeUp() {
 	for _, r := range o.jobs.all() {
 		o.log.Info("job goes on", "job", r.run.Plan.Order.Job.String(), "method", r.run.Plan.Order.Method, "waiting", len(r.run.Waiting(call.MaxMachines)))
-		o.background.Go(func() {
-			defer o.jobs.remove(r)
-			o.carryOut(r)
-		})
+		o.background.Go(func() { o.carryOut(r) })
 	}
 }
 
