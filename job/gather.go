@@ -34,7 +34,8 @@ func (r *Run) Do(ctx context.Context, w wire, k keeper) error {
 		})
 	}
 	r.mu.Lock()
-	r.budget.used.Add(-r.kept)
+	r.budget.used.Add(-r.held)
+	r.held = 0
 	r.closed, r.stopped = err == nil, err != nil
 	r.tellLocked()
 	r.mu.Unlock()
@@ -95,6 +96,9 @@ func (r *Run) store(ctx context.Context, w wire, k keeper) error {
 	r.mu.Lock()
 	r.problem = ""
 	r.groups = append(r.groups, groups...)
+	if r.held > maxHeld {
+		r.letGoLocked()
+	}
 	for _, g := range groups {
 		r.known.Add(g.Status, len(g.Names))
 	}
@@ -104,6 +108,23 @@ func (r *Run) store(ctx context.Context, w wire, k keeper) error {
 		w.Stored(g.Names)
 	}
 	return nil
+}
+
+// letGoLocked lets the stored groups go whose outputs would stay in memory as
+// long as the job is open, which can be days, at the expense of other jobs.
+// Watchers find them in the store.
+func (r *Run) letGoLocked() {
+	for _, g := range r.groups {
+		for _, name := range g.Names {
+			if i, ok := r.Plan.Tree.Index(name); ok {
+				r.state[i].Store(uint32(call.Stored))
+			}
+		}
+		r.held -= int64(len(g.Output))
+		r.budget.used.Add(-int64(len(g.Output)))
+	}
+	r.base += len(r.groups)
+	r.groups = nil // snapshots share the old one
 }
 
 // insist does what the store may refuse until it does not, or ctx ends: what

@@ -3,9 +3,7 @@ package overlord_test
 import (
 	"crypto/ecdsa"
 	"crypto/tls"
-	"database/sql"
 	"encoding/json"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -484,64 +482,5 @@ func TestUnknownJob(t *testing.T) {
 				t.Errorf("%s of %s = %v; want %v", what, tt.job, err, tt.want)
 			}
 		}
-	}
-}
-
-// A job whose row cannot be read is closed, with every machine accounted for,
-// and keeps neither the overlord nor other jobs from going on.
-func TestOpenJobThatCannotBeRead(t *testing.T) {
-	f := hasty(t)
-	m := newRemembers(t, "m1")
-	m.quiet = true
-	m.connect(f)
-	f.Await(1)
-	columns := []string{"", "order_bytes", "names", "args"}
-	jobs := make([]string, len(columns))
-	for i := range columns {
-		jobs[i] = given{method: "test.ping", machines: []string{"m1"}, timeout: time.Hour}.order(t, f)
-	}
-	f.Until("it has the calls", m.look(func() bool { return m.calls == len(jobs) }))
-	m.leave()
-	f.Down()
-	db, err := sql.Open("sqlite", filepath.Join(f.State, "store.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, column := range columns {
-		id, err := call.ParseJobID(jobs[i])
-		if err != nil {
-			t.Fatal(err)
-		}
-		if column == "" {
-			continue
-		}
-		if _, err := db.Exec("UPDATE jobs SET "+column+" = '[' WHERE id = $1", id[:]); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := db.Close(); err != nil {
-		t.Fatal(err)
-	}
-	f.Up()
-	for i, column := range columns {
-		j := jobOf(t, f, jobs[i])
-		if column == "" {
-			if j.ClosedMs != 0 {
-				t.Errorf("the job that nobody touched was closed: %v", j)
-			}
-			continue
-		}
-		if j.ClosedMs == 0 || j.Counts.Targeted != 1 || j.Counts.Unreachable != 1 || !strings.Contains(j.Reason, "could not go on") {
-			t.Errorf("the job without its %s: %v", column, j)
-		}
-	}
-	m.quiet = false
-	m.state[jobs[0]] = session.JobResult{State: session.JobFinished, Output: json.RawMessage("{}")}
-	m.connect(f)
-	if _, last := follow(t, f, jobs[0], 0, false); last.GetClosed().GetCounts().GetAnswered() != 1 {
-		t.Errorf("the job that nobody touched ended with %v", last)
-	}
-	if got := verify(t, f.Conn); !got.Ok {
-		t.Errorf("verify finds %v", got.Problem)
 	}
 }
