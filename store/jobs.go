@@ -44,7 +44,8 @@ const jobColumns = `id, record, operator, method, order_bytes, signature, operat
 	timeout_ms, wait, cancelled_ms, bare`
 
 // briefColumns are jobColumns without what can be large or secret.
-var briefColumns = strings.Replace(jobColumns, "order_bytes, signature, operator_cert, args, salt", "NULL, NULL, NULL, NULL, NULL", 1)
+var briefColumns = strings.NewReplacer("order_bytes, signature, operator_cert, args, salt", "NULL, NULL, NULL, NULL, NULL",
+	"target, names, unknown_names", "substr(target, 1, 1000), '', ''").Replace(jobColumns)
 
 func scanJob(s scanner) (Job, error) {
 	var j Job
@@ -149,8 +150,9 @@ type JobQuery struct {
 	Operator string     // only hers; empty: everybody's
 }
 
-// Jobs gives jobs, the newest first. Their orders, certificates, arguments and
-// salts are left out.
+// Jobs gives jobs, the newest first. Their orders, certificates, arguments,
+// salts and machines are left out, and of a target there are the first 1,000
+// characters: a page must not grow with the fleet.
 func (r *reader) Jobs(ctx context.Context, q JobQuery) ([]Job, error) {
 	query, args := "SELECT "+briefColumns+" FROM jobs", []any{}
 	word := " WHERE "
