@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"sync"
 	"time"
 
@@ -80,13 +81,18 @@ func (r *running) Result(s *session.Session, id uint64, body []byte) {
 		return
 	}
 	res := call.Result{
-		Machine: machine, Code: call.Code(p.Code), Detail: p.Detail, Output: p.Output, Took: time.Duration(p.TookUs) * time.Microsecond,
+		Machine: machine, Code: call.Code(p.Code), Detail: p.Detail, Output: p.Output, Took: tookOf(p.TookUs),
 	}
 	if p.OutputStream == 0 {
 		r.run.Deliver(res)
 		return
 	}
 	go r.awaitOutput(s, id, p.OutputStream, res) // one for each call of the session; ends with it
+}
+
+// tookOf gives a duration that a machine names, whatever it is.
+func tookOf(us uint64) time.Duration {
+	return time.Duration(min(us, uint64(math.MaxInt64/time.Microsecond))) * time.Microsecond
 }
 
 // Lost implements session.Waiter.
@@ -206,6 +212,9 @@ func (o *Overlord) plan(ctx context.Context, req *apipb.CallRequest) (*job.Plan,
 		if unknown, err = target.Expand(req.Unknown); err != nil {
 			return nil, call.Errorf(call.Invalid, "unknown: %v", err)
 		}
+	}
+	if req.TimeoutMs > uint64(math.MaxInt64/time.Millisecond) {
+		return nil, call.Errorf(call.Invalid, "a time-out of %d ms is longer than can be counted", req.TimeoutMs)
 	}
 	p, err := job.NewPlan(job.Request{
 		Signed: call.Signed{Order: req.Order, Signature: req.Signature, Cert: req.OperatorCert}, Salt: req.Salt, Args: req.Args,

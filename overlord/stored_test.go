@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"encoding/json"
 	"maps"
+	"math"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -123,5 +124,37 @@ func TestWatchOfLargeOutputs(t *testing.T) {
 	}
 	if s.Err() != nil || !maps.Equal(got, want) {
 		t.Errorf("watched from the beginning: %d groups, %v; want the outputs of %d machines", len(got), s.Err(), len(want))
+	}
+}
+
+// Durations that do not fit are refused, or cut, wherever they come from.
+func TestDurationsAreBounded(t *testing.T) {
+	f := hasty(t)
+	m := newRemembers(t, "m1")
+	m.quiet = true
+	m.connect(f)
+	f.Await(1)
+	_, req := given{method: "test.ping", machines: []string{"m1"}}.request(t, f)
+	req.TimeoutMs = 1 << 63
+	s, err := fleetOf(f, operator(t, f, "alice")).Call(t.Context(), connect.NewRequest(req))
+	if err == nil {
+		if s.Receive() {
+			t.Errorf("a time-out of 2^63 ms: %v", s.Msg())
+		}
+		err = s.Err()
+		s.Close()
+	}
+	if apierrOf(err) != call.Invalid {
+		t.Errorf("a time-out of 2^63 ms: %v; want invalid", err)
+	}
+	job := given{method: "test.ping", machines: []string{"m1"}, timeout: time.Hour}.order(t, f)
+	f.Until("it has the call", m.look(func() bool { return m.calls == 1 }))
+	m.mu.Lock()
+	m.state[job] = session.JobResult{State: session.JobFinished, Output: json.RawMessage("{}"), TookUs: 1 << 63}
+	m.mu.Unlock()
+	m.connect(f)
+	groups, _ := follow(t, f, job, 0, false)
+	if len(groups) != 1 || groups[0].TookUs[0] != uint64(math.MaxInt64/time.Microsecond) {
+		t.Errorf("it took 2^63 µs: %v", groups)
 	}
 }
