@@ -471,6 +471,30 @@ func TestStoredOutputIsLetGo(t *testing.T) {
 	})
 }
 
+// A machine may say as often as it likes that its result waits: it is looked up
+// among all groups once.
+func BenchmarkKept(b *testing.B) {
+	names := make([]string, 20_000)
+	for i := range names {
+		names[i] = fmt.Sprintf("m%05d", i)
+	}
+	r := newRun(b, request(b, time.Hour, nil, names...))
+	ctx, stop := context.WithCancel(b.Context())
+	done := make(chan error)
+	go func() { done <- r.Do(ctx, patient{}, new(shelf)) }()
+	for _, n := range names[1:] {
+		r.Deliver(call.Result{Machine: n, Detail: n})
+	}
+	for !r.Kept(names[len(names)-1]) {
+		<-r.Watch(0).Changed
+	}
+	for b.Loop() {
+		r.Kept(names[len(names)-1])
+	}
+	stop()
+	<-done
+}
+
 // patient is a wire to machines that answer when they like.
 type patient struct{}
 
