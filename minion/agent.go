@@ -153,6 +153,7 @@ func New(opt Options) (*Agent, error) {
 	if err := a.restore(opt.Saved); err != nil {
 		return nil, fmt.Errorf("make agent: %w", err)
 	}
+	a.recordLost()
 	return a, nil
 }
 
