@@ -29,7 +29,7 @@ func (r *Run) Do(ctx context.Context, w wire, k keeper) error {
 	close(done)
 	driving.Wait()
 	if err == nil {
-		err = r.insist(ctx, "job not closed in the store, trying again", "job closed in the store after all", func() error {
+		err = r.insist(ctx, "the end of the job", func() error {
 			return k.CloseJob(ctx, r.Plan.Order.Job, r.Watch(0).Counts)
 		})
 	}
@@ -88,7 +88,7 @@ func (r *Run) store(ctx context.Context, w wire, k keeper) error {
 	if len(groups) == 0 {
 		return nil
 	}
-	if err := r.insist(ctx, "results not stored, trying again", "results stored after all", func() error {
+	if err := r.insist(ctx, "results", func() error {
 		return k.KeepResults(ctx, r.Plan.Order.Job, groups)
 	}); err != nil {
 		return err
@@ -127,11 +127,11 @@ func (r *Run) letGoLocked() {
 	r.groups = nil // snapshots share the old one
 }
 
-// insist does what the store may refuse until it does not, or ctx ends: what
-// is not written waits in memory, and watchers see why. The log is told at most
-// once a minute, and when it works again.
-func (r *Run) insist(ctx context.Context, failed, worked string, do func() error) error {
-	log, told := r.log.With("job", r.Plan.Order.Job.String()), false
+// insist writes something until the store does not refuse it any more, or ctx
+// ends: until then it waits in memory, and watchers see why. The log is told at
+// most once a minute, and when it works again; what says of what.
+func (r *Run) insist(ctx context.Context, what string, do func() error) error {
+	log, told := r.log.With("job", r.Plan.Order.Job.String(), "what", what), false
 	for {
 		err := do()
 		if err == nil {
@@ -141,7 +141,7 @@ func (r *Run) insist(ctx context.Context, failed, worked string, do func() error
 			return ctx.Err()
 		}
 		if now := time.Now(); r.told.IsZero() || now.Sub(r.told) >= tellStore {
-			log.Error(failed, "error", err)
+			log.Error("not stored, trying again", "error", err)
 			r.told, told = now, true
 		}
 		r.mu.Lock()
@@ -153,7 +153,7 @@ func (r *Run) insist(ctx context.Context, failed, worked string, do func() error
 		pause(ctx, retryStore, nil)
 	}
 	if told {
-		log.Info(worked)
+		log.Info("stored after all")
 	}
 	return nil
 }

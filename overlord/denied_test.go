@@ -137,7 +137,7 @@ func TestResultsOfAnOlderStoreAreKept(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer o.close() //nolint:errcheck // the test is over
+	defer o.close()
 	if !o.unwanted(nil, "m1") {
 		t.Error("of a job that is not open any more")
 	}
