@@ -6,10 +6,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 
 	"dominion/call"
+	"dominion/fleettest/smalldisk"
 )
 
 // TestFileLogTorn cuts the newest file at every byte of its last frame.
@@ -211,15 +211,7 @@ func TestFileLogDiskLosesData(t *testing.T) {
 }
 
 func TestFileLogFullDisk(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=256k"); err != nil {
-		t.Skipf("SKIPPED, full disk under a minion's log: a tmpfs cannot be mounted here (%v)", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	dir := smalldisk.New(t, "256k")
 	ballast := filepath.Join(dir, "ballast")
 	if err := os.WriteFile(ballast, make([]byte, 100<<10), 0o600); err != nil {
 		t.Fatal(err)

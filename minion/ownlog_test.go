@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"dominion/api/fleetpb"
 	"dominion/audit"
 	"dominion/call"
+	"dominion/fleettest/smalldisk"
 	"dominion/minion/journal"
 )
 
@@ -164,15 +164,7 @@ func TestRecordThatNoLogTakes(t *testing.T) {
 }
 
 func TestFullDiskUnderTheOwnLog(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
-		t.Skipf("SKIPPED, full disk under a minion's own log: a tmpfs cannot be mounted here (%v)", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	dir := smalldisk.New(t, "64k")
 	own := must[*audit.FileLog](t)(audit.OpenFileLog(filepath.Join(dir, "log"), audit.FileLogOptions{}))
 	t.Cleanup(func() { own.Close() })
 	ballast := filepath.Join(dir, "ballast")

@@ -9,12 +9,12 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"dominion/api/fleetpb"
 	"dominion/call"
+	"dominion/fleettest/smalldisk"
 	"dominion/minion/journal"
 	"dominion/module"
 	"dominion/session"
@@ -192,15 +192,7 @@ func randomCrashes(t *testing.T, points int) {
 
 // A full disk under the journal refuses new work, loses no answer, and passes.
 func TestFullDiskUnderTheJournal(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
-		t.Skipf("SKIPPED, full disk under a minion's journal: a tmpfs cannot be mounted here (%v)", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
+	dir := smalldisk.New(t, "64k")
 	f := newFleet(t)
 	m := &machine{t: t, f: f, o: newOverlord(t, f).listen(), ledger: newLedger(), dir: filepath.Join(dir, "journal")}
 	m.ledger.hold = make(chan struct{})

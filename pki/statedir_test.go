@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"testing"
 
+	"dominion/fleettest/smalldisk"
 	"dominion/pki"
 )
 
@@ -180,21 +181,7 @@ func TestDirKeys(t *testing.T) {
 
 // A full disk leaves the old file and nothing beside it.
 func TestDirFullDisk(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Skip("mounting a small file system needs root")
-	}
-	path := filepath.Join(t.TempDir(), "small")
-	if err := os.Mkdir(path, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("tmpfs", path, "tmpfs", 0, "size=64k,mode=0700"); err != nil {
-		t.Skipf("mount a small file system: %v", err)
-	}
-	defer func() {
-		if err := syscall.Unmount(path, 0); err != nil {
-			t.Error(err)
-		}
-	}()
+	path := smalldisk.New(t, "64k")
 	d, err := pki.OpenDir(path)
 	if err != nil {
 		t.Fatal(err)

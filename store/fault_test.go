@@ -22,28 +22,14 @@ import (
 
 	"dominion/api/auditpb"
 	"dominion/call"
+	"dominion/fleettest/smalldisk"
 	"dominion/store"
 	"dominion/store/storetest"
 )
 
-// smallDisk gives a directory with a file system of 2 MiB.
-func smallDisk(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=2m"); err != nil {
-		t.Skipf("SKIPPED, full disk under the store: a tmpfs cannot be mounted here (%v)", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, syscall.MNT_DETACH); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir
-}
-
 // TestOpenOnFullDisk fills the disk under a store that is closed.
 func TestOpenOnFullDisk(t *testing.T) {
-	dir := smallDisk(t)
+	dir := smalldisk.New(t, "2m")
 	path, k := file(filepath.Join(dir, "store.db")), new(storetest.Keeper)
 	opt := storetest.Options(t, k)
 	closeDB(t, path.Open(t, opt))
@@ -65,7 +51,7 @@ func TestOpenOnFullDisk(t *testing.T) {
 
 // TestFullDisk writes until the disk is full.
 func TestFullDisk(t *testing.T) {
-	dir := smallDisk(t)
+	dir := smalldisk.New(t, "2m")
 	path, k := file(filepath.Join(dir, "store.db")), new(storetest.Keeper)
 	opt := storetest.Options(t, k)
 	db := path.Open(t, opt)

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"dominion/fleettest/smalldisk"
 	"dominion/target"
 )
 
@@ -143,7 +144,7 @@ func jobID(t *testing.T, text string) string {
 // was acknowledged is lost.
 func testFullDisk(t *testing.T, binary string) {
 	s := newSite(t, binary)
-	small := smallDisk(t, filepath.Join(s.dir, "small"))
+	small := smalldisk.New(t, "16m")
 	s.state = filepath.Join(small, "state")
 	s.root = s.user("root", "DOMINION_STATE="+s.state)
 	s.up("--autosign", "m*")
@@ -211,23 +212,6 @@ func testFullDisk(t *testing.T, binary string) {
 	s.overlord.stop()
 	fillDisk(t, fill)
 	s.root.run("overlord", "--state", s.state, "--listen", s.address, "--config", s.config).exits(1).tells("store.db", "is full")
-}
-
-// smallDisk mounts 16 MiB of memory.
-func smallDisk(t *testing.T, path string) string {
-	t.Helper()
-	if err := os.Mkdir(path, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("tmpfs", path, "tmpfs", 0, "size=16m,mode=0700"); err != nil {
-		t.Skipf("SKIPPED FullDisk: it needs root, to mount a small tmpfs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(path, syscall.MNT_DETACH); err != nil {
-			t.Errorf("unmount: %v", err)
-		}
-	})
-	return path
 }
 
 // fillDisk writes until nothing more fits.
