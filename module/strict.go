@@ -198,7 +198,7 @@ func loneSurrogate(b []byte) int {
 	return -1
 }
 
-// escaped gives the number in \uXXXX, 0 for anything else.
+// escaped gives the number of an escape, \u and four hex digits; 0 for anything else.
 func escaped(b []byte) uint64 {
 	if len(b) < 6 || b[0] != '\\' || b[1] != 'u' {
 		return 0

@@ -240,7 +240,7 @@ func TestLoadIsNotFooled(t *testing.T) {
 			}
 			if err := test.make(path); err != nil {
 				if errors.Is(err, os.ErrPermission) {
-					t.Skip("needs root: ", err)
+					t.Skipf("SKIPPED %s: it needs root: %v", t.Name(), err)
 				}
 				t.Fatal(err)
 			}
