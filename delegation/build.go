@@ -90,14 +90,17 @@ func (e Event) String() string {
 	if len(e.Path) == 0 {
 		who = "this overlord"
 	}
-	took := e.Took.Round(time.Millisecond)
+	took := ""
+	if e.Took > 0 {
+		took = ", " + e.Took.Round(time.Millisecond).String()
+	}
 	switch e.Kind {
 	case Probing:
 		return "asking " + who
 	case Answered:
-		return fmt.Sprintf("%s answered: %d machines, %v", who, e.Machines, took)
+		return fmt.Sprintf("%s answered: %d machines%s", who, e.Machines, took)
 	case Failed:
-		return fmt.Sprintf("%s did not answer: %s, %v", who, e.Problem, took)
+		return fmt.Sprintf("%s did not answer: %s%s", who, e.Problem, took)
 	case CutOff:
 		return e.Problem
 	}
@@ -191,12 +194,12 @@ func (b *builder) ask(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	if r.err == nil {
-		r.err = b.settle(r)
+		r.err = b.check(r)
 	}
 	if r.err != nil {
 		return r.err
 	}
-	b.observe(Event{Kind: Answered, Machines: len(r.answer.Machines), Took: r.took})
+	b.settle(r, nil)
 	for {
 		b.start(ctx)
 		if b.inFlight == 0 {
@@ -240,7 +243,7 @@ func (b *builder) start(ctx context.Context) {
 		}
 		path := s.path()
 		if br.ctx.Err() != nil {
-			b.fail(s, path, context.Cause(br.ctx), 0)
+			b.fail(s, path, context.Cause(br.ctx), 0) //nolint:contextcheck // the branch's context is made of ctx
 		} else {
 			br.inFlight++
 			b.inFlight++
@@ -283,12 +286,12 @@ func (b *builder) take(r result) {
 	b.inFlight--
 	br.inFlight--
 	if r.err == nil {
-		r.err = b.settle(r)
+		r.err = b.check(r)
 	}
 	if r.err != nil {
 		b.fail(r.site, path, r.err, r.took)
 	} else {
-		b.observe(Event{Kind: Answered, Path: path, Machines: len(r.answer.Machines), Took: r.took})
+		b.settle(r, path)
 	}
 	b.turn(br)
 }
@@ -330,11 +333,10 @@ func clean(s string) string {
 	return s
 }
 
-// settle puts an answer below its site, and into the queue who is to be asked.
-func (b *builder) settle(r result) error {
-	if err := b.check(r); err != nil {
-		return err
-	}
+// settle puts a checked answer below its site, and into the queue who is to be
+// asked.
+func (b *builder) settle(r result, path Path) {
+	b.observe(Event{Kind: Answered, Path: path, Machines: len(r.answer.Machines), Took: r.took})
 	s := r.site
 	for _, m := range r.answer.Machines {
 		m.Name = strings.ToLower(m.Name)
@@ -351,7 +353,6 @@ func (b *builder) settle(r result) error {
 		}
 		b.consider(below, m)
 	}
-	return nil
 }
 
 // consider says whether a machine is to be asked, and if not, why.

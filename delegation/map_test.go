@@ -348,7 +348,8 @@ func TestConflictsAreNotRouted(t *testing.T) {
 	m, err := delegation.New(delegation.Node{Below: []delegation.Node{
 		{Name: "dc1", Fingerprint: "k1", Below: []delegation.Node{{Name: "web1", Fingerprint: "k2"}, {Name: "web2", Fingerprint: "k3"}}},
 		{Name: "dc2", Fingerprint: "k4", Below: []delegation.Node{
-			{Name: "WEB1", Fingerprint: "k5"}, {Name: "web2", Fingerprint: "k3"},
+			{Name: "WEB1", Fingerprint: "k5"},
+			{Name: "web2", Fingerprint: "k3"},
 			{Name: "dc1", Fingerprint: "k6", Below: []delegation.Node{{Name: "web3"}}},
 		}},
 	}})

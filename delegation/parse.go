@@ -32,6 +32,10 @@ func Parse(text []byte) (Map, error) {
 	return New(Node{Below: top})
 }
 
+// maxKey is how far from its start YAML looks for the colon of a name, in
+// bytes, with a margin.
+const maxKey = 1000
+
 // parser reads nested mappings of names. Its functions take the depth of the
 // names that they are to read, 1 for those at the top.
 type parser struct {
@@ -48,10 +52,18 @@ func (p *parser) enter(t token, depth int) error {
 	if p.names++; p.names > MaxNodes {
 		return lineErrorf(t.line, "more than %d machines", MaxNodes)
 	}
+	if len(t.text) > maxKey {
+		return lineErrorf(t.line, "a name of %d bytes", len(t.text))
+	}
 	if depth > MaxDepth {
 		return lineErrorf(t.line, "more than %d levels", MaxDepth)
 	}
 	return nil
+}
+
+// keyed says whether the colon of a name is ahead.
+func (p *parser) keyed(t token) bool {
+	return p.ahead.kind == colon && p.ahead.line == t.line && p.ahead.col-t.col < maxKey
 }
 
 // node reads what stands on lines of its own.
@@ -86,7 +98,7 @@ func (p *parser) block(t token, depth int) ([]Node, error) {
 		if t.text == "~" && t.kind == plain {
 			return nil, lineErrorf(t.line, "%q is not a machine name", t.text)
 		}
-		if p.ahead.kind != colon || p.ahead.line != t.line {
+		if !p.keyed(t) {
 			return nil, lineErrorf(t.line, "%q needs a \":\" behind it, and below it or behind that its machines, or {} for none", t.shown())
 		}
 		if _, err := p.next(); err != nil {
@@ -172,7 +184,7 @@ func (p *parser) braces(depth int) ([]Node, error) {
 
 // entry reads what is behind a name within braces.
 func (p *parser) entry(t token, depth int) ([]Node, error) {
-	if p.ahead.kind != colon || p.ahead.line != t.line {
+	if !p.keyed(t) {
 		return nil, nil
 	}
 	if _, err := p.next(); err != nil {

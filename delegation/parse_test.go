@@ -128,6 +128,9 @@ func TestParseErrors(t *testing.T) {
 		{"braces alone", strings.Repeat("{", 1<<20), "line 1:"},
 		{"too many", "{" + strings.Repeat("a,", delegation.MaxNodes+1) + "}", "line 1: more than 1048576 machines"},
 		{"too large", strings.Repeat(" ", delegation.MaxFile+1), "more than 64 MiB"},
+		{"a long name", strings.Repeat("a", 5000) + ": {}", "line 1: a name of 5000 bytes"},
+		{"a far colon", "a" + strings.Repeat(" ", 1100) + ": {}", "line 1: \"a\" needs"},
+		{"a far colon in braces", "{a" + strings.Repeat(" ", 1100) + ": {}}", "line 1: \":\" stands"},
 		{"a long word", strings.Repeat("a", 5000), "line 1:"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
