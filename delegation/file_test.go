@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -148,6 +149,22 @@ func TestSaveErrors(t *testing.T) {
 		}
 		if m, err := delegation.Load(path); err != nil || m.String() != parse(t, treeD).String() {
 			t.Errorf("the old file: %v, %v", m, err)
+		}
+		alone(t, path)
+	})
+	t.Run("too long", func(t *testing.T) {
+		long := strings.Repeat(strings.Repeat("a", 60)+".", 4)
+		self := delegation.Node{}
+		for i := range 270_000 {
+			self.Below = append(self.Below, delegation.Node{Name: long + strconv.Itoa(i)})
+		}
+		m, err := delegation.New(self)
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(t.TempDir(), "map")
+		if err := delegation.Save(path, m); !errors.Is(err, delegation.ErrMap) || !strings.Contains(err.Error(), "bytes are more than 67108864") {
+			t.Errorf("%v", err)
 		}
 		alone(t, path)
 	})

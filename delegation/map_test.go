@@ -421,6 +421,25 @@ func TestIndexAgainstPlainSearch(t *testing.T) {
 	}
 }
 
+func TestPath(t *testing.T) {
+	for _, tt := range []struct {
+		path delegation.Path
+		want string
+	}{{nil, "."}, {delegation.Path{"a"}, "a"}, {delegation.Path{"a", "b"}, "a/b"}} {
+		if got := tt.path.String(); got != tt.want {
+			t.Errorf("String() = %q; want %q", got, tt.want)
+		}
+	}
+}
+
+func TestLife(t *testing.T) {
+	for life, want := range map[delegation.Life]string{delegation.Unasked: "unasked", delegation.Alive: "alive", delegation.Silent: "silent"} {
+		if got := life.String(); got != want {
+			t.Errorf("Life(%d).String() = %q; want %q", life, got, want)
+		}
+	}
+}
+
 func TestNew(t *testing.T) {
 	deep := func(n int) delegation.Node {
 		top := delegation.Node{}

@@ -168,6 +168,13 @@ func TestOnlyAlive(t *testing.T) {
 	}
 }
 
+func TestCount(t *testing.T) {
+	m := probed(t, "a! a/x- a/y- b- b/x+ c d!")
+	if got, want := m.Count(), (delegation.Counts{Machines: 6, Places: 7, Overlords: 3, Silent: 2, Depth: 2}); got != want {
+		t.Errorf("Count() = %+v; want %+v", got, want)
+	}
+}
+
 func TestDiff(t *testing.T) {
 	for _, tt := range []struct{ name, old, new, added, removed, moved string }{
 		{"same", "a a/x", "a! a/x-", "", "", ""},

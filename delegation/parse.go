@@ -44,6 +44,9 @@ type parser struct {
 }
 
 func (p *parser) unexpected(want string) error {
+	if p.ahead.kind == end {
+		return lineErrorf(p.ahead.line, "the file ends where %s should be", want)
+	}
 	return lineErrorf(p.ahead.line, "%q stands where %s should be", p.ahead.shown(), want)
 }
 

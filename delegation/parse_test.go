@@ -64,6 +64,7 @@ mail1: {}
 		{"nulls", "a:\nb: ~\nc: null\nd:\n  null\n", "---\na: {}\nb: {}\nc: {}\nd: {}\n"},
 		{"comments and ends", "# the map\n\n--- # here\na: {} # one\n  # two\nb: # three\n    c: {}\n...\n# over\n", "---\na: {}\nb:\n    c: {}\n"},
 		{"CR LF and a mark", "\ufeff---\r\na:\r\n    b: {}\r\n", "---\na:\n    b: {}\n"},
+		{"a comment without line end", "a: {} # x", "---\na: {}\n"},
 		{"no last line end", "a: {}", "---\na: {}\n"},
 		{"blanks before the colon", "a : {}\n'b' :\n", "---\na: {}\nb: {}\n"},
 		{"comment without ASCII", "# Größe 東京\na: {}\n", "---\na: {}\n"},
@@ -81,6 +82,15 @@ mail1: {}
 			}
 		})
 	}
+}
+
+// ladder has so many names, each below the one before.
+func ladder(n int) string {
+	var b strings.Builder
+	for i := range n {
+		fmt.Fprintf(&b, "%sn%d:\n", strings.Repeat(" ", i), i)
+	}
+	return b.String()
 }
 
 func TestParseErrors(t *testing.T) {
@@ -121,8 +131,30 @@ func TestParseErrors(t *testing.T) {
 		{"another line end", "a: {} # \u2028b: {}\n", "line 1: the character U+2028"},
 		{"CR alone", "a: {}\rb: {}\n", "line 1: the character U+000D"},
 		{"tilde as a name", "~: {}\n", `line 1: "~"`},
+		{"tilde as a deeper name", "a:\n  ~: {}\n", `line 2: "~" is not a machine name`},
 		{"tilde as a name in braces", "{~: {}}\n", `line 1: "~"`},
 		{"word with a comment stuck to it", "a: {}#x\n", "line 1: a blank is missing before"},
+		{"a colon for a name", "a: {}\n: {}\n", `line 2: ":" stands where a name`},
+		{"a brace for a name", "a:\n  }\n", `line 2: "}" stands where a name`},
+		{"text behind all", "{a: {}} b", `line 1: "b" stands where the end of the file`},
+		{"a word for a map in braces", "{a: b}", `line 1: "b" stands where "{"`},
+		{"the end for a map in braces", "{a: ", `line 1: the file ends where "{"`},
+		{"the end behind a name in braces", "{a", `line 1: the file ends where "," or "}"`},
+		{"a comma for a name", "{,}", `line 1: "," stands where a name`},
+		{"a quote in quotes", "'a''b': {}", "line 1: a name holds no quote"},
+		{"another end in quotes", "\"a\nb\": {}", "line 1: the quote is not closed on its line"},
+		{"the end in braces", "{a: {},\n...\n", "line 2: the map ends within braces"},
+		{"a tab behind a name", "a\t: {}", "line 1: a tab"},
+		{"a tab behind a colon", "a:\t{}", "line 1: a tab"},
+		{"a tab behind a later name", "a: {}\nb\t: {}", "line 2: a tab"},
+		{"a tab behind a brace", "{\ta: {}}", "line 1: a tab"},
+		{"a tab behind a name in braces", "{a\t: {}}", "line 1: a tab"},
+		{"a tab behind a colon in braces", "{a: \t{}}", "line 1: a tab"},
+		{"a tab behind a comma", "{a: {},\t}", "line 1: a tab"},
+		{"a tab behind a mark", "---\t{}", "line 1: a tab"},
+		{"a mark alone", "---", "empty"},
+		{"a long word for a map", "a: " + strings.Repeat("b", 200), `line 1: "` + strings.Repeat("b", 80) + "…"},
+		{"too deep in lines", ladder(65), "line 65: more than 64 levels"},
 		{"too deep", strings.Repeat("{a: ", 65) + strings.Repeat("}", 65), "line 1: more than 64 levels"},
 		{"far too deep", strings.Repeat("{a: ", 1<<20), "line 1: more than 64 levels"},
 		{"braces alone", strings.Repeat("{", 1<<20), "line 1:"},
@@ -142,6 +174,12 @@ func TestParseErrors(t *testing.T) {
 				t.Errorf("an error of %d bytes", len(err.Error()))
 			}
 		})
+	}
+}
+
+func TestParseDeepest(t *testing.T) {
+	if c := parse(t, ladder(delegation.MaxDepth)).Count(); c.Depth != delegation.MaxDepth {
+		t.Errorf("%+v", c)
 	}
 }
 

@@ -39,9 +39,6 @@ func (t token) null() bool {
 
 // shown is the token in a message.
 func (t token) shown() string {
-	if t.kind == end {
-		return "the end of the file"
-	}
 	if len(t.text) > 80 {
 		return t.text[:80] + "…"
 	}
@@ -128,7 +125,7 @@ func (s *scanner) advance() error {
 		t.kind = colon
 		s.at++
 		if s.flow == 0 || s.prior != quoted {
-			if s.at < len(s.text) && !strings.ContainsRune(" \n\r", rune(s.text[s.at])) {
+			if s.at < len(s.text) && !strings.ContainsRune(" \n\r\t", rune(s.text[s.at])) {
 				return s.errorf("a blank is missing after \":\"")
 			}
 		}
@@ -179,7 +176,7 @@ func (s *scanner) bare(t token) error {
 		return s.errorf("a map has no lists; write each machine as name: {}")
 	case c == '&' || c == '*' || c == '!' || c == '<':
 		return s.errorf("a map has no anchors, aliases, tags or merges; write each place in full")
-	case t.text == "" || rest != "" && !strings.ContainsRune(" \n\r:,}", rune(rest[0])):
+	case t.text == "" || rest != "" && !strings.ContainsRune(" \n\r\t:,}", rune(rest[0])):
 		r, _ := utf8.DecodeRuneInString(rest)
 		return s.errorf("%q cannot stand here; a map is names, colons and {}", r)
 	}
