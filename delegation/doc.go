@@ -34,8 +34,9 @@
 //
 //   - Names are lower case and valid (call.ParseName); among neighbours they
 //     are sorted and differ.
-//   - No machine stands below itself, by name or by key. Where one did, it was
-//     cut and is listed in Map.Cuts. A machine may stand at several places.
+//   - No machine stands below itself, by name, nor by key as far as one probe
+//     or tree told the keys. Where one did, it was cut and is listed in
+//     Map.Cuts. A machine may stand at several places.
 //   - A Map and what is below it is not changed after it was made, and maps
 //     share parts: all functions are safe for concurrent use.
 //
