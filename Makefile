@@ -9,7 +9,7 @@ LDFLAGS = -s -w -X main.version=$(VERSION)
 ## build: bin/dominion
 .PHONY: build
 build:
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/dominion ./cmd/dominion
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/dominion ./cmd/dominion
 
 ## demo: an overlord and 12 minions on this machine, until Ctrl-C
 .PHONY: demo
@@ -32,6 +32,9 @@ setup:
 vet:
 	$(GO) vet ./...
 	$(GO) vet -tags fleet ./...
+	$(GO) vet -tags soak ./fleettest/
+	$(GO) vet -tags bench ./fleettest/ ./store/
+	$(GO) vet -tags faults ./session/
 	$(TOOL) staticcheck ./...
 	@out=$$(git ls-files '*.go' | grep -v '\.pb\.go$$\|\.connect\.go$$' | xargs $(TOOL) gofumpt -l); \
 	  if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
@@ -40,11 +43,22 @@ vet:
 .PHONY: unit
 unit:
 	@tools/testrun.sh unit -race -timeout 10m ./...
+	@tools/testrun.sh faults -race -tags faults -run TestFaults ./session/
+
+# The program of the fault tests: it drops and doubles answers when it is told to.
+.PHONY: build-faults
+build-faults:
+	CGO_ENABLED=0 $(GO) build -trimpath -tags faults -o bin/dominion-faults ./cmd/dominion
 
 ## fleet: tests with whole fleets of processes, with a binary built without the race detector
 .PHONY: fleet
-fleet: build
-	@DOMINION_BINARY=$(CURDIR)/bin/dominion tools/testrun.sh fleet -tags fleet -run 'Fleet' -timeout 10m ./...
+fleet: build build-faults
+	@DOMINION_BINARY=$(CURDIR)/bin/dominion DOMINION_FAULTS_BINARY=$(CURDIR)/bin/dominion-faults tools/testrun.sh fleet -tags fleet -run 'Fleet' -timeout 10m ./...
+
+## soak: 200 machines, 20 orders, everything breaks meanwhile (half an hour; DOMINION_SEED repeats a run)
+.PHONY: soak
+soak: build-faults
+	DOMINION_FAULTS_BINARY=$(CURDIR)/bin/dominion-faults $(GO) test -tags soak -run Soak -count=1 -v -timeout 60m ./fleettest/
 
 ## fuzz-short: up to 10 s of each fuzz test, 3 minutes in all
 .PHONY: fuzz-short

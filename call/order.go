@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"dominion/api/fleetpb"
@@ -71,34 +72,83 @@ func ParseOrder(b []byte) (*Order, error) {
 	if len(b) > MaxOrder {
 		return nil, fmt.Errorf("%w: %d bytes are more than %d", ErrOrder, len(b), MaxOrder)
 	}
-	var p fleetpb.Order
-	if err := proto.Unmarshal(b, &p); err != nil {
-		return nil, fmt.Errorf("%w: %v", ErrOrder, err)
+	f := fields{rest: b}
+	job, method, digest := f.bytes(1), f.bytes(2), f.bytes(3)
+	issued, notBefore, expiry := int64(f.varint(4)), int64(f.varint(5)), int64(f.varint(6))
+	count, root, confirmed := f.varint(7), f.bytes(8), f.varint(9)
+	if f.bad || len(f.rest) > 0 {
+		return nil, fmt.Errorf("%w: not in canonical form", ErrOrder)
 	}
 	o := &Order{
-		Method: p.Method, IssuedAt: time.UnixMilli(p.IssuedAtMs), NotBefore: time.UnixMilli(p.NotBeforeMs),
-		Expiry: time.UnixMilli(p.ExpiryMs), Count: int(p.Count),
+		Method: string(method), IssuedAt: time.UnixMilli(issued), NotBefore: time.UnixMilli(notBefore), Expiry: time.UnixMilli(expiry),
 	}
-	if len(p.Job) != len(o.Job) || len(p.ArgsDigest) != len(o.ArgsDigest) || len(p.Root) != len(o.Root) {
+	if len(job) != len(o.Job) || len(digest) != len(o.ArgsDigest) || len(root) != len(o.Root) {
 		return nil, fmt.Errorf("%w: a field has the wrong length", ErrOrder)
 	}
-	if p.Count == 0 || p.Count > MaxMachines {
-		return nil, fmt.Errorf("%w: %d machines", ErrOrder, p.Count)
+	copy(o.Job[:], job)
+	copy(o.ArgsDigest[:], digest)
+	copy(o.Root[:], root)
+	if count == 0 || count > MaxMachines {
+		return nil, fmt.Errorf("%w: %d machines", ErrOrder, count)
 	}
-	if p.Confirmed > MaxMachines { // what an int may not hold
-		return nil, fmt.Errorf("%w: %d machines confirmed", ErrOrder, p.Confirmed)
+	if confirmed > MaxMachines { // what an int may not hold
+		return nil, fmt.Errorf("%w: %d machines confirmed", ErrOrder, confirmed)
 	}
-	o.Confirmed = int(p.Confirmed)
-	copy(o.Job[:], p.Job)
-	copy(o.ArgsDigest[:], p.ArgsDigest)
-	copy(o.Root[:], p.Root)
+	o.Count, o.Confirmed = int(count), int(confirmed)
 	if err := o.check(); err != nil {
 		return nil, err
 	}
-	if string(o.Marshal()) != string(b) {
-		return nil, fmt.Errorf("%w: not in canonical form", ErrOrder)
-	}
 	return o, nil
+}
+
+// fields reads a protobuf message in the one way in which it is written: fields
+// in ascending order, each at most once, none with its zero value, numbers in as
+// few bytes as they need.
+type fields struct {
+	rest []byte
+	bad  bool
+}
+
+// next says whether the next field is this one; it is behind it then.
+func (f *fields) next(num protowire.Number, t protowire.Type) bool {
+	if tag := byte(num)<<3 | byte(t); len(f.rest) == 0 || f.rest[0] != tag { // for numbers up to 15
+		return false
+	}
+	f.rest = f.rest[1:]
+	return true
+}
+
+func (f *fields) number() uint64 {
+	v, n := protowire.ConsumeVarint(f.rest)
+	if n < 0 || n != protowire.SizeVarint(v) || v == 0 {
+		f.bad, f.rest = true, nil
+		return 0
+	}
+	f.rest = f.rest[n:]
+	return v
+}
+
+// varint gives zero for a field that is not there.
+func (f *fields) varint(num protowire.Number) uint64 {
+	if !f.next(num, protowire.VarintType) {
+		return 0
+	}
+	return f.number()
+}
+
+// bytes gives nil for a field that is not there; they alias the message.
+func (f *fields) bytes(num protowire.Number) []byte {
+	if !f.next(num, protowire.BytesType) {
+		return nil
+	}
+	n := f.number()
+	if n > uint64(len(f.rest)) {
+		f.bad, f.rest = true, nil
+		return nil
+	}
+	b := f.rest[:n]
+	f.rest = f.rest[n:]
+	return b
 }
 
 func (o *Order) check() error {

@@ -14,7 +14,9 @@ import (
 	"time"
 
 	"golang.org/x/mod/sumdb/tlog"
+	"google.golang.org/protobuf/proto"
 
+	"dominion/api/fleetpb"
 	"dominion/call"
 )
 
@@ -255,6 +257,54 @@ func FuzzParseOrder(f *testing.F) {
 			t.Fatalf("accepted %x but encodes back to %x", b, got)
 		}
 	})
+}
+
+// plainParseOrder is ParseOrder by way of the protobuf library: what it reads,
+// and writes again as the same bytes, is in canonical form.
+func plainParseOrder(b []byte) (*call.Order, bool) {
+	var p fleetpb.Order
+	if len(b) > call.MaxOrder || proto.Unmarshal(b, &p) != nil {
+		return nil, false
+	}
+	o := &call.Order{
+		Method: p.Method, IssuedAt: time.UnixMilli(p.IssuedAtMs), NotBefore: time.UnixMilli(p.NotBeforeMs),
+		Expiry: time.UnixMilli(p.ExpiryMs), Count: int(p.Count), Confirmed: int(p.Confirmed),
+	}
+	if copy(o.Job[:], p.Job) != len(o.Job) || copy(o.ArgsDigest[:], p.ArgsDigest) != len(o.ArgsDigest) || copy(o.Root[:], p.Root) != len(o.Root) {
+		return nil, false
+	}
+	return o, bytes.Equal(o.Marshal(), b) && call.CheckMethod(o.Method) == nil && o.Count >= 1 && o.Count <= call.MaxMachines &&
+		(o.Confirmed == 0 || o.Confirmed == o.Count) && o.Expiry.After(o.NotBefore) && o.Expiry.Sub(o.IssuedAt) <= call.MaxLife
+}
+
+func FuzzParseOrderAgainstProtobuf(f *testing.F) {
+	o, _ := order(f, "web1", "web2")
+	b := o.Marshal()
+	f.Add(b)
+	o.Confirmed, o.IssuedAt = o.Count, time.UnixMilli(-1)
+	f.Add(o.Marshal())
+	for _, more := range [][]byte{{0x48, 0}, {0x48, 2}, {0x48, 0x82, 0}, {0x38, 2}, {0xf8, 1, 1}, {0x4a, 0}} {
+		f.Add(append(bytes.Clone(b), more...))
+	}
+	f.Add(append([]byte{0x8a, 0}, b[1:]...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		want, ok := plainParseOrder(b)
+		got, err := call.ParseOrder(b)
+		if ok != (err == nil) || ok && *got != *want {
+			t.Fatalf("ParseOrder(%x) = %+v, %v; by protobuf %+v, %t", b, got, err, want, ok)
+		}
+	})
+}
+
+func BenchmarkParseOrder(b *testing.B) {
+	o, _ := order(b, "web1", "web2")
+	bytes := o.Marshal()
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := call.ParseOrder(bytes); err != nil {
+			b.Fatal(err)
+		}
+	}
 }
 
 func FuzzParseName(f *testing.F) {

@@ -29,13 +29,25 @@
 // operator wrote out and nobody knows are not signed; they are reported as
 // unreachable.
 //
+// # Jobs that go on
+//
+// A job goes on at the overlord whatever becomes of the client. When the
+// connection breaks, the job's events wait until the overlord can be reached
+// again and go on where they were; an order that never arrived is sent again, the
+// same bytes, so that no machine can run it twice. Conn.Jobs lists jobs,
+// Conn.Watch follows one that was ordered before, Conn.CancelJob stops one.
+//
+// An order of a method that destroys, or changes many machines, must carry the
+// number of its machines, confirmed by a person: Options.Confirmed or
+// Options.Confirm.
+//
 // # Errors
 //
 // What the overlord refuses is a *call.Error; ask with call.CodeOf. A job that
 // some machines failed is not an error: its results say so.
 //
-// An overlord that says nothing is given up with the code Unavailable: after
-// 45 s in which a job, a list or a verification waits for its next message, 10 s
-// after a ping's own time-out, and 30 s after a question whose context has no
-// deadline (30 minutes for audit recover, which reads the whole log).
+// An overlord that says nothing counts as a broken connection, with the code
+// Unavailable: after 45 s in which a job, a list or a verification waits for its
+// next message, 10 s after a ping's own time-out, and 30 s after a question whose
+// context has no deadline (30 minutes for audit recover, which reads the whole log).
 package client

@@ -34,7 +34,8 @@ type fakeOverlord struct {
 	apipbconnect.UnimplementedAdminServiceHandler
 	apipbconnect.UnimplementedAuditServiceHandler
 
-	root *pki.Authority
+	root    *pki.Authority
+	methods []module.Module // nil: those of module/test
 
 	// What Resolve says; expr without groups is resolved against known.
 	known   []string
@@ -60,7 +61,11 @@ func (f *fakeOverlord) Status(context.Context, *connect.Request[apipb.StatusRequ
 }
 
 func (f *fakeOverlord) Modules(context.Context, *connect.Request[apipb.ModulesRequest]) (*connect.Response[apipb.ModulesResponse], error) {
-	table, err := module.NewTable([]module.Module{modtest.Module})
+	methods := f.methods
+	if methods == nil {
+		methods = []module.Module{modtest.Module}
+	}
+	table, err := module.NewTable(methods)
 	if err != nil {
 		return nil, err
 	}

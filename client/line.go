@@ -54,7 +54,7 @@ func (c *Conn) newLine(ctx context.Context, id call.JobID, limit time.Duration, 
 		},
 		pause:  func(d time.Duration) error { return pause(ctx, d) },
 		cancel: func() (Cancelled, error) { return c.CancelJob(ctx, id) },
-		limit: limit, first: c.patience.first, most: c.patience.most, wait: c.patience.first,
+		limit:  limit, first: c.patience.first, most: c.patience.most, wait: c.patience.first,
 	}
 }
 

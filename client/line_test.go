@@ -99,7 +99,11 @@ func (f *fragile) stream(seen int, send func(*apipb.CallEvent) error) error {
 // follow orders and reads to the end; breaks is how often the connection broke.
 func (f *fragile) follow(t *testing.T, opt client.Options) (job *client.Job, names []string, breaks int, err error) {
 	t.Helper()
-	conn := impatient(t, f.state(t), ages, ages, ages)
+	return f.followOver(t, impatient(t, f.state(t), ages, ages, ages), opt)
+}
+
+func (f *fragile) followOver(t *testing.T, conn *client.Conn, opt client.Options) (job *client.Job, names []string, breaks int, err error) {
+	t.Helper()
 	c, err := conn.Target("web*,nosuch", opt)
 	if err != nil {
 		t.Fatal(err)
@@ -172,9 +176,9 @@ func TestReconnect(t *testing.T) {
 		orders int
 	}{
 		"the order arrives, the answer does not": {func(int) string { return "taken" }, 1},
-		"the first order does not arrive": {func(n int) string { return map[bool]string{true: "lost"}[n == 1] }, 2},
-		"five orders do not arrive":       {func(n int) string { return map[bool]string{true: "lost"}[n <= 5] }, 6},
-		"the second arrives unanswered":   {func(n int) string { return []string{"", "lost", "taken"}[n] }, 2},
+		"the first order does not arrive":        {func(n int) string { return map[bool]string{true: "lost"}[n == 1] }, 2},
+		"five orders do not arrive":              {func(n int) string { return map[bool]string{true: "lost"}[n <= 5] }, 6},
+		"the second arrives unanswered":          {func(n int) string { return []string{"", "lost", "taken"}[n] }, 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := newFragile(t)
@@ -183,6 +187,30 @@ func TestReconnect(t *testing.T) {
 			f.whole(t, job, names, err)
 			if breaks != 1 || len(f.orders) != tt.orders {
 				t.Errorf("told of %d breaks, %d orders; want 1, %d", breaks, len(f.orders), tt.orders)
+			}
+		})
+	}
+}
+
+// The same over TLS, where a broken stream has another form.
+func TestReconnectTLS(t *testing.T) {
+	for least := 2; least < 5; least++ {
+		t.Run(fmt.Sprint(least), func(t *testing.T) {
+			f := newFragile(t)
+			f.least = least
+			f.order = func(n int) string { return map[bool]string{true: "lost"}[n == 1] }
+			dir := contexts(t)
+			f.login(t, dir, "prod", f.tls(t, f.overlord2(t)), time.Now())
+			conn, err := client.Dial(t.Context(), client.Endpoint{Contexts: dir})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.Close()
+			conn.Patience(ages, ages, ages)
+			job, names, breaks, err := f.followOver(t, conn, client.Options{})
+			f.whole(t, job, names, err)
+			if breaks == 0 || len(f.orders) != 2 {
+				t.Errorf("broke %d times, %d orders; want more than none, and two", breaks, len(f.orders))
 			}
 		})
 	}

@@ -25,6 +25,7 @@ type Fate struct {
 	Stored []call.Result // in the overlord's store
 	Told   []call.Result // to the client that gave the order
 	Kills  []time.Time   // of the machine's agent by the test since the order was given
+	Paused time.Duration // how long it was stopped in that time: it did not notice the method's end then
 }
 
 // Check gives everything that must not be.
@@ -77,7 +78,7 @@ func (l *Ledger) Check() []error {
 // running: shortly before its line was written, or from then until its end.
 func (l *Ledger) killedInside(f *Fate) bool {
 	return slices.ContainsFunc(f.Kills, func(k time.Time) bool {
-		return f.Wrote.IsZero() || k.After(f.Wrote.Add(-l.Slack)) && k.Before(f.Wrote.Add(l.Runs+l.Slack))
+		return f.Wrote.IsZero() || k.After(f.Wrote.Add(-l.Slack)) && k.Before(f.Wrote.Add(l.Runs+f.Paused+l.Slack))
 	})
 }
 

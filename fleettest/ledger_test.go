@@ -24,6 +24,12 @@ func TestLedger(t *testing.T) {
 		{"all is well", *good(), call.Counts{}, ""},
 		{"unknown, killed while it ran", fleettest.Fate{Lines: 1, Wrote: at, Stored: code(call.Unknown), Told: code(call.Unknown), Kills: []time.Time{at.Add(time.Second)}}, call.Counts{}, ""},
 		{"unknown, killed just before", fleettest.Fate{Lines: 0, Stored: code(call.Unknown), Told: code(call.Unknown), Kills: []time.Time{at}}, call.Counts{}, ""},
+		{
+			"unknown, stopped and killed",
+			fleettest.Fate{Lines: 1, Wrote: at, Stored: code(call.Unknown), Told: code(call.Unknown), Kills: []time.Time{at.Add(6 * time.Second)}, Paused: 5 * time.Second},
+			call.Counts{},
+			"",
+		},
 		{"unknown without a kill", fleettest.Fate{Lines: 1, Wrote: at, Stored: code(call.Unknown), Told: code(call.Unknown)}, call.Counts{}, "was not killed"},
 		{
 			"unknown, killed long after",

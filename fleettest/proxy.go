@@ -140,11 +140,11 @@ func (p *Proxy) cut(c *pair, reset bool) {
 			_ = c.near.SetLinger(0)
 			_ = c.far.SetLinger(0)
 		}
+		p.mu.Lock()
+		p.cuts++ // before anybody can see the cut
+		p.mu.Unlock()
 		c.near.Close()
 		c.far.Close()
-		p.mu.Lock()
-		p.cuts++
-		p.mu.Unlock()
 	})
 }
 

@@ -9,10 +9,12 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
 	"dominion/minion"
+	"dominion/minion/journal"
 	"dominion/module"
 	"dominion/pki"
 	"dominion/session"
@@ -26,7 +28,15 @@ type Simulation struct {
 	State    string // of the overlord; its issuing CA signs the crowd
 	Prefix   string // of the names: s0001 and on
 	Count    int
+	// Journals is a directory in which each minion has a journal of its own, on
+	// real files; empty: they remember their jobs in memory. With journals
+	// command.run, which counts as a change, only answers: it starts no process.
+	Journals string
 }
+
+// syncing is how many journals of a crowd wait for the disk at a time: more only
+// queue for it, each with a thread.
+const syncing = 8
 
 // Run keeps the crowd connected until ctx ends.
 func (s Simulation) Run(ctx context.Context) error {
@@ -38,18 +48,31 @@ func (s Simulation) Run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	table, err := module.NewTable(minion.Modules(nil, nil))
+	modules := minion.Modules(nil, nil)
+	if s.Journals != "" {
+		modules = append(slices.DeleteFunc(modules, func(m module.Module) bool { return m.Name == "command" }), standIn)
+	}
+	table, err := module.NewTable(modules)
 	if err != nil {
 		return err
 	}
 	shared := minion.Options{
 		Trust: trust, Table: table, Overlords: []string{"overlord"}, Credit: session.NewPool(0), Heartbeat: session.NewClock(0, 0), Version: "simulated",
 	}
+	limit := journal.NewLimiter(syncing)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = shared.Heartbeat.Run(ctx) }) // ends with ctx
 	for i := range s.Count {
 		opt := shared
 		opt.Name = fmt.Sprintf("%s%04d", s.Prefix, i+1)
+		if s.Journals != "" {
+			j, err := journal.Open(filepath.Join(s.Journals, opt.Name), journal.Options{Sync: limit})
+			if err != nil {
+				return err
+			}
+			defer func() { _ = j.Close() }() // what was promised is on the disk already
+			opt.Journal = j
+		}
 		one, err := newSimulated(opt, ca)
 		if err != nil {
 			return err
@@ -58,6 +81,20 @@ func (s Simulation) Run(ctx context.Context) error {
 	}
 	wg.Wait()
 	return nil
+}
+
+// standIn has a method of the name and effect of the real one, and costs nothing.
+var standIn = module.Module{Name: "command", Doc: "Runs nothing.", Methods: []module.Method{
+	module.Func("run", "Answers as a command would that ended well.", module.Change,
+		func(context.Context, *module.Env, standInArgs) (standInAnswer, error) { return standInAnswer{}, nil }, module.MethodOptions{}),
+}}
+
+type standInArgs struct {
+	Argv []string `json:"argv" doc:"what would be run" required:"true"`
+}
+
+type standInAnswer struct {
+	Status int `json:"status" doc:"always 0"`
 }
 
 // issuing reads the CA that signs minions, and the root.

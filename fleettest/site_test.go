@@ -52,7 +52,6 @@ type site struct {
 	binary string
 	dir    string
 	state  string // of the overlord
-	pin    string
 	proxy  *fleettest.Proxy
 	conn   *client.Conn // over the socket; it outlives the overlord's process
 	seed   uint64
@@ -75,6 +74,13 @@ type agent struct {
 	cmd   *exec.Cmd
 	ended chan struct{} // of cmd
 	kills []time.Time
+	stops []stop
+}
+
+// stop is when a process was stopped, and for how long.
+type stop struct {
+	began time.Time
+	lasts time.Duration
 }
 
 // newSite starts an overlord and n minions, and returns when all are connected.
@@ -125,7 +131,7 @@ func (s *site) agent(name string, n uint64, args ...string) *agent {
 				s.t.Errorf("the log of %s has %q:\n%s", name, word, b)
 			}
 		}
-		if s.t.Failed() && os.Getenv("DOMINION_TEST_LOG") != "" {
+		if os.Getenv("DOMINION_TEST_LOG") != "" {
 			keep := filepath.Join(os.Getenv("DOMINION_TEST_LOG"), name+".log")
 			if err := os.WriteFile(keep, b, 0o600); err != nil {
 				s.t.Error(err)
@@ -192,6 +198,7 @@ func (a *agent) pause(d time.Duration) {
 	if a.cmd == nil {
 		return
 	}
+	a.stops = append(a.stops, stop{time.Now(), d})
 	a.signal(syscall.SIGSTOP)
 	<-time.After(d)
 	a.signal(syscall.SIGCONT)
@@ -206,6 +213,18 @@ func (a *agent) killsSince(t time.Time) []time.Time {
 		return nil
 	}
 	return slices.Clone(a.kills[i:])
+}
+
+// pausedSince gives how long the process was stopped.
+func (a *agent) pausedSince(t time.Time) (sum time.Duration) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, s := range a.stops {
+		if s.began.After(t) {
+			sum += s.lasts
+		}
+	}
+	return sum
 }
 
 // exited gives the daemons that ended without being killed.

@@ -30,6 +30,7 @@ type storms struct {
 	seed     uint64
 	lasts    time.Duration // each storm
 	limit    time.Duration // of a round until everything is accounted for
+	drop     float64       // part of RESULT and ACK frames that get lost; twice as many are doubled
 }
 
 // mostTold is how many findings of a round are told.
@@ -38,15 +39,15 @@ const mostTold = 20
 // run carries the rounds out and checks each.
 func (w storms) run(t *testing.T, binary string) {
 	t.Logf("seed %d: %d machines, %d rounds (DOMINION_SEED repeats it)", w.seed, w.machines, w.rounds)
-	s := newSite(t, binary, w.machines, w.seed, "DOMINION_FAULTS_DROP=0.05", "DOMINION_FAULTS_DOUBLE=0.1")
+	s := newSite(t, binary, w.machines, w.seed, fmt.Sprintf("DOMINION_FAULTS_DROP=%g", w.drop), fmt.Sprintf("DOMINION_FAULTS_DOUBLE=%g", 2*w.drop))
 	var past []*round
 	for i := range w.rounds {
 		r := &round{s: s, storms: w, n: i + 1, rand: rand.New(rand.NewPCG(w.seed, uint64(i+1)))}
 		began := time.Now()
 		bad := r.run(t.Context(), "")
 		ran, c := r.ledger.Counted()
-		t.Logf("round %d (%s): %s: ran %d, answered %d, unknown or failed %d, unreachable %d, skipped %d of %d; cuts %d, %s", i+1, time.Since(began).Round(time.Millisecond*100),
-			r.job, ran, c.Answered, c.Failed, c.Unreachable, c.Skipped, c.Targeted, r.cuts, r.story())
+		t.Logf("round %d (%s): %s: ran %d, answered %d, unknown or failed %d, unreachable %d, skipped %d of %d; the last was %s; cuts %d, %s", i+1, time.Since(began).Round(time.Millisecond*100),
+			r.job, ran, c.Answered, c.Failed, c.Unreachable, c.Skipped, c.Targeted, r.last, r.cuts, r.story())
 		for j, err := range bad {
 			if j == mostTold {
 				t.Errorf("round %d: %d more", i+1, len(bad)-j)
@@ -83,6 +84,7 @@ type round struct {
 	job    call.JobID
 	runs   time.Duration
 	cuts   int
+	last   string // the machine that was told of last
 	ledger fleettest.Ledger
 
 	mu   sync.Mutex
@@ -162,6 +164,7 @@ func (r *round) order(ctx context.Context, script string, fates map[string]*flee
 		if err != nil {
 			return err
 		}
+		r.last = res.Machine
 		fates[res.Machine].Told = append(fates[res.Machine].Told, res)
 	}
 	return nil
@@ -171,7 +174,7 @@ func (r *round) order(ctx context.Context, script string, fates map[string]*flee
 func (r *round) read(ctx context.Context, began time.Time) error {
 	for name, f := range r.ledger.Machines {
 		f.Lines, f.Wrote = r.lines(name)
-		f.Kills = r.s.agents[name].killsSince(began)
+		f.Kills, f.Paused = r.s.agents[name].killsSince(began), r.s.agents[name].pausedSince(began)
 	}
 	job, err := r.closed(ctx)
 	if err != nil {
@@ -246,7 +249,7 @@ func (r *round) lines(name string) (int, time.Time) {
 
 // storm breaks things at random, and mends them at its end.
 func (r *round) storm(ordered <-chan struct{}) {
-	r.s.proxy.CutAfter(8, 8+r.rand.IntN(40))
+	r.s.proxy.CutAfter(9, []int{11, 16, 30}[r.rand.IntN(3)]) // a handshake takes 5 or 7 records, HELLO one more
 	end := time.Now().Add(r.lasts)
 	var mending sync.WaitGroup
 	<-time.After(r.upTo(400 * time.Millisecond)) // now and then before the order is taken

@@ -15,18 +15,24 @@ import (
 	"dominion/target"
 )
 
+// number gives that of an environment variable, or another.
+func number(t *testing.T, name string, otherwise uint64) uint64 {
+	t.Helper()
+	text := os.Getenv(name)
+	if text == "" {
+		return otherwise
+	}
+	n, err := strconv.ParseUint(text, 10, 32)
+	if err != nil {
+		t.Fatalf("%s: %v", name, err)
+	}
+	return n
+}
+
 // seed is that of DOMINION_SEED, or a new one.
 func seed(t *testing.T) uint64 {
 	t.Helper()
-	text := os.Getenv("DOMINION_SEED")
-	if text == "" {
-		return rand.Uint64N(1e9)
-	}
-	n, err := strconv.ParseUint(text, 10, 64)
-	if err != nil {
-		t.Fatalf("DOMINION_SEED: %v", err)
-	}
-	return n
+	return number(t, "DOMINION_SEED", rand.Uint64N(1e9))
 }
 
 func expandNames(folded string) ([]string, error) { return target.Expand(folded) }
@@ -42,7 +48,7 @@ func command(t *testing.T, binary string, args ...string) ([]byte, error) {
 // TestFleetSurvives: every machine runs an order at most once, and no result
 // is lost, whatever is killed, stopped, cut, dropped or doubled meanwhile.
 func TestFleetSurvives(t *testing.T) {
-	storms{machines: 40, rounds: 6, seed: seed(t), lasts: 4 * time.Second, limit: 90 * time.Second}.run(t, faultyBinary(t))
+	storms{machines: 40, rounds: 5, seed: seed(t), lasts: 3 * time.Second, limit: 90 * time.Second, drop: 0.02}.run(t, faultyBinary(t))
 }
 
 // TestFleetSabotage: a machine that runs an order twice is found out.

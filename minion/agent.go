@@ -2,6 +2,7 @@ package minion
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -10,7 +11,6 @@ import (
 	"sync"
 	"time"
 
-	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/minion/journal"
 	"dominion/module"
@@ -44,11 +44,12 @@ type Options struct {
 	Overlords []string
 	// Policy is this machine's own; nil allows everything.
 	Policy *policy.Policy
-	// Journal keeps on disk what was begun here and how it ended; nil: that is
-	// forgotten when the process ends.
-	Journal *journal.Journal
 	// Own is this machine's log of what it ran; nil: none is kept.
 	Own ownLog
+	// Journal keeps on disk which jobs were started and how they ended; nil: that
+	// is known only as long as the Agent lives. Jobs of methods that only read are
+	// never in it. Whoever opened it closes it, after Wait.
+	Journal *journal.Journal
 	// Save keeps something on disk and returns when it is durable; nil: nothing
 	// is kept. Names are FileRevocations and so on.
 	Save func(name string, content []byte) error
@@ -88,7 +89,7 @@ type Agent struct {
 	opened   func()        // called when a session has begun; may be nil
 
 	verifier verifier
-	book     books
+	books    books
 	crew     crew
 	own      recorder
 	heads    heads
@@ -121,6 +122,12 @@ func New(opt Options) (*Agent, error) {
 		own:      recorder{log: opt.Own},
 		patience: cancelTime,
 	}
+	if a.books.disk = opt.Journal; opt.Journal != nil {
+		a.books.id = opt.Journal.ID()
+	} else {
+		a.books.id = make([]byte, 16)
+		rand.Read(a.books.id) // never fails (crypto/rand since Go 1.24)
+	}
 	if a.version == "" {
 		a.version = "devel"
 	}
@@ -131,8 +138,6 @@ func New(opt Options) (*Agent, error) {
 		a.log = slog.New(slog.DiscardHandler)
 	}
 	a.own.tell = a.log
-	a.book.memory = journal.InMemory(journal.Options{MaxEntries: memoryJobs, MaxResults: memoryResults, Now: a.now, Log: a.log})
-	a.book.disk = opt.Journal
 	a.crew = crew{running: opt.MaxRunning, queued: opt.MaxQueued, do: a.work}
 	if a.crew.running == 0 {
 		a.crew.running = defaultRunning
@@ -140,7 +145,7 @@ func New(opt Options) (*Agent, error) {
 	if a.crew.queued == 0 {
 		a.crew.queued = defaultQueued
 	}
-	a.verifier.name, a.verifier.trust, a.verifier.methods, a.verifier.jobs = name, opt.Trust, opt.Table, &a.book
+	a.verifier.name, a.verifier.trust, a.verifier.methods, a.verifier.jobs = name, opt.Trust, opt.Table, &a.books
 	a.verifier.policy = opt.Policy
 	for _, o := range opt.Overlords {
 		a.AddOverlord(o)
@@ -148,6 +153,7 @@ func New(opt Options) (*Agent, error) {
 	if err := a.restore(opt.Saved); err != nil {
 		return nil, fmt.Errorf("make agent: %w", err)
 	}
+	a.recordLost()
 	return a, nil
 }
 
@@ -223,7 +229,7 @@ func (a *Agent) Serve(ctx context.Context, conn *tls.Conn) error {
 
 // serve says also whether HELLO had been exchanged.
 func (a *Agent) serve(ctx context.Context, conn *tls.Conn) (opened bool, err error) {
-	l := &link{agent: a, ctx: ctx}
+	l := &link{agent: a, ctx: ctx, answers: make(chan struct{}, maxAnswers)}
 	opt := a.opt
 	opt.Hello, opt.Ready, opt.Handler = l.hello, l.ready, l
 	s, err := session.New(conn, &opt)
@@ -269,7 +275,9 @@ func (a *Agent) allLinks() []*link {
 	return out
 }
 
-// attach makes l the session with its overlord. An older one gets GOAWAY.
+// attach makes l the session with its overlord. An older one gets GOAWAY, and
+// no call of it is accepted any more: what the overlord is told on l of its jobs
+// stays true.
 func (a *Agent) attach(l *link) error {
 	a.mu.Lock()
 	if a.leaving {
@@ -284,6 +292,7 @@ func (a *Agent) attach(l *link) error {
 	a.mu.Unlock()
 	if old != nil {
 		old.session.Close(call.Conflict, "replaced by a newer session")
+		old.replace()
 	}
 	return nil
 }
@@ -314,7 +323,7 @@ func (a *Agent) Drain(ctx context.Context) {
 	}
 	gone := call.Errorf(call.Cancelled, "this machine's agent shuts down")
 	for _, w := range a.crew.cancelAll(gone) {
-		a.finish(w, failure(gone))
+		a.turnAway(w, call.Errorf(call.Unavailable, "this machine's agent shuts down"))
 	}
 	_ = a.Wait(context.WithoutCancel(ctx), a.patience) // an overlord that takes no results does not keep us
 }
@@ -325,35 +334,4 @@ func (a *Agent) Wait(ctx context.Context, limit time.Duration) error {
 	ctx, stop := context.WithTimeoutCause(ctx, limit, fmt.Errorf("calls still run after %s", limit))
 	defer stop()
 	return a.crew.wait(ctx)
-}
-
-// work runs one call of the crew to its end. What cannot be recorded is not run.
-func (a *Agent) work(ctx context.Context, w *work) {
-	if err := a.own.ready(); err != nil {
-		a.own.skip(1)
-		a.finish(w, failure(err))
-		return
-	}
-	r := a.perform(ctx, w)
-	if err := a.own.ran(record(a.now(), w.verdict, w.link.peer, r)); err != nil {
-		a.log.Error("call not recorded", "job", w.verdict.order.Job, "err", err)
-	}
-	a.finish(w, r)
-}
-
-// finish keeps a result and sends it. It stays kept until an overlord says that
-// it is stored.
-func (a *Agent) finish(w *work, r *fleetpb.Result) {
-	o := w.verdict.order
-	if err := a.book.Finish(o.Job, r); err != nil {
-		a.log.Error("result not kept", "job", o.Job, "err", err)
-	}
-	w.link.forget(w.id)
-	a.log.Debug("call done", "job", o.Job, "method", o.Method, "code", codeText(r), "took_us", r.TookUs)
-	if err := w.link.session.Reply(w.id, r); err != nil {
-		a.log.Info("result not delivered, it is kept", "job", o.Job, "overlord", w.link.peer, "err", err)
-		if l := a.link(w.link.peer); l != nil && l != w.link {
-			l.tellFinished([]call.JobID{o.Job})
-		}
-	}
 }

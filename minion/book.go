@@ -1,6 +1,7 @@
 package minion
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -10,108 +11,370 @@ import (
 	"dominion/module"
 )
 
-// Bounds of the journal that is kept in memory.
+// Limits of the book kept in memory.
 const (
-	memoryJobs    = 1_000_000 // about 130 MB when full
-	memoryResults = 16 << 20  // bytes of results that no overlord has stored yet
+	bookKeep    = 10 * time.Minute // a job id is remembered until its order's expiry plus this
+	bookJobs    = 1_000_000        // job ids; about 120 MB when full
+	bookResults = 16 << 20         // bytes of results that nobody has taken yet
 )
 
 // A claimer decides that a job id runs at most once on this machine.
 type claimer interface {
 	// Check says without a trace whether the job may be received: the error is
-	// a *call.Error with Repeated, Expired, Busy, TooYoung or Unavailable.
-	Check(o *call.Order, e module.Effect, now time.Time) error
+	// a *call.Error with Repeated or Expired.
+	Check(job call.JobID, expiry, now time.Time) error
+	// Receive claims the job, which an overlord sent: its state is call.Received
+	// from now on. Errors are those of Check, Busy and Unavailable.
+	Receive(job call.JobID, expiry time.Time, overlord, method string, now time.Time) error
+	// Withdraw forgets a claim that was not started: the job may come again.
+	Withdraw(job call.JobID)
 }
 
-// books know how far each call on this machine has come. What only reads is
-// kept in memory and may run again after a restart; everything else is in the
-// journal on the disk, if there is one.
+// A runner is told how far a job has come. A state only moves forward.
+type runner interface {
+	// Start is called before the method begins; with an error it must not.
+	Start(job call.JobID) error
+	// Finish is called before the result is sent, and keeps it. An error is
+	// about where it is kept: it is sent all the same.
+	Finish(job call.JobID, r *fleetpb.Result) error
+}
+
+// A keeper gives results again to who asks for them.
+type keeper interface {
+	// Owner gives the overlord that sent a job; false when it is not known.
+	Owner(job call.JobID) (string, bool)
+	// Find gives how far a job has come, zero when it is not known, and the
+	// result of a finished one.
+	Find(job call.JobID) (call.State, *fleetpb.Result, error)
+	// Finished gives at most limit jobs of an overlord that have ended and that
+	// were not released.
+	Finished(overlord string, limit int) []call.JobID
+	// Release says that an overlord has stored a job's result.
+	Release(job call.JobID)
+}
+
+// A book knows how far each call on this machine has come: call.Received,
+// call.Started, call.Finished. A job id is forgotten only when its order could
+// not be accepted any more.
+type book interface {
+	claimer
+	runner
+	keeper
+}
+
+// books are what an agent knows of its jobs: those of methods that only read are
+// in memory, all others in the journal, if there is one.
 type books struct {
-	memory *journal.Journal
-	disk   *journal.Journal // nil: there is none, and memory serves for all
+	memory memoryBook
+	disk   *journal.Journal // nil: everything is in memory
+	id     []byte           // told in HELLO
 
-	mu sync.Mutex // held while a job is claimed: no id is in both
+	mu    sync.Mutex
+	birth time.Time // without a journal on disk; zero: not told yet
 }
 
-// main is the journal whose id and birth the overlord is told.
-func (b *books) main() *journal.Journal {
-	if b.disk != nil {
-		return b.disk
+// of gives the book of a method's jobs.
+func (b *books) of(e module.Effect) book {
+	if b.disk == nil || e == module.Read {
+		return &b.memory
 	}
-	return b.memory
+	return b.disk
 }
 
-// of gives the journal for a method of that effect, and the other, if any.
-func (b *books) of(e module.Effect) (its, other *journal.Journal) {
-	switch {
-	case b.disk == nil:
-		return b.memory, nil
-	case e == module.Read:
-		return b.memory, b.disk
+// all gives every book.
+func (b *books) all() []book {
+	if b.disk == nil {
+		return []book{&b.memory}
 	}
-	return b.disk, b.memory
+	return []book{b.disk, &b.memory}
 }
 
-// holding gives the journal that knows a job.
-func (b *books) holding(job call.JobID) *journal.Journal {
-	if b.disk != nil {
-		if _, ok := b.disk.Look(job); ok {
-			return b.disk
+// Check says whether a job is new. The error is a *call.Error with Repeated or
+// Expired.
+func (b *books) Check(job call.JobID, expiry, now time.Time) error {
+	for _, k := range b.all() {
+		if err := k.Check(job, expiry, now); err != nil {
+			return err
 		}
-	}
-	return b.memory
-}
-
-// Check implements claimer.
-func (b *books) Check(o *call.Order, e module.Effect, now time.Time) error {
-	its, other := b.of(e)
-	if other != nil {
-		if have, ok := other.Look(o.Job); ok {
-			return call.Errorf(call.Repeated, "job %s has been received here before (%s)", o.Job, journal.StateWord(have.State))
-		}
-	}
-	if err := its.Check(o.Job, o.Expiry, now); err != nil || e == module.Read {
-		return err
-	}
-	// A journal that was lost may hold what was ordered before this one began.
-	switch birth := its.Birth(); {
-	case birth.IsZero():
-		return call.Errorf(call.Unavailable, "this machine's journal cannot be written; nothing was run")
-	case o.IssuedAt.Before(birth):
-		return call.Errorf(call.TooYoung, "this machine's journal began at %s, and what was ordered before may have run under another; order it again now", stamp(birth))
 	}
 	return nil
 }
 
-// Receive claims a job for an overlord: its state is call.Received from now on.
-// Errors are those of Check.
-func (b *books) Receive(o *call.Order, e module.Effect, overlord string, now time.Time) error {
+// holding gives the book that knows a job, and the overlord that sent it; nil
+// when none does.
+func (b *books) holding(job call.JobID) (book, string) {
+	for _, k := range b.all() {
+		if owner, ok := k.Owner(job); ok {
+			return k, owner
+		}
+	}
+	return nil, ""
+}
+
+// finished gives the jobs whose results wait for an overlord.
+func (b *books) finished(overlord string, limit int) []call.JobID {
+	var out []call.JobID
+	for _, k := range b.all() {
+		out = append(out, k.Finished(overlord, limit-len(out))...)
+	}
+	return out
+}
+
+// Birth is when this memory of jobs began, by an overlord's clock; zero when
+// none has told.
+func (b *books) Birth() time.Time {
+	if b.disk != nil {
+		return b.disk.Birth()
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if err := b.Check(o, e, now); err != nil {
+	return b.birth
+}
+
+// setBirth keeps what the first overlord says, and returns when it is durable.
+func (b *books) setBirth(at time.Time) error {
+	if b.disk != nil {
+		return b.disk.SetBirth(at)
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.birth.IsZero() {
+		b.birth = at
+	}
+	return nil
+}
+
+// memoryBook is a book without a disk: it forgets everything when the process
+// ends. Its zero value is ready.
+type memoryBook struct {
+	maxJobs int // zero means bookJobs
+
+	mu      sync.Mutex
+	jobs    map[call.JobID]memoryJob
+	byEnd   map[int64][]call.JobID // minute of the end of remembering to jobs
+	first   int64                  // no key of byEnd is smaller; meaningless while byEnd is empty
+	floor   time.Time              // newest expiry among forgotten jobs: no order up to it is accepted
+	results map[call.JobID]*fleetpb.Result
+	order   []call.JobID // of results, the oldest first; some are gone
+	held    int          // bytes in results
+}
+
+// memoryJob is what is remembered of one job.
+type memoryJob struct {
+	overlord string
+	state    call.State
+}
+
+func (b *memoryBook) limit() int {
+	if b.maxJobs > 0 {
+		return b.maxJobs
+	}
+	return bookJobs
+}
+
+// Check implements claimer.
+func (b *memoryBook) Check(job call.JobID, expiry, now time.Time) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.forget(now)
+	return b.check(job, expiry)
+}
+
+// Receive implements claimer.
+func (b *memoryBook) Receive(job call.JobID, expiry time.Time, overlord, _ string, now time.Time) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.forget(now)
+	if err := b.check(job, expiry); err != nil {
 		return err
 	}
-	its, _ := b.of(e)
-	return its.Receive(o.Job, o.Expiry, overlord, now)
-}
-
-// Start is called before the method begins.
-func (b *books) Start(job call.JobID) error { return b.holding(job).Start(job) }
-
-// Finish is called before the result is sent.
-func (b *books) Finish(job call.JobID, r *fleetpb.Result) error {
-	return b.holding(job).Finish(job, r)
-}
-
-// Release says that a job's result need not be kept. Its id is.
-func (b *books) Release(job call.JobID) { b.holding(job).Release(job) }
-
-// waiting gives up to limit jobs whose results no overlord has stored, of those
-// overlords that of accepts.
-func (b *books) waiting(of func(overlord string) bool, limit int) []call.JobID {
-	var out []call.JobID
-	if b.disk != nil {
-		out = b.disk.Unacknowledged(of, limit)
+	if len(b.jobs) >= b.limit() {
+		return call.Errorf(call.Busy, "this machine remembers %d jobs and takes no more until the oldest expires", len(b.jobs))
 	}
-	return append(out, b.memory.Unacknowledged(of, limit-len(out))...)
+	if b.jobs == nil {
+		b.jobs = make(map[call.JobID]memoryJob)
+	}
+	b.jobs[job] = memoryJob{overlord: overlord, state: call.Received}
+	b.forgetAt(job, minuteOf(expiry.Add(bookKeep))+1) // the whole minute has passed when it is forgotten
+	return nil
+}
+
+func (b *memoryBook) forgetAt(job call.JobID, end int64) {
+	if b.byEnd == nil {
+		b.byEnd = make(map[int64][]call.JobID)
+	}
+	if len(b.byEnd) == 0 || end < b.first {
+		b.first = end
+	}
+	b.byEnd[end] = append(b.byEnd[end], job)
+}
+
+func (b *memoryBook) check(job call.JobID, expiry time.Time) error {
+	if j, ok := b.jobs[job]; ok {
+		return call.Errorf(call.Repeated, "job %s has been received here before (%s)", job, stateWord(j.state))
+	}
+	if !b.floor.IsZero() && !expiry.After(b.floor) {
+		// Only a clock that was set back can lead here: what was forgotten had
+		// expired by more than the tolerance, and so had everything older.
+		return call.Errorf(call.Expired, "the order expired at %s, and later ones have been forgotten here; was this clock set back?",
+			expiry.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// forget drops the jobs whose time is over. It touches each minute once. What
+// has not ended is asked about again later.
+func (b *memoryBook) forget(now time.Time) {
+	until := minuteOf(now)
+	if len(b.byEnd) == 0 || b.first > until {
+		return
+	}
+	var later []call.JobID
+	next := int64(0)
+	for end, jobs := range b.byEnd {
+		if end > until {
+			if next == 0 || end < next {
+				next = end
+			}
+			continue
+		}
+		for _, job := range jobs {
+			if j, ok := b.jobs[job]; ok && j.state != call.Finished {
+				later = append(later, job)
+				continue
+			}
+			delete(b.jobs, job)
+			b.release(job)
+		}
+		delete(b.byEnd, end)
+		// All of these expired before the end of that minute less bookKeep.
+		if floor := time.Unix(end*60, 0).Add(-bookKeep); floor.After(b.floor) {
+			b.floor = floor
+		}
+	}
+	b.first = next
+	for _, job := range later {
+		b.forgetAt(job, until+int64(bookKeep/time.Minute))
+	}
+}
+
+// Withdraw implements claimer.
+func (b *memoryBook) Withdraw(job call.JobID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.jobs[job].state == call.Received {
+		delete(b.jobs, job)
+	}
+}
+
+// Start implements runner.
+func (b *memoryBook) Start(job call.JobID) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	j := b.jobs[job]
+	if j.state != call.Received {
+		return call.Errorf(call.Internal, "job %s cannot start: %s", job, stateWord(j.state))
+	}
+	j.state = call.Started
+	b.jobs[job] = j
+	return nil
+}
+
+// Finish implements runner. When there is no room for the result, older ones go.
+func (b *memoryBook) Finish(job call.JobID, r *fleetpb.Result) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	j, ok := b.jobs[job]
+	if !ok {
+		return nil
+	}
+	if j.state == call.Finished {
+		return call.Errorf(call.Internal, "job %s finished twice", job)
+	}
+	j.state = call.Finished
+	b.jobs[job] = j
+	size := sizeOf(r)
+	for b.held+size > bookResults && len(b.order) > 0 {
+		oldest := b.order[0]
+		b.order = b.order[1:]
+		b.release(oldest)
+	}
+	if b.results == nil {
+		b.results = make(map[call.JobID]*fleetpb.Result)
+	}
+	b.results[job] = r
+	b.held += size
+	if b.order = append(b.order, job); len(b.order) > 16+2*len(b.results) { // most are gone
+		b.order = slices.DeleteFunc(b.order, func(job call.JobID) bool { return b.results[job] == nil })
+	}
+	return nil
+}
+
+// sizeOf counts what a result costs, about.
+func sizeOf(r *fleetpb.Result) int { return 100 + len(r.GetOutput()) + len(r.GetDetail()) }
+
+// Release implements keeper.
+func (b *memoryBook) Release(job call.JobID) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.release(job)
+}
+
+func (b *memoryBook) release(job call.JobID) {
+	if r, ok := b.results[job]; ok {
+		b.held -= sizeOf(r)
+		delete(b.results, job)
+	}
+	if len(b.results) == 0 {
+		b.results, b.order = nil, nil // an idle agent holds no empty table
+	}
+}
+
+// Owner implements keeper.
+func (b *memoryBook) Owner(job call.JobID) (string, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	j, ok := b.jobs[job]
+	return j.overlord, ok
+}
+
+// Find implements keeper. Of a result that is not kept any more only that is told.
+func (b *memoryBook) Find(job call.JobID) (call.State, *fleetpb.Result, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	j, r := b.jobs[job], b.results[job]
+	if j.state == call.Finished && r == nil {
+		r = failure(call.Errorf(call.Unknown, "it has ended, and its result is not kept here any more"))
+	}
+	return j.state, r, nil
+}
+
+// Finished implements keeper.
+func (b *memoryBook) Finished(overlord string, limit int) []call.JobID {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var out []call.JobID
+	for job := range b.results {
+		if len(out) >= limit {
+			break
+		}
+		if b.jobs[job].overlord == overlord {
+			out = append(out, job)
+		}
+	}
+	return out
+}
+
+func minuteOf(t time.Time) int64 { return t.Unix() / 60 }
+
+func stateWord(s call.State) string {
+	switch s {
+	case call.Received:
+		return "it waits"
+	case call.Started:
+		return "it runs"
+	case call.Finished:
+		return "it has ended"
+	}
+	return "it is unknown"
 }

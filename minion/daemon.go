@@ -40,7 +40,7 @@ type daemon struct {
 	trust *pki.Trust
 	agent *Agent
 	own   *audit.FileLog
-	book  *journal.Journal
+	jobs  *journal.Journal
 	ask   asker
 	clock *session.Clock
 	wake  chan struct{} // of one: a session has begun, so a renewal can be tried
@@ -103,7 +103,8 @@ func (d *daemon) open() error {
 	if err != nil {
 		return err
 	}
-	if d.book, err = journal.Open(filepath.Join(d.cfg.state, "journal"), journal.Options{Now: d.cfg.now, Log: d.log}); err != nil {
+	d.jobs, err = journal.Open(filepath.Join(d.cfg.state, "journal"), journal.Options{Now: d.cfg.now, Log: d.log})
+	if err != nil {
 		return err
 	}
 	return d.makeAgent(pol)
@@ -125,7 +126,7 @@ func (d *daemon) makeAgent(pol *policy.Policy) error {
 		}
 	}
 	d.agent, err = New(Options{
-		Name: d.cfg.name, Trust: d.trust, Table: table, Overlords: d.enrolledWith(), Policy: pol, Own: d.own, Journal: d.book,
+		Name: d.cfg.name, Trust: d.trust, Table: table, Overlords: d.enrolledWith(), Policy: pol, Own: d.own, Journal: d.jobs,
 		Save: d.dir.WriteFile, Saved: saved, Credit: session.NewPool(0), Heartbeat: d.clock, Log: d.log,
 		Version: d.cfg.version, Now: d.cfg.now, MaxRunning: d.cfg.running, MaxQueued: d.cfg.queued,
 	})
@@ -148,8 +149,8 @@ func (d *daemon) close() error {
 			d.log.Error("records of calls that ran are lost", "err", err)
 		}
 	}
-	if d.book != nil {
-		errs = append(errs, d.book.Close())
+	if d.jobs != nil {
+		errs = append(errs, d.jobs.Close())
 	}
 	if d.own != nil {
 		errs = append(errs, d.own.Close())

@@ -6,7 +6,9 @@
 //
 //   - an order is verified by pure checks in a fixed order, each with a code of
 //     its own (verify.go);
-//   - a book knows which jobs ran here and how far each has come (book.go);
+//   - books know which jobs ran here and how far each has come: in memory for
+//     methods that only read, in package journal for all others (book.go); an
+//     overlord that lost a session asks them (resume.go);
 //   - a bounded number of calls runs at a time, the rest waits (run.go);
 //   - an Agent joins these and serves any number of sessions (agent.go, link.go).
 //     It needs no state directory, starts no goroutine and no timer of its own,

@@ -16,7 +16,7 @@ import (
 func FuzzSessionMethods(f *testing.F) {
 	fl := newFleet(f)
 	a := newAgent(f, fl, func(opt *Options) { opt.Log = nil })
-	methods := []string{session.MethodFacts, session.MethodRevocations, session.MethodCheckpoint, session.MethodRenew, "session."}
+	methods := []string{session.MethodFacts, session.MethodRevocations, session.MethodCheckpoint, session.MethodJob, session.MethodRenew, "session."}
 	for i := range methods {
 		f.Add(uint8(i), []byte(`{}`))
 		f.Add(uint8(i), []byte(`{"list":"AAAA","head":"CgA="}`))

@@ -3,7 +3,6 @@ package minion
 import (
 	"context"
 	"encoding/json"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,10 +20,19 @@ type link struct {
 	agent   *Agent
 	ctx     context.Context //nolint:containedctx // of Serve: handlers are given none
 	session *session.Session
-	peer    string // the overlord's name, once HELLO was exchanged
-	opened  bool   // HELLO was exchanged; read when Serve has returned
+	peer    string    // the overlord's name, once HELLO was exchanged
+	opened  bool      // HELLO was exchanged; read when Serve has returned
+	since   time.Time // when the overlord's HELLO came
+	birth   time.Time // of this machine's journal, as the overlord told it; zero: it did not
 	wg      sync.WaitGroup
 	telling sync.Mutex // held while facts are sent, so that none are sent twice
+
+	// answers is held by who makes and sends an answer that may be large.
+	answers chan struct{}
+
+	gate     sync.Mutex // held while a call is accepted
+	doubted  bool       // the birth that was told is not believed; covered by gate once HELLO was exchanged
+	replaced bool       // a newer session has taken this one's place; covered by gate
 
 	mu    sync.Mutex
 	calls map[uint64]*work // accepted and not answered
@@ -52,7 +60,7 @@ func (l *link) hello(s *session.Session, peer *fleetpb.Hello) (*fleetpb.Hello, e
 	if peer == nil {
 		return l.agent.hello(), nil
 	}
-	l.peer = s.Peer().Name
+	l.peer, l.since = s.Peer().Name, time.Now()
 	// The handshake checked this before; the list may have changed meanwhile.
 	if err := l.agent.admit(s.Peer(), s.PeerCert()); err != nil {
 		return nil, err
@@ -70,24 +78,13 @@ func (l *link) hello(s *session.Session, peer *fleetpb.Hello) (*fleetpb.Hello, e
 			return nil, err
 		}
 	}
+	if peer.JournalBirthMs > 0 {
+		l.birth = time.UnixMilli(peer.JournalBirthMs)
+		l.takeBirth()
+	}
 	l.agent.takeSharers(l.peer, peer.Sharers)
-	l.takeBirth(peer.JournalBirthMs)
 	_ = l.takeHead(peer.LogHead) // kept for the calls of this session
 	return nil, nil
-}
-
-// takeBirth keeps when the journal began, before any order of the session is
-// looked at. Without a word of the overlord, as from one of an earlier version,
-// it is this machine's clock. While it cannot be kept no order is accepted but
-// those that only read.
-func (l *link) takeBirth(theirs int64) {
-	birth := l.agent.now()
-	if theirs > 0 {
-		birth = time.UnixMilli(theirs)
-	}
-	if err := l.agent.book.main().SetBirth(birth); err != nil {
-		l.agent.log.Error("the journal cannot be written: calls are refused until it can", "err", err)
-	}
 }
 
 // ready is called when the session can be used.
@@ -104,7 +101,7 @@ func (l *link) ready(s *session.Session) {
 	}
 	l.opened = true
 	l.agent.log.Info("session opened", "overlord", l.peer, "address", s.RemoteAddr().String(), "dialled", s.Dialled())
-	l.tellFinished(l.agent.book.waiting(l.shares, maxFinished))
+	l.wg.Go(func() { l.announce(l.agent.books.finished(l.peer, maxAnnounced)) })
 	l.wg.Go(func() { l.sendFacts(l.ctx) })
 	if l.agent.opened != nil {
 		l.agent.opened()
@@ -142,8 +139,16 @@ func (l *link) Call(s *session.Session, id uint64, c *fleetpb.Call) {
 		l.ask(s, id, c)
 		return
 	}
+	l.gate.Lock()
+	defer l.gate.Unlock()
+	if l.replaced {
+		return // the overlord asks on the newer session
+	}
 	a := l.agent
 	now := a.now()
+	if a.books.Birth().IsZero() {
+		l.takeBirth()
+	}
 	d, err := a.verifier.verify(c, l.view(now), now)
 	if err == nil {
 		err = l.accept(id, c, d, now)
@@ -160,10 +165,11 @@ func (l *link) accept(id uint64, c *fleetpb.Call, d verdict, now time.Time) erro
 	if err := a.crew.room(); err != nil {
 		return err
 	}
-	if err := a.book.Receive(d.order, d.method.Effect(), l.peer, now); err != nil {
+	b := a.books.of(d.method.Effect())
+	if err := b.Receive(d.order.Job, d.order.Expiry, l.peer, d.order.Method, now); err != nil {
 		return err
 	}
-	w := &work{link: l, id: id, verdict: d, args: c.Args, stream: c.Stream, timeout: millis(c.TimeoutMs)}
+	w := &work{link: l, id: id, verdict: d, book: b, args: c.Args, stream: c.Stream, timeout: millis(c.TimeoutMs)}
 	l.mu.Lock()
 	if l.calls == nil {
 		l.calls = make(map[uint64]*work)
@@ -172,6 +178,7 @@ func (l *link) accept(id uint64, c *fleetpb.Call, d verdict, now time.Time) erro
 	l.mu.Unlock()
 	if err := a.crew.add(l.ctx, w); err != nil { // only when several sessions raced for the last place
 		l.forget(id)
+		b.Withdraw(d.order.Job)
 		return err
 	}
 	return nil
@@ -216,66 +223,7 @@ func (l *link) Cancel(_ *session.Session, id uint64) {
 	if w == nil {
 		return // answered already, or one of the session's own
 	}
-	if cause := withdrawn(); l.agent.crew.withdraw(w, cause) {
-		l.wg.Go(func() { l.agent.finish(w, failure(cause)) })
-	}
-}
-
-func withdrawn() *call.Error { return call.Errorf(call.Cancelled, "withdrawn by the operator") }
-
-// maxFinished is how many jobs an overlord is told of after HELLO whose results
-// it has not stored.
-const maxFinished = 4000
-
-// shares says whether an overlord's jobs are this session's overlord's too:
-// they are the same, or one named the other as sharing its store.
-func (l *link) shares(overlord string) bool {
-	return overlord == l.peer || l.agent.sharing(overlord, l.peer)
-}
-
-// tellFinished says that results of jobs wait here to be asked for.
-func (l *link) tellFinished(jobs []call.JobID) {
-	const most = 2000 // fit into a frame
-	for part := range slices.Chunk(jobs, most) {
-		m := &fleetpb.Ack{State: fleetpb.Ack_FINISHED, Jobs: make([][]byte, len(part))}
-		for i := range part {
-			m.Jobs[i] = part[i][:]
-		}
-		if err := l.session.Ack(0, m); err != nil {
-			return // the session is over, and the next one hears of them
-		}
-	}
-}
-
-// job says how far a job has come here, and withdraws it first when asked to.
-func (l *link) job(in session.JobArgs) (session.JobResult, error) {
-	id, err := call.ParseJobID(in.Job)
-	if err != nil {
-		return session.JobResult{}, call.Errorf(call.Invalid, "%v", err)
-	}
-	book := l.agent.book.holding(id)
-	e, ok := book.Look(id)
-	if !ok || !l.shares(e.Overlord) {
-		return session.JobResult{State: session.JobNone}, nil
-	}
-	if w := l.agent.crew.find(id); w != nil && in.Cancel {
-		if cause := withdrawn(); l.agent.crew.withdraw(w, cause) {
-			l.agent.finish(w, failure(cause)) // it had not started
-			e.State = call.Finished
-		}
-	}
-	if e.State != call.Finished {
-		return session.JobResult{State: session.JobRunning}, nil
-	}
-	r, err := book.Result(id)
-	if err != nil {
-		return session.JobResult{}, call.Errorf(call.Internal, "%v", err)
-	}
-	out := session.JobResult{State: session.JobFinished, Code: r.Code, Detail: r.Detail, TookUs: r.TookUs}
-	if json.Valid(r.Output) {
-		out.Output = r.Output
-	}
-	return out, nil
+	l.wg.Go(func() { l.agent.cancel(w) }) // its result may wait for the disk
 }
 
 // Ack implements session.Handler.
@@ -284,8 +232,11 @@ func (l *link) Ack(_ *session.Session, _ uint64, m *fleetpb.Ack) {
 		return
 	}
 	for _, b := range m.Jobs {
-		if len(b) == len(call.JobID{}) {
-			l.agent.book.Release(call.JobID(b))
+		if len(b) != len(call.JobID{}) {
+			continue
+		}
+		if k := l.mine(call.JobID(b)); k != nil {
+			k.Release(call.JobID(b))
 		}
 	}
 }
@@ -319,6 +270,10 @@ func (l *link) checkpoint(b []byte) (any, error) {
 // it. Thirty of the largest revocation lists fit.
 const maxAsked = 16 << 20
 
+// maxAnswers bounds how many large answers to the session's own calls are in memory
+// at a time, some 3 MiB each until the overlord has taken it.
+const maxAnswers = 8
+
 // ask answers one of the session's own calls elsewhere than on the reader.
 func (l *link) ask(s *session.Session, id uint64, c *fleetpb.Call) {
 	size := proto.Size(c) // all of it: what is not looked at is kept, too
@@ -337,13 +292,20 @@ func (l *link) ask(s *session.Session, id uint64, c *fleetpb.Call) {
 
 // own answers one of the session's own methods, a call of that many bytes.
 func (l *link) own(id uint64, c *fleetpb.Call, size int) {
+	if c.Method == session.MethodJob {
+		l.withdraw(c.Args) // waits for no answer
+	}
+	if c.Method == session.MethodJob || c.Method == session.MethodFacts {
+		l.answers <- struct{}{} // Reply ends with the session at the latest
+		defer func() { <-l.answers }()
+	}
 	out, err := l.answer(c)
 	l.mu.Lock()
 	l.asked -= size
 	l.mu.Unlock()
 	r := &fleetpb.Result{}
 	if err == nil {
-		r.Output, err = json.Marshal(out)
+		r.Output, err = encodeAnswer(out)
 	}
 	if err != nil {
 		r = failure(err)

@@ -244,7 +244,7 @@ func FuzzVerify(f *testing.F) {
 	trust, good, now := fixedCall(f)
 	table := must[*module.Table](f)(module.NewTable(Modules(nil, nil)))
 	verify := func(c *fleetpb.Call) (verdict, error) {
-		v := &verifier{name: "web1", trust: trust, methods: table, jobs: testBooks(nil)}
+		v := &verifier{name: "web1", trust: trust, methods: table, jobs: &books{birth: time.Unix(1, 0)}}
 		return v.verify(c, sessionView{peer: "dc1"}, now)
 	}
 	if _, err := verify(good); err != nil {

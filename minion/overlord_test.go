@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"dominion/api/fleetpb"
+	"dominion/call"
 	"dominion/session"
 )
 
@@ -25,7 +26,6 @@ type overlord struct {
 	hello func(peer *fleetpb.Hello, h *fleetpb.Hello) // changes what is said; may be nil
 	serve func(method string, args []byte) ([]byte, error)
 
-	acked  func(*fleetpb.Ack) // is told what the minion says of its jobs; may be nil
 	opened chan *peer
 
 	mu    sync.Mutex
@@ -42,6 +42,7 @@ type peer struct {
 
 	mu      sync.Mutex
 	streams map[uint64]map[string]*got // by call
+	waits   []call.JobID               // told with ACK FINISHED
 }
 
 // got is what came on one stream.
@@ -107,6 +108,9 @@ func (o *overlord) run(ctx context.Context, conn *tls.Conn) {
 
 func (o *overlord) greet(_ *session.Session, theirs *fleetpb.Hello) (*fleetpb.Hello, error) {
 	h := &fleetpb.Hello{TimeMs: time.Now().UnixMilli(), LogHead: o.f.log.head(o.t, theirs.Checkpoints)}
+	if h.JournalBirthMs = theirs.JournalBirthMs; h.JournalBirthMs == 0 {
+		h.JournalBirthMs = h.TimeMs
+	}
 	if o.hello != nil {
 		o.hello(theirs, h)
 	}
@@ -168,9 +172,14 @@ func (o *overlord) Call(s *session.Session, id uint64, c *fleetpb.Call) {
 	}()
 }
 func (o *overlord) Cancel(*session.Session, uint64) {}
-func (o *overlord) Ack(_ *session.Session, _ uint64, m *fleetpb.Ack) {
-	if o.acked != nil {
-		o.acked(m)
+func (o *overlord) Ack(s *session.Session, _ uint64, a *fleetpb.Ack) {
+	p := o.of(s)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if a.State == fleetpb.Ack_FINISHED {
+		for _, job := range a.Jobs {
+			p.waits = append(p.waits, call.JobID(job))
+		}
 	}
 }
 func (o *overlord) Closed(s *session.Session, err error) { o.of(s).gone <- err }

@@ -27,6 +27,7 @@ type work struct {
 	link    *link
 	id      uint64 // of the call on its session
 	verdict verdict
+	book    book
 	args    []byte
 	timeout time.Duration // zero: none
 	stream  bool
@@ -138,7 +139,7 @@ func (c *crew) withdraw(w *work, cause error) bool {
 	return false
 }
 
-// find gives the call of a job that runs or waits; nil: there is none.
+// find gives the call of a job that waits or runs; nil when there is none.
 func (c *crew) find(job call.JobID) *work {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -197,15 +198,6 @@ func (c *crew) cancelAll(cause error) []*work {
 // the method's business; here it is bounded once more by the frame's limits.
 func (a *Agent) perform(ctx context.Context, w *work) *fleetpb.Result {
 	o := w.verdict.order
-	if late := a.now().Sub(o.Expiry); late > call.Tolerance {
-		return failure(call.Errorf(call.Expired, "it waited here until the order expired at %s", stamp(o.Expiry)))
-	}
-	if err := a.verifier.still(w.verdict); err != nil {
-		return failure(err)
-	}
-	if err := a.book.Start(o.Job); err != nil {
-		return failure(err)
-	}
 	if w.timeout > 0 {
 		var stop context.CancelFunc
 		// Without a detail: what remained of the time-out is another span on each

@@ -81,13 +81,9 @@ func (a *Agent) keep(name string, content []byte) {
 // hello is what this machine says first in every session.
 func (a *Agent) hello() *fleetpb.Hello {
 	_, digest := a.currentFacts()
-	id, birth := a.book.main().ID(), int64(0)
-	if b := a.book.main().Birth(); !b.IsZero() {
-		birth = b.UnixMilli()
-	}
 	return &fleetpb.Hello{
 		AgentVersion: a.version, TimeMs: a.now().UnixMilli(), RevocationNumber: a.verifier.revocations().Number(),
-		JournalId: id[:], JournalBirthMs: birth, Checkpoints: a.notes(), FactsDigest: digest,
+		JournalId: a.books.id, JournalBirthMs: a.bornMs(), Checkpoints: a.notes(), FactsDigest: digest,
 	}
 }
 
@@ -218,16 +214,6 @@ func (a *Agent) takeSharers(by string, named []*fleetpb.OverlordName) {
 		return
 	}
 	a.keep(FileSharers, b)
-}
-
-// sharing says whether one of two overlords named the other as sharing its store.
-func (a *Agent) sharing(one, other string) bool {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	named := func(by, name string) bool {
-		return slices.ContainsFunc(a.sharers[by], func(s Sharer) bool { return s.Name == name })
-	}
-	return named(one, other) || named(other, one)
 }
 
 func equalSharer(x, y Sharer) bool {

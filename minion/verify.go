@@ -24,12 +24,21 @@ type verifier struct {
 	name    string // of this machine, from its certificate
 	trust   *pki.Trust
 	methods *module.Table
-	jobs    claimer
+	jobs    memory
 
 	mu        sync.RWMutex
 	policy    *policy.Policy // nil: everything is allowed
 	revoked   *pki.RevocationList
 	operators map[string]*operator // by DER, only those that verified; emptied when revoked changes
+}
+
+// memory is what is known of jobs that came before. *books is the real one.
+type memory interface {
+	// Check says whether a job is new: the error is a *call.Error with Repeated
+	// or Expired.
+	Check(job call.JobID, expiry, now time.Time) error
+	// Birth is when this memory began; zero when no overlord has told.
+	Birth() time.Time
 }
 
 // operator is a certificate that verified under the root.
@@ -87,6 +96,9 @@ func (v *verifier) verify(c *fleetpb.Call, s sessionView, now time.Time) (verdic
 	if err := checkTime(o, s, now); err != nil {
 		return d, err
 	}
+	if err := v.jobs.Check(o.Job, o.Expiry, now); err != nil {
+		return d, err
+	}
 	if s.audit != nil {
 		return d, call.Errorf(call.AuditRefused, "the audit log of overlord/%s is not accepted: %v", s.peer, s.audit)
 	}
@@ -100,11 +112,27 @@ func (v *verifier) verify(c *fleetpb.Call, s sessionView, now time.Time) (verdic
 	if err := m.Validate(c.Args); err != nil {
 		return d, err
 	}
-	if err := v.jobs.Check(o, m.Effect(), now); err != nil {
+	if err := v.oldEnough(m, o); err != nil {
 		return d, err
 	}
 	d.method = m
 	return d, nil
+}
+
+// oldEnough refuses an order that is older than this machine's memory of jobs,
+// for such an order may have run under another. What only reads may run twice.
+func (v *verifier) oldEnough(m module.Method, o *call.Order) error {
+	if m.Effect() == module.Read {
+		return nil
+	}
+	switch birth := v.jobs.Birth(); {
+	case birth.IsZero():
+		return call.Errorf(call.Unavailable, "no overlord has told this machine yet when its journal began, so an older order could run twice")
+	case o.IssuedAt.Before(birth):
+		return call.Errorf(call.TooYoung, "this machine's journal began at %s and the order was issued at %s: it may have run under an earlier journal; order it again",
+			birth.UTC().Format(time.RFC3339Nano), o.IssuedAt.UTC().Format(time.RFC3339Nano))
+	}
+	return nil
 }
 
 // still asks again, before a call begins that had to wait, for what may have

@@ -185,11 +185,6 @@ func (k *keep) record(ctx context.Context, r *auditpb.Record) error {
 	})
 }
 
-// audit records an administrative action.
-func (k *keep) audit(ctx context.Context, c caller, action, subject, detail string) error {
-	return k.record(ctx, &auditpb.Record{Actor: c.actor(), Action: action, Subject: subject, Detail: detail})
-}
-
 // begin makes a job durable, its audit record with it.
 func (k *keep) begin(ctx context.Context, p *job.Plan, rec *auditpb.Record) error {
 	return k.db.Update(ctx, func(tx *store.Tx) error {
@@ -232,7 +227,12 @@ func (k *keep) cancel(ctx context.Context, c caller, id call.JobID) error {
 	})
 }
 
-// end closes a job.
+// CloseJob implements job's keeper.
+func (k *keep) CloseJob(ctx context.Context, id call.JobID, c call.Counts) error {
+	return k.end(ctx, id, c, "")
+}
+
+// end closes a job, if it is open.
 func (k *keep) end(ctx context.Context, id call.JobID, c call.Counts, reason string) error {
 	return k.db.Update(ctx, func(tx *store.Tx) error { return tx.CloseJob(ctx, id, time.Now(), c, reason) })
 }

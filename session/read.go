@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -77,6 +78,9 @@ func (s *Session) handle(h Header, body []byte, pooled *[bufSize]byte) (kept boo
 	case TypeCredit:
 		return false, s.onCredit(h.ID, body)
 	case TypeCall:
+		if pooled != nil { // the call outlives the frame
+			body = bytes.Clone(body)
+		}
 		return false, s.onCall(h.ID, body)
 	case TypePing:
 		_ = s.write(TypePong, h.ID, body) // an error ends the reader soon
@@ -125,9 +129,10 @@ func (s *Session) onAnswer(h Header, body []byte) {
 	}
 }
 
+// onCall keeps body.
 func (s *Session) onCall(id uint64, body []byte) error {
-	c := new(fleetpb.Call)
-	if err := decode(TypeCall, body, c); err != nil {
+	c, err := decodeCall(body)
+	if err != nil {
 		return err
 	}
 	s.mu.Lock()

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
@@ -40,6 +41,8 @@ type app struct {
 	outTerm bool       // standard output is a terminal
 	errTerm bool       // standard error is a terminal
 	width   func() int // columns of the terminal
+
+	reconnect time.Duration // how long a job's broken connection is tried again; zero: as the client does
 
 	state    string
 	overlord string

@@ -16,16 +16,7 @@ import (
 	"dominion/module"
 )
 
-func (a *app) callCmd() *cobra.Command {
-	var (
-		flags jobFlags
-		how   orderFlags
-		raw   string
-	)
-	cmd := &cobra.Command{
-		Use:   "call TARGET MODULE.METHOD [VALUE | name=value]...",
-		Short: "Call a method on machines",
-		Long: `Call orders one method of every machine that TARGET names, and shows equal
+const callLong = `Call orders one method of every machine that TARGET names, and shows equal
 answers once, with all machines that gave them.
 
 A word is the value of the method's next field, unless it begins with the name
@@ -45,7 +36,18 @@ terminal, and --yes-count N elsewhere.
 
 With -o jsonl each machine is one line, {"machine", "status", "reason",
 "result"}, and the counts go to standard error; with -o json all is one
-document, {"job", "method", "counts", "results"}.`,
+document, {"job", "method", "counts", "results"}.`
+
+func (a *app) callCmd() *cobra.Command {
+	var (
+		flags jobFlags
+		how   orderFlags
+		raw   string
+	)
+	cmd := &cobra.Command{
+		Use:   "call TARGET MODULE.METHOD [VALUE | name=value]...",
+		Short: "Call a method on machines",
+		Long:  callLong,
 		Example: `  dominion call '*' test.ping
   dominion call 'web[01-20]' test.echo 'hello there'
   dominion call '@db' test.add a=1 b=2 -o jsonl
@@ -100,7 +102,7 @@ func (v *jobView) order(ctx context.Context, opt client.Options, arguments func(
 		}
 		v.conn = conn
 	}
-	opt.Confirm = v.confirm
+	opt.Confirm, opt.Reconnect = v.confirm, v.a.reconnect
 	c, err := v.conn.Target(v.target, opt)
 	if err != nil {
 		return nil, err

@@ -175,7 +175,7 @@ func (a *app) completeJob(cmd *cobra.Command, words []string, _ string) ([]strin
 		var out []string
 		for i := range jobs {
 			j := &jobs[i]
-			out = append(out, j.ID.String()+"\t"+escapeLine(j.Method+" on "+short(j.Target)+", "+jobProgress(j)))
+			out = append(out, j.ID.String()+"\t"+j.Method+" on "+short(j.Target)+", "+jobProgress(j))
 		}
 		return out, nil
 	})

@@ -53,8 +53,8 @@ func testUnreachable(t *testing.T, binary string) {
 	s.root.run("call", "m[01-04]", "test.ping").exits(0).prints("m[01-04] (4): ok: true\n")
 }
 
-// A machine that dies while it runs a command is told of at once, beside one
-// that goes on.
+// A machine that dies while it runs a command, and does not come back, is told
+// of after half a minute, beside one that goes on.
 func testKilledInTheMiddle(t *testing.T, binary string) {
 	s := startSite(t, binary, 1)
 	m02 := s.minion("m02")
@@ -67,13 +67,9 @@ func testKilledInTheMiddle(t *testing.T, binary string) {
 	m02.kill()
 	killed := time.Now()
 
-	fleettest.Until(t, "the death is told", func() bool { return strings.Contains(both.out.String(), "\n") })
-	if d := time.Since(killed); d > 2*time.Second {
-		t.Errorf("the death was told after %s; want it at once", d)
-	}
 	alone.exits(3).tells("1 of 1 minion unreachable: m02: session lost: the connection ended before the answer")
-	if d := time.Since(killed); d > 2*time.Second {
-		t.Errorf("the command ended %s after the machine; want it at once", d)
+	if d := time.Since(killed); d < 28*time.Second || d > 33*time.Second {
+		t.Errorf("the command ended %s after the machine; want it to wait 30 s for its return", d)
 	}
 	rows := both.exits(3).lines("m01", "m02")
 	if rows["m01"].Status != "answered" || rows["m02"].Status != "unreachable" || !strings.Contains(rows["m02"].Reason, "session lost") {

@@ -110,31 +110,6 @@ func (s *site) accounted(job, status string, machines ...string) {
 	}
 }
 
-// An overlord that is killed in the middle of a job closes it at its next
-// start, every machine accounted for.
-func testKilledOverlord(t *testing.T, binary string) {
-	s := startSite(t, binary, 5)
-	c := s.root.start("call", "*", "test.sleep", "40")
-	s.until("the call runs", func() bool { return s.status().RunningJobs == 1 })
-	s.overlord.kill()
-	killed := time.Now()
-	c.exits(1).tells("lost sight of it after 0 of 5 machines")
-	job := jobID(t, c.err.String())
-	s.up()
-	s.await(5)
-	t.Logf("all five were back %s after the kill", time.Since(killed).Round(time.Millisecond))
-	if n := s.status().RunningJobs; n != 0 {
-		t.Errorf("%d jobs are running; want the job closed", n)
-	}
-	s.accounted(job, "unreachable", five...)
-	s.root.run("audit", "verify").exits(0)
-	s.root.run("call", "*", "test.ping").exits(0)
-	s.overlord.kill()
-	s.up()
-	s.accounted(job, "unreachable", five...) // it was closed once and for all
-	s.root.run("audit", "verify").exits(0)
-}
-
 // An overlord whose process is stopped keeps its connections and says nothing:
 // what users started ends by itself and says why, and when the overlord goes
 // on, so does the fleet.
@@ -211,6 +186,19 @@ func testFullDisk(t *testing.T, binary string) {
 	order().exits(0)
 	s.root.run("status").exits(0)
 	s.root.run("audit", "verify").exits(0)
+
+	// Killed on a full disk, it goes on with the job when there is room.
+	waiting = s.root.start("run", "*", "-o", "json", "--", "sleep", "2")
+	s.until("the command runs", func() bool { return s.status().RunningJobs == 1 })
+	fillDisk(t, fill)
+	waiting.awaitTells("the results are not on the overlord's disk yet: ")
+	s.overlord.kill()
+	if err := os.Remove(fill); err != nil {
+		t.Fatal(err)
+	}
+	s.up()
+	acknowledged = append(acknowledged, waiting.exits(0).account("m01", "m02").Job)
+	s.await(2)
 	s.overlord.kill() // what was acknowledged is on the disk, not in memory
 	s.up()
 	s.await(2)

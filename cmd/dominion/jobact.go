@@ -56,7 +56,7 @@ func (a *app) viewJob(ctx context.Context, name, word string, opt client.WatchOp
 	if err != nil {
 		return interruptedOr(ctx, err)
 	}
-	v := &jobView{a: a, name: name, conn: conn, bar: a.bar()}
+	v := &jobView{a: a, name: name, conn: conn, bar: a.bar(), watching: true}
 	defer v.hangUp()
 	defer v.bar.clear()
 	info, err := findJob(ctx, conn, word)
@@ -64,17 +64,15 @@ func (a *app) viewJob(ctx context.Context, name, word string, opt client.WatchOp
 		return interruptedOr(ctx, err)
 	}
 	v.target, v.method, v.body = info.Target, info.Method, bodyOf(info.Method)
+	opt.Reconnect = a.reconnect
 	job, err := conn.Watch(ctx, info.ID, opt)
 	if err != nil {
 		return interruptedOr(ctx, err)
 	}
 	defer job.Close() // what it tells was told by its events
-	err = v.read(job)
+	err = v.read(ctx, job)
 	if info.Dropped {
 		v.tell("the outputs of this job were removed, to make room")
-	}
-	if err != nil && ctx.Err() != nil {
-		return &exitError{exitInterrupted, fmt.Sprintf("left; the job goes on; cancel it with: dominion job cancel %s", info.ID)}
 	}
 	return err
 }
@@ -132,20 +130,19 @@ func (v *jobView) cancelJob(ctx context.Context, info *client.JobInfo, noWait bo
 		}
 	}
 	if !noWait {
-		job, err := v.conn.Watch(ctx, info.ID, client.WatchOptions{})
+		job, err := v.conn.Watch(ctx, info.ID, client.WatchOptions{Reconnect: v.a.reconnect})
 		if err != nil {
 			return err
 		}
 		defer job.Close() // what it tells was told by its events
 		for e, err := range job.Events() {
-			if g, ok := e.(*client.Group); ok {
+			if _, ok := e.(*client.Group); ok {
 				v.bar.show(job.Counts(), "")
-				g.Output = nil
 			} else if err == nil {
 				err = v.event(job, e)
 			}
 			if err != nil {
-				return v.lost(err)
+				return v.lost(ctx, job, err)
 			}
 		}
 		doc.Closed, doc.Counts = true, new(countsDocOf(job.Counts()))

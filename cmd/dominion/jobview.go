@@ -53,14 +53,16 @@ type jobView struct {
 	raw    bool                  // live output as it is, without names
 	async  bool                  // only the job's id is wanted
 	dry    bool                  // nothing is to be changed
+	// watching says that the job is another command's: leaving it is all that
+	// this one can do.
+	watching bool
 
 	conn    *client.Conn // nil until the order is made
 	bar     *progress
 	folder  client.Folder
 	results []resultDoc
 	problem string
-	waiting string // as it was told last
-	isOpen  bool   // the job was not closed when its results were asked for
+	isOpen  bool // the job was not closed when its results were asked for
 }
 
 func (a *app) bar() *progress {
@@ -92,14 +94,9 @@ func (v *jobView) follow(ctx context.Context, start func(context.Context) (*clie
 		v.tell("%q names %s", v.target, plural(job.Targeted(), "minion"))
 	}
 	if v.async && !job.ID.IsZero() {
-		err = v.detach(job)
-	} else {
-		err = v.read(job)
+		return v.detach(ctx, job)
 	}
-	if ctx.Err() != nil && job.Accepted() {
-		v.tell("job %s may go on; see it again with: dominion job watch %[1]s", job.ID)
-	}
-	return in.verdict(interruptedOr(ctx, err))
+	return in.verdict(v.read(ctx, job))
 }
 
 // hangUp ends the connection, if there is one.
@@ -110,14 +107,14 @@ func (v *jobView) hangUp() {
 }
 
 // detach prints the job's id as soon as the overlord has the job.
-func (v *jobView) detach(job *client.Job) error {
+func (v *jobView) detach(ctx context.Context, job *client.Job) error {
 	if !job.Accepted() {
 		for e, err := range job.Events() {
 			if err == nil {
 				err = v.event(job, e)
 			}
 			if err != nil {
-				return v.lost(err)
+				return v.lost(ctx, job, err)
 			}
 			if job.Accepted() {
 				break
@@ -131,16 +128,15 @@ func (v *jobView) detach(job *client.Job) error {
 }
 
 // read shows a job until its events end.
-func (v *jobView) read(job *client.Job) error {
-	v.waiting = target.Fold(job.Awaited())
-	v.bar.show(job.Counts(), v.waiting)
+func (v *jobView) read(ctx context.Context, job *client.Job) error {
+	v.bar.show(job.Counts(), target.Fold(job.Awaited()))
 	for e, err := range job.Events() {
 		if err == nil {
 			err = v.event(job, e)
 		}
 		if err != nil {
 			_ = v.end(job, "") // shows what is known; the error before it says more
-			return v.lost(err)
+			return v.lost(ctx, job, err)
 		}
 		if c, ok := e.(*client.Closed); ok {
 			return v.end(job, c.Reason)
@@ -149,9 +145,17 @@ func (v *jobView) read(job *client.Job) error {
 	return v.open(job) // only what is known now was asked for
 }
 
-// lost says how to see a job again of which sight was lost.
-func (v *jobView) lost(err error) error {
-	if je, ok := errors.AsType[*client.JobError](err); ok && je.Lost {
+// lost explains the error that ended a job's events: the user left, or sight of
+// the job was lost.
+func (v *jobView) lost(ctx context.Context, job *client.Job, err error) error {
+	switch je, ok := errors.AsType[*client.JobError](err); {
+	case ctx.Err() != nil && v.watching:
+		return &exitError{exitInterrupted, fmt.Sprintf("left; the job goes on; cancel it with: dominion job cancel %s", job.ID)}
+	case ctx.Err() != nil && !job.Accepted():
+		return interruptedOr(ctx, &client.JobError{ID: job.ID, What: client.Ordering, Err: err})
+	case ctx.Err() != nil:
+		return &exitError{exitInterrupted, fmt.Sprintf("interrupted; the job may go on; see it again with: dominion job watch %s", job.ID)}
+	case ok && je.Lost:
 		return fmt.Errorf("%w; see it again with: dominion job watch %s", err, je.ID)
 	}
 	return err
@@ -187,7 +191,7 @@ func (v *jobView) event(job *client.Job, e client.Event) error {
 		if e.Problem != v.problem && e.Problem != "" {
 			v.tell("the results are not on the overlord's disk yet: %s", e.Problem)
 		}
-		v.problem, v.waiting = e.Problem, e.Waiting
+		v.problem = e.Problem
 		v.bar.show(e.Counts, e.Waiting)
 	case *client.Reconnecting:
 		return v.reconnecting(job, e)
@@ -202,13 +206,13 @@ func (v *jobView) reconnecting(job *client.Job, e *client.Reconnecting) error {
 		// What follows would not be what the machine wrote.
 		return &client.JobError{ID: job.ID, What: "the connection to the overlord broke and output is lost; it goes on", Lost: true, Err: e.Err}
 	case !job.Accepted():
-		v.tell("connection to the overlord lost before it took the order; trying again ...")
+		v.tell("connection to the overlord lost before it took the order; trying again …")
 	case e.OutputLost && v.live != nil:
-		v.tell("connection to the overlord lost; the job goes on there, and what machines write from now on is not shown; trying again ...")
+		v.tell("connection to the overlord lost; the job goes on there, and what machines write from now on is not shown; trying again …")
 	default:
-		v.tell("connection to the overlord lost; the job goes on there; trying again ...")
+		v.tell("connection to the overlord lost; the job goes on there; trying again …")
 	}
-	v.bar.show(job.Counts(), v.waiting)
+	v.bar.show(job.Counts(), target.Fold(job.Awaited()))
 	return nil
 }
 

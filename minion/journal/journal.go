@@ -1,444 +1,460 @@
 package journal
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"sync"
 	"time"
-
-	"google.golang.org/protobuf/proto"
 
 	"dominion/api/fleetpb"
 	"dominion/call"
 )
 
-// Defaults of Options.
+// How long a job is remembered.
 const (
-	DefaultEntries = 100_000  // about 130 bytes of memory and 60 of disk each
-	DefaultResults = 64 << 20 // bytes
+	// Keep is added to the expiry of a job's order.
+	Keep = 10 * time.Minute
+	// KeepUnheard is added to the time at which a job ended, when no overlord has
+	// said that it stored the result: whoever asks for it late must not be told
+	// that it never ran.
+	KeepUnheard = 24 * time.Hour
 )
 
-// Keep is how long an entry is kept after its order's expiry, or its end.
-const Keep = 10 * time.Minute
-
-// Options of a journal.
+// Options are the bounds of a Journal and what it works with.
 type Options struct {
-	MaxEntries int           // jobs; 0: DefaultEntries
-	MaxResults int64         // bytes of results; 0: DefaultResults
-	Syncing    chan struct{} // holds one for each fdatasync under way, for many journals in one process; nil: no bound
-	Now        func() time.Time
-	Log        *slog.Logger // nil: discarded
+	// Entries is the number of jobs that are remembered; 0: 100,000, about 10 MB
+	// of memory. When it is reached new jobs are refused until old ones expire.
+	Entries int
+	// Results bounds the bytes of results that no overlord has said it stored;
+	// 0: 64 MiB. When it is reached new jobs are refused; what runs then may
+	// exceed it.
+	Results int64
+	// Sync bounds how many journals wait for their disk at a time; nil: no bound.
+	Sync Limiter
+	// Now gives this machine's time; nil: time.Now.
+	Now func() time.Time
+	Log *slog.Logger // nil: silent
 }
 
-// Journal is a machine's memory of jobs, in a directory of its own. What
-// several goroutines write meanwhile shares one fdatasync. It starts no
-// goroutine and is safe for concurrent use.
+// A Limiter bounds how many journals of a process wait for their disk at a time.
+type Limiter chan struct{}
+
+// NewLimiter makes a Limiter for n at a time.
+func NewLimiter(n int) Limiter { return make(Limiter, n) }
+
+// A Journal is the record of one machine's jobs. It has no goroutine of its own
+// and is safe for concurrent use. What several goroutines write at a time shares
+// one fdatasync.
+//
+// An error of one of its methods is a *call.Error. Unavailable means that the
+// disk took nothing, and after a failed fdatasync that it takes nothing until
+// the journal is opened again.
 type Journal struct {
-	opt    Options
-	memory bool // nothing is written, and what there is no room for is dropped
-	dir    *os.Root
-	id     [idSize]byte
-	turn   chan struct{} // of one: held by who writes
+	opt   Options
+	dir   *os.Root
+	sync  func(*os.File) error
+	turn  chan struct{} // of one: held by who writes
+	retry sync.Mutex    // held by who writes what failed before
+	id    [16]byte
+	notes []string
 
-	// Owned by who holds turn.
-	file   *os.File // nil: nothing is written
-	offset int64
-	// No file is written anew before it has that size; after an attempt that failed.
-	notBefore int64
+	files sync.RWMutex // held for writing while file is replaced; taken before mu
+	file  *os.File     // written by who holds turn
 
-	mu        sync.Mutex
-	birth     time.Time
-	entries   map[call.JobID]*entry
-	byEnd     map[int64][]call.JobID // minute of the end of keeping to jobs
-	first     int64                  // no key of byEnd is smaller; meaningless while byEnd is empty
-	floor     time.Time              // newest expiry among forgotten jobs: no order up to it is accepted
-	overlords []string               // names, by entry.overlord
-	results   int64                  // bytes of results that can be given again
-	unstored  int64                  // those of them that are not acknowledged
-	acked     []call.JobID           // acknowledged with a result that can be given again, the first first
-	unwritten map[call.JobID]*fleetpb.Result
-	next      *batch // waits to be written; nil: none
-	broken    error  // the disk lost data, or the journal is closed: nothing is written any more
-	notes     []string
+	patient int64 // a file smaller than this is not written anew; owned by who holds turn
+
+	mu        sync.Mutex // covers what follows
+	offset    int64      // the file's end; changed by who holds turn
+	birth     int64      // 0: never told
+	floor     int64
+	entries   map[call.JobID]entry
+	names     []string // of overlords and methods
+	index     map[string]uint16
+	held      map[call.JobID]*fleetpb.Result // of finished jobs whose result is not in the file
+	unwritten []record                       // what the disk did not take
+	unheard   int64                          // bytes of results that no overlord has stored
+	live      int64                          // bytes of the file that are needed
+	first     int64                          // no job is forgotten before
+	next      *batch                         // waits to be written; nil: none
+	broken    error                          // nothing is written any more
 }
 
-// entry is what is remembered of one job.
+// entry is what is remembered of one job, in about 100 bytes with its key.
 type entry struct {
-	expiry   int64     // of its order, Unix milliseconds
-	until    int64     // kept until then, Unix milliseconds
-	frame    int64     // offset of the frame with the result; 0: none is in the file
-	weight   int32     // bytes of the result; 0: it cannot be given again
-	code     call.Code // of the result
-	overlord uint16
-	state    uint8 // call.Received, Started or Finished
-	acked    bool
-	mine     bool // received by this process, not by one before it
-	writing  bool // its result is in a batch
+	expiry, ended    int64
+	offset           int64  // of the finished record in the file; 0: it is not there
+	size             uint32 // its length
+	code             uint32
+	overlord, method uint16
+	state            uint8 // call.State
+	flags            uint8
 }
 
-// batch is what one fdatasync makes durable.
-type batch struct {
-	frame   []byte
-	results []call.JobID // whose results are in it
-	err     error
-	done    chan struct{}
+const (
+	written  = 1 << iota // its start is in the file
+	heard                // an overlord has stored the result
+	cut                  // no end was in the file when it was opened
+	starting             // its start is being written
+	ending               // its end is being written: nobody is told of it before
+)
+
+func (e entry) is(flag uint8) bool { return e.flags&flag != 0 }
+
+// until is when the job may be forgotten.
+func (e entry) until() int64 {
+	end := e.expiry + Keep.Milliseconds()
+	switch {
+	case e.state != uint8(call.Finished) || e.is(ending):
+		return math.MaxInt64
+	case e.is(heard) || !e.is(written):
+		return end
+	}
+	return max(end, e.ended+KeepUnheard.Milliseconds())
 }
 
-// ID names the journal; it changes when another is begun.
-func (j *Journal) ID() [16]byte { return j.id }
+// ID names the journal: it changes when a new one was begun.
+func (j *Journal) ID() []byte { return j.id[:] }
 
-// Birth is the clock of the first overlord that saw the journal; zero: none has.
+// Notes says what was repaired when the journal was opened, for people.
+func (j *Journal) Notes() []string { return j.notes }
+
+// Birth is the overlord's clock when the journal began; the zero Time until it
+// was told.
 func (j *Journal) Birth() time.Time {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	return j.birth
+	if j.birth == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(j.birth)
 }
 
-// SetBirth makes the birth durable, unless there is one. The error is a
-// *call.Error with Unavailable.
-func (j *Journal) SetBirth(t time.Time) error {
-	t = t.Truncate(time.Millisecond)
+// SetBirth takes the overlord's word for when the journal began, unless another
+// came first, and returns when it is on the disk. When the disk does not take it
+// it is written before the next job starts.
+func (j *Journal) SetBirth(at time.Time) error {
+	ms := at.UnixMilli()
 	j.mu.Lock()
-	if !j.birth.IsZero() || j.memory {
-		if j.birth.IsZero() {
-			j.birth = t
-		}
+	if j.birth != 0 || ms <= 0 {
 		j.mu.Unlock()
 		return nil
 	}
-	b := j.addLocked(&record{kind: birth, at: t})
+	j.birth = ms
 	j.mu.Unlock()
-	if err := j.wait(b); err != nil {
-		return err
-	}
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if j.birth.IsZero() {
-		j.birth = t
-	}
-	return nil
+	return j.write(record{kind: kindBirth, expiry: ms})
 }
 
-// Check says without a trace whether a job may be received: the error is a
-// *call.Error with Repeated, Expired, Busy or Unavailable.
+// Check says without a trace whether a job may be received: Repeated, or Expired
+// when it may have been forgotten.
 func (j *Journal) Check(job call.JobID, expiry, now time.Time) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.forgetLocked(now)
-	return j.checkLocked(job, expiry)
+	j.forget(now.UnixMilli())
+	return j.check(job, expiry)
 }
 
-func (j *Journal) checkLocked(job call.JobID, expiry time.Time) error {
-	if e := j.entries[job]; e != nil {
-		return call.Errorf(call.Repeated, "job %s has been received here before (%s)", job, StateWord(call.State(e.state)))
+func (j *Journal) check(job call.JobID, expiry time.Time) error {
+	if e, ok := j.entries[job]; ok {
+		return call.Errorf(call.Repeated, "job %s has been received here before (%s)", job, stateWord(e.state))
 	}
+	if expiry.UnixMilli() <= j.floor {
+		return call.Errorf(call.Expired, "the order expired at %s, and later ones have been forgotten here; was this clock set back?",
+			expiry.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// Receive claims a job that an overlord sent. The errors are those of Check, and
+// Busy when a bound is reached. A claim is not on the disk: see Start.
+func (j *Journal) Receive(job call.JobID, expiry time.Time, overlord, method string, now time.Time) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.forget(now.UnixMilli())
+	if err := j.check(job, expiry); err != nil {
+		return err
+	}
+	if err := j.room(); err != nil {
+		return err
+	}
+	e := entry{expiry: expiry.UnixMilli(), state: uint8(call.Received)}
+	var ok, too bool
+	if e.overlord, ok = j.intern(overlord); ok {
+		e.method, too = j.intern(method)
+	}
+	if !too {
+		return call.Errorf(call.Busy, "this machine's journal holds jobs of too many overlords and methods")
+	}
+	if j.entries == nil {
+		j.entries = make(map[call.JobID]entry)
+	}
+	j.entries[job] = e
+	return nil
+}
+
+func (j *Journal) room() error {
 	switch {
 	case j.broken != nil:
 		return j.broken
-	case !j.floor.IsZero() && !expiry.After(j.floor):
-		// Only a clock that was set back can lead here: what was forgotten had
-		// expired by more than the tolerance, and so had everything older.
-		return call.Errorf(call.Expired, "the order expired at %s, and later ones have been forgotten here; was this clock set back?",
-			expiry.UTC().Format(time.RFC3339))
-	case len(j.entries) >= j.opt.MaxEntries:
+	case len(j.entries) >= j.opt.Entries:
 		return call.Errorf(call.Busy, "this machine's journal holds %d jobs and takes no more until the oldest expires", len(j.entries))
-	case j.unstored >= j.opt.MaxResults && !j.memory:
-		return call.Errorf(call.Busy, "this machine's journal holds %d bytes of results that no overlord has stored yet", j.unstored)
+	case j.unheard >= j.opt.Results:
+		return call.Errorf(call.Busy, "%d bytes of results wait here for an overlord to store them", j.unheard)
 	}
 	return nil
 }
 
-// Receive claims a job for an overlord. It is not written: what was not started
-// may be ordered again after a restart. Errors are those of Check.
-func (j *Journal) Receive(job call.JobID, expiry time.Time, overlord string, now time.Time) error {
+// Withdraw forgets a claim whose job was not started, as if it had never come.
+func (j *Journal) Withdraw(job call.JobID) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	j.forgetLocked(now)
-	if err := j.checkLocked(job, expiry); err != nil {
-		return err
-	}
-	number, err := j.overlordLocked(overlord)
-	if err != nil {
-		return err
-	}
-	if j.entries == nil {
-		j.entries, j.byEnd = make(map[call.JobID]*entry), make(map[int64][]call.JobID)
-	}
-	e := &entry{expiry: expiry.UnixMilli(), overlord: number, state: uint8(call.Received), mine: true}
-	j.entries[job] = e
-	j.keepLocked(job, e, expiry.Add(Keep))
-	return nil
-}
-
-func (j *Journal) overlordLocked(name string) (uint16, error) {
-	for i, n := range j.overlords {
-		if n == name {
-			return uint16(i), nil
-		}
-	}
-	if len(name) > 255 || len(j.overlords) > 60_000 {
-		return 0, call.Errorf(call.Busy, "this machine's journal takes no more overlords")
-	}
-	j.overlords = append(j.overlords, name)
-	return uint16(len(j.overlords) - 1), nil
-}
-
-// keepLocked keeps a job until a time that is no earlier than before.
-func (j *Journal) keepLocked(job call.JobID, e *entry, until time.Time) {
-	e.until = until.UnixMilli()
-	end := minuteOf(until) + 1 // the whole minute has passed when it is forgotten
-	if len(j.byEnd) == 0 || end < j.first {
-		j.first = end
-	}
-	j.byEnd[end] = append(j.byEnd[end], job)
-}
-
-// forgetLocked drops the jobs whose time is over. It touches each minute once.
-func (j *Journal) forgetLocked(now time.Time) {
-	minute := minuteOf(now)
-	if len(j.byEnd) == 0 || j.first > minute {
-		return
-	}
-	var due []call.JobID
-	j.first = 0
-	for end, jobs := range j.byEnd {
-		if end <= minute {
-			due = append(due, jobs...)
-			delete(j.byEnd, end)
-		} else if j.first == 0 || end < j.first {
-			j.first = end
-		}
-	}
-	for _, job := range due {
-		e := j.entries[job]
-		switch {
-		case e == nil:
-		case e.mine && e.state != uint8(call.Finished):
-			j.keepLocked(job, e, now.Add(Keep)) // it still runs
-		case minuteOf(time.UnixMilli(e.until)) < minute:
-			j.removeLocked(job, e)
-		} // or else it is due once more, later
+	if e := j.entries[job]; e.state == uint8(call.Received) && !e.is(starting|written) {
+		delete(j.entries, job)
 	}
 }
 
-func (j *Journal) removeLocked(job call.JobID, e *entry) {
-	if expiry := time.UnixMilli(e.expiry); expiry.After(j.floor) {
-		j.floor = expiry
-	}
-	j.dropLocked(job, e)
-	delete(j.entries, job)
-}
-
-// dropLocked lets go of a job's result.
-func (j *Journal) dropLocked(job call.JobID, e *entry) {
-	j.results -= int64(e.weight)
-	if !e.acked {
-		j.unstored -= int64(e.weight)
-	}
-	e.weight, e.frame = 0, 0
-	if delete(j.unwritten, job); len(j.unwritten) == 0 {
-		j.unwritten = nil // an idle agent holds no empty table
-	}
-}
-
-func minuteOf(t time.Time) int64 { return t.Unix() / 60 }
-
-// Start makes durable that a job which was received begins. The error is a
-// *call.Error: Unavailable when it cannot be written, and then the method must
-// not run.
+// Start returns when the job's start is on the disk, and everything that the
+// disk did not take before. With an error the job was not started, and may be
+// withdrawn.
 func (j *Journal) Start(job call.JobID) error {
-	if err := j.catchUp(); err != nil {
+	if err := j.Ready(); err != nil {
 		return err
 	}
 	j.mu.Lock()
-	e := j.entries[job]
-	if e == nil || e.state != uint8(call.Received) {
+	e, ok := j.entries[job]
+	if !ok || e.state != uint8(call.Received) || e.is(starting|written) {
 		j.mu.Unlock()
-		return call.Errorf(call.Internal, "job %s cannot start: it was not received, or has started before", job)
+		return call.Errorf(call.Internal, "job %s cannot start: %s", job, stateWord(e.state))
 	}
-	e.state = uint8(call.Started)
-	if j.memory {
+	if j.unheard >= j.opt.Results {
+		err := j.room()
 		j.mu.Unlock()
-		return nil
+		return err
 	}
-	b := j.addLocked(&record{kind: started, job: job, expiry: time.UnixMilli(e.expiry), overlord: j.overlords[e.overlord]})
+	e.flags |= starting
+	j.entries[job] = e
+	r := record{kind: kindStarted, job: job, expiry: e.expiry, overlord: j.names[e.overlord], method: j.names[e.method]}
 	j.mu.Unlock()
-	err := j.wait(b)
+	err := j.append(r)
 	if err != nil {
 		j.mu.Lock()
-		e.state = uint8(call.Received)
-		j.mu.Unlock()
+		defer j.mu.Unlock()
+		e = j.entries[job]
+		e.flags &^= starting
+		j.entries[job] = e
 	}
 	return err
 }
 
-// Finish makes the result of a job durable that was received, started or not.
-// When the disk does not take it, it is kept in memory and tried again before
-// the next Start; the error, a *call.Error, says so. The journal keeps r, which
-// must not be changed.
+// Finish keeps a result, which must not change any more, and returns when it is
+// on the disk. With an error it is kept in memory, and written before the next
+// job starts. The result of a job that was not started is never on the disk: it
+// did not run, and nothing is lost when that is forgotten.
 func (j *Journal) Finish(job call.JobID, r *fleetpb.Result) error {
+	r = fit(r)
+	ended := j.opt.Now().UnixMilli()
 	j.mu.Lock()
-	e := j.entries[job]
-	if e == nil || e.state == uint8(call.Finished) {
-		j.mu.Unlock()
-		return call.Errorf(call.Internal, "job %s cannot finish: it is not known, or has finished before", job)
-	}
-	j.finishLocked(job, e, r)
-	j.mu.Unlock()
-	return j.writeResult(job)
-}
-
-// finishLocked takes a result that is not in the file.
-func (j *Journal) finishLocked(job call.JobID, e *entry, r *fleetpb.Result) {
-	size := proto.Size(r)
-	if size > maxRecord-1024 {
-		r = &fleetpb.Result{Code: r.GetCode(), Detail: fmt.Sprintf("its result of %d bytes was too large to keep", size), TookUs: r.GetTookUs()}
-		size = proto.Size(r)
-	}
-	until := time.UnixMilli(e.expiry)
-	if now := j.opt.Now(); now.After(until) {
-		until = now
-	}
-	j.keepLocked(job, e, until.Add(Keep))
-	e.state, e.code = uint8(call.Finished), call.Code(r.GetCode())
-	if j.memory && j.results+int64(size) > j.opt.MaxResults {
-		return
-	}
-	e.weight = int32(size)
-	if j.unwritten == nil {
-		j.unwritten = make(map[call.JobID]*fleetpb.Result)
-	}
-	j.unwritten[job] = r
-	j.results += int64(size)
-	j.unstored += int64(size)
-	j.trimLocked()
-}
-
-// writeResult writes the result of one job, unless that is done or under way.
-func (j *Journal) writeResult(job call.JobID) error {
-	j.mu.Lock()
-	r, e := j.unwritten[job], j.entries[job]
-	if r == nil || e == nil || e.writing || j.memory {
+	e, ok := j.entries[job]
+	switch {
+	case !ok:
 		j.mu.Unlock()
 		return nil
-	}
-	body, err := proto.MarshalOptions{Deterministic: true}.Marshal(r)
-	if err != nil { // a detail that is not UTF-8
+	case e.state == uint8(call.Finished):
 		j.mu.Unlock()
-		return call.Errorf(call.Internal, "encode the result of job %s: %v", job, err)
+		return call.Errorf(call.Internal, "job %s finished twice", job)
 	}
-	e.writing = true
-	b := j.addLocked(&record{
-		kind: finished, job: job, expiry: time.UnixMilli(e.expiry), until: time.UnixMilli(e.until), overlord: j.overlords[e.overlord], result: body,
-	})
-	b.results = append(b.results, job)
+	e.state, e.code, e.ended = uint8(call.Finished), r.Code, ended
+	j.first = min(j.first, e.until())
+	if e.is(written) {
+		e.flags |= ending
+	}
+	j.entries[job] = e
+	if j.held == nil {
+		j.held = make(map[call.JobID]*fleetpb.Result)
+	}
+	j.held[job] = r // until the disk has it
+	j.unheard += weight(r)
 	j.mu.Unlock()
-	return j.wait(b)
-}
-
-// catchUp writes the results that the disk did not take before.
-func (j *Journal) catchUp() error {
+	if !e.is(written) {
+		return nil
+	}
+	err := j.write(record{kind: kindFinished, job: job, ended: ended, result: r})
 	j.mu.Lock()
-	var late []call.JobID
-	for job := range j.unwritten {
-		if !j.memory && !j.entries[job].writing {
-			late = append(late, job)
-		}
+	defer j.mu.Unlock()
+	if e, ok := j.entries[job]; ok {
+		e.flags &^= ending
+		j.entries[job] = e
+		j.first = min(j.first, e.until())
 	}
-	j.mu.Unlock()
-	for _, job := range late {
-		if err := j.writeResult(job); err != nil {
-			return call.Errorf(call.Unavailable, "results of calls before cannot be written to this machine's journal, so nothing was run: %s", detail(err))
-		}
-	}
-	return nil
+	return err
 }
 
-func detail(err error) string {
-	if e, ok := errors.AsType[*call.Error](err); ok {
-		return e.Detail
+// fit gives a result that a record can hold.
+func fit(r *fleetpb.Result) *fleetpb.Result {
+	out := &fleetpb.Result{Code: r.Code, Detail: r.Detail[:min(len(r.Detail), maxDetail)], Output: r.Output, TookUs: r.TookUs}
+	if len(r.Output) > maxOutput {
+		out.Code, out.Output = uint32(call.Internal), nil
+		out.Detail = fmt.Sprintf("the method ran, and its output of %d bytes is larger than %d", len(r.Output), maxOutput)
 	}
-	return err.Error()
+	return out
 }
 
-// Release notes that an overlord has stored a job's result, which need not be
-// kept when there is no room. It is written with what is written next.
+func weight(r *fleetpb.Result) int64 { return int64(len(r.Output) + len(r.Detail)) }
+
+// Release says that an overlord has stored a job's result: it is the first to
+// go when the file is written anew, and its job when its order's time is over.
 func (j *Journal) Release(job call.JobID) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	e := j.entries[job]
-	if e == nil || e.state != uint8(call.Finished) || e.acked {
+	e, ok := j.entries[job]
+	if !ok || e.state != uint8(call.Finished) || e.is(heard) {
 		return
 	}
-	e.acked = true
-	j.unstored -= int64(e.weight)
-	if j.memory {
-		j.dropLocked(job, e)
-		return
-	}
-	j.acked = append(j.acked, job)
-	// Should it be lost, an overlord says it again.
-	if r := (&record{kind: acknowledged, job: job}); j.broken == nil && j.fitsLocked(r) {
-		j.addLocked(r)
-	}
-	j.trimLocked()
-}
-
-// trimLocked drops acknowledged results while there are more than may be kept.
-func (j *Journal) trimLocked() {
-	for len(j.acked) > 0 && (j.results > j.opt.MaxResults || len(j.acked) > j.opt.MaxEntries) {
-		job := j.acked[0]
-		j.acked = j.acked[1:]
-		if e := j.entries[job]; e != nil && !e.writing {
-			j.dropLocked(job, e)
+	e.flags |= heard
+	j.entries[job] = e
+	if r := j.held[job]; r != nil {
+		j.unheard -= weight(r)
+		if !e.is(written) {
+			j.drop(job)
 		}
+	} else {
+		j.unheard -= int64(e.size)
 	}
-	if len(j.acked) == 0 {
-		j.acked = nil
+	j.live -= int64(e.size)
+	j.first = min(j.first, e.until())
+	if e.is(written) {
+		j.later(record{kind: kindReleased, job: job})
 	}
 }
 
-// Entry is how far a job has come.
-type Entry struct {
-	State    call.State // Received, Started or Finished
-	Overlord string     // that sent it
+// drop ends the holding of a result; mu is held.
+func (j *Journal) drop(job call.JobID) {
+	delete(j.held, job)
+	if len(j.held) == 0 {
+		j.held = nil
+	}
 }
 
-// Look gives a job's entry; false when the journal does not know it.
-func (j *Journal) Look(job call.JobID) (Entry, bool) {
+// intern gives a number for a name; mu is held.
+func (j *Journal) intern(name string) (uint16, bool) {
+	if i, ok := j.index[name]; ok {
+		return i, true
+	}
+	if len(j.names) > math.MaxUint16 || len(name) > math.MaxUint8 {
+		return 0, false
+	}
+	if j.index == nil {
+		j.index = make(map[string]uint16)
+	}
+	i := uint16(len(j.names))
+	j.names = append(j.names, name)
+	j.index[name] = i
+	return i, true
+}
+
+// Owner gives the overlord that sent a job; false when the job is not known.
+func (j *Journal) Owner(job call.JobID) (string, bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	e := j.entries[job]
-	if e == nil {
-		return Entry{}, false
+	e, ok := j.entries[job]
+	if !ok {
+		return "", false
 	}
-	return Entry{State: call.State(e.state), Overlord: j.overlords[e.overlord]}, true
+	return j.names[e.overlord], true
 }
 
-// Unacknowledged gives up to limit jobs that have finished and that no overlord
-// has stored, of those overlords that of accepts.
-func (j *Journal) Unacknowledged(of func(overlord string) bool, limit int) []call.JobID {
+// Find gives how far a job has come, zero when it is not known, and the result
+// of one that is finished. The error is about reading it from the disk.
+func (j *Journal) Find(job call.JobID) (call.State, *fleetpb.Result, error) {
+	j.files.RLock() // the file is not replaced meanwhile
+	defer j.files.RUnlock()
+	j.mu.Lock()
+	e, r := j.entries[job], j.held[job]
+	method := ""
+	if e.is(cut) {
+		method = j.names[e.method]
+	}
+	j.mu.Unlock()
+	switch {
+	case e.is(ending):
+		return call.Started, nil, nil
+	case e.state != uint8(call.Finished) || r != nil:
+		return call.State(e.state), r, nil
+	case e.is(cut):
+		return call.Finished, unknownEnd(method), nil
+	case e.offset == 0:
+		return call.Finished, &fleetpb.Result{Code: e.code, Detail: "the result was stored by an overlord and is not kept here any more"}, nil
+	}
+	b := make([]byte, e.size)
+	_, err := j.file.ReadAt(b, e.offset)
+	var rec record
+	if err == nil {
+		rec, err = parseRecord(b)
+	}
+	if err == nil && (rec.kind != kindFinished || rec.job != job) {
+		err = fmt.Errorf("%w: another record in its place", ErrFile)
+	}
+	if err != nil {
+		return call.Finished, nil, call.Errorf(call.Unavailable, "read the result of job %s from this machine's journal: %v", job, err)
+	}
+	return call.Finished, rec.result, nil
+}
+
+// Finished gives the jobs of an overlord that have ended and whose results it
+// has not said it stored; at most limit, in no order.
+func (j *Journal) Finished(overlord string, limit int) []call.JobID {
 	j.mu.Lock()
 	defer j.mu.Unlock()
-	accepted := make([]bool, len(j.overlords))
-	for i, name := range j.overlords {
-		accepted[i] = of(name)
+	who, ok := j.index[overlord]
+	if !ok {
+		return nil
 	}
 	var out []call.JobID
 	for job, e := range j.entries {
-		if e.state == uint8(call.Finished) && !e.acked && accepted[e.overlord] && len(out) < limit {
+		if len(out) >= limit {
+			break
+		}
+		if e.overlord == who && e.state == uint8(call.Finished) && !e.is(heard|ending) {
 			out = append(out, job)
 		}
 	}
 	return out
 }
 
-// StateWord says for people how far a job has come.
-func StateWord(s call.State) string {
-	switch s {
+// Len is the number of jobs that are remembered.
+func (j *Journal) Len() int {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return len(j.entries)
+}
+
+// Durable is the length of the file of which everything is on the disk.
+func (j *Journal) Durable() int64 {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.offset
+}
+
+// Close writes what waits and closes the file. What is written later fails.
+func (j *Journal) Close() error {
+	err := j.Ready()
+	j.flush()
+	j.turn <- struct{}{}
+	defer func() { <-j.turn }()
+	j.files.Lock()
+	defer j.files.Unlock()
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.broken == nil {
+		j.broken = call.Errorf(call.Unavailable, "this machine's journal is closed")
+	}
+	return errors.Join(err, j.file.Close(), j.dir.Close())
+}
+
+func stateWord(s uint8) string {
+	switch call.State(s) {
 	case call.Received:
 		return "it waits"
 	case call.Started:
@@ -447,24 +463,4 @@ func StateWord(s call.State) string {
 		return "it has ended"
 	}
 	return "it is unknown"
-}
-
-func newID() (id [idSize]byte) {
-	rand.Read(id[:]) // never fails (crypto/rand since Go 1.24)
-	return id
-}
-
-// unknown is the result of a job that was begun by a process that did not end it.
-func unknown() *fleetpb.Result {
-	return &fleetpb.Result{Code: uint32(call.Unknown), Detail: "the machine, or its agent, went down while it ran: whether it was done is not known"}
-}
-
-// dropped is what is left of a result that is not kept any more: why it failed,
-// or that it did not.
-func dropped(code call.Code) *fleetpb.Result {
-	const detail = "its result is not kept here any more"
-	if code == call.OK {
-		return &fleetpb.Result{Code: uint32(call.Unknown), Detail: "it was done, and " + detail}
-	}
-	return &fleetpb.Result{Code: uint32(code), Detail: detail}
 }
