@@ -54,6 +54,10 @@ type Config struct {
 	// Relay passes the request of an overlord on to the overlord above, where the
 	// root's key is not here. Nil: such requests are refused as Unavailable.
 	Relay func(ctx context.Context, req Request) (Decision, error)
+	// RelayRevoke asks the host of the root's key, through the overlord above, to
+	// revoke certificates of this overlord's machines: it signs the request, passes it
+	// on, and gives the number of the list that names them. Nil: Unavailable.
+	RelayRevoke func(ctx context.Context, req pki.RevokeRequest) (number uint64, err error)
 	// RootHost names the overlord that holds the root's key, as far as is known;
 	// nil: this one.
 	RootHost func() string

@@ -75,8 +75,12 @@ func (r *Registrar) Request(ctx context.Context, req Request) (Decision, error) 
 	if err != nil {
 		return Decision{}, err
 	}
-	if a.over != nil && r.cfg.Root == nil {
+	switch {
+	case r.cfg.Root != nil || a.Identity.Role == pki.Minion:
+	case a.over != nil:
 		return r.relay(ctx, a, req)
+	default: // its token must not be seen here
+		return Decision{}, r.noRoot("only it can grant a certificate to an operator")
 	}
 	select {
 	case r.storing <- struct{}{}:

@@ -55,6 +55,9 @@ func (r *Registrar) Revoke(ctx context.Context, actor string, id pki.Identity, s
 	if reason == "" || reason == pki.Replaced {
 		reason = "revoked by " + actor
 	}
+	if r.cfg.Root == nil && r.cfg.RelayRevoke != nil {
+		return r.revokeAbove(ctx, actor, id, serial, reason)
+	}
 	var rev *revoking
 	err = r.cfg.Store.Update(ctx, func(tx Tx) error {
 		certs, err := tx.Certs(id)

@@ -37,7 +37,7 @@ func (o *Overlord) prepare(ctx context.Context) error {
 func (o *Overlord) prepareRegistrar(ctx context.Context) error {
 	r, err := enrol.New(enrol.Config{
 		Store: enrolStore{o.keep.db}, RootCert: o.keys.rootCert, Root: o.keys.root, Issuing: o.keys.issuing.Load(),
-		Overlord: o.cfg.Name, LogID: o.keep.logID(), RootHost: o.rootHost, Relay: o.relayOr(),
+		Overlord: o.cfg.Name, LogID: o.keep.logID(), RootHost: o.rootHost, Relay: o.relayOr(), RelayRevoke: o.relayRevokeOr(),
 		Glob: func(pattern string) (func(string) bool, error) {
 			p, err := target.Glob(pattern)
 			return p.Match, err

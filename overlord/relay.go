@@ -178,18 +178,21 @@ func (o *Overlord) renewSub(ctx context.Context) error {
 // onParentList puts a list that came from the parent in force here: it is what the
 // embedded agent calls, which must not wait.
 func (o *Overlord) onParentList(signed []byte, list *pki.RevocationList) {
-	o.background.Go(func() {
-		o.parent.adopting.Lock()
-		defer o.parent.adopting.Unlock()
-		if list.Number() <= o.revoked().Number() {
-			return
-		}
-		ids, err := o.keep.adopt(o.life, o.keys.rootCert, signed, list, "overlord/"+o.parent.Name)
-		if err != nil { // in force all the same; the agent has it on disk
-			o.log.Error("revocation list not stored", "number", list.Number(), "error", err)
-		}
-		o.onRevoked(signed, list, ids)
-	})
+	o.background.Go(func() { o.adopt(o.life, signed, list) })
+}
+
+// adopt puts a list in force here that the root has signed; an older one is passed over.
+func (o *Overlord) adopt(ctx context.Context, signed []byte, list *pki.RevocationList) {
+	o.parent.adopting.Lock()
+	defer o.parent.adopting.Unlock()
+	if list.Number() <= o.revoked().Number() {
+		return
+	}
+	ids, err := o.keep.adopt(ctx, o.keys.rootCert, signed, list, "overlord/"+o.parent.Name)
+	if err != nil { // in force all the same; the agent has it on disk
+		o.log.Error("revocation list not stored", "number", list.Number(), "error", err)
+	}
+	o.onRevoked(signed, list, ids)
 }
 
 // adopt stores a list that came from above, and notes which of the certificates

@@ -9,6 +9,7 @@ import (
 	"crypto/x509"
 	"encoding/binary"
 	"fmt"
+	"hash"
 	"slices"
 	"strings"
 	"time"
@@ -55,12 +56,17 @@ func (r *OverlordRequest) sum() [sha256.Size]byte {
 	h := sha256.New()
 	h.Write([]byte(OverlordPrefix))
 	for _, b := range [][]byte{r.CSR, r.IssuingCSR, r.LogKey, []byte(r.LogID)} {
-		var n [4]byte
-		binary.BigEndian.PutUint32(n[:], uint32(len(b)))
-		h.Write(n[:])
-		h.Write(b)
+		writeSized(h, b)
 	}
 	return [sha256.Size]byte(h.Sum(nil))
+}
+
+// writeSized hashes a field after its length, so that no two requests read alike.
+func writeSized(h hash.Hash, b []byte) {
+	var n [4]byte
+	binary.BigEndian.PutUint32(n[:], uint32(len(b)))
+	h.Write(n[:])
+	h.Write(b)
 }
 
 // Check reads a request that came from elsewhere: both certificate requests are

@@ -119,3 +119,26 @@ type GrantResult struct {
 	Fingerprint  string     `json:"fingerprint,omitempty"`
 	RootHost     string     `json:"root_host,omitempty"` // the overlord that holds the root's key
 }
+
+// MethodRevoke carries a sub-overlord's request to revoke certificates of its
+// machines up, as MethodGrant does: RevokeArgs, answered by RevokeResult.
+const MethodRevoke = "session.revoke"
+
+// MaxRevoke is the size of the largest RevokeArgs in bytes, encoded.
+const MaxRevoke = 256 << 10
+
+// RevokeArgs is the request, signed by the overlord whose machines they were.
+type RevokeArgs struct {
+	Overlord  string   `json:"overlord"`
+	Leaves    [][]byte `json:"leaves"` // DER
+	Reason    string   `json:"reason"`
+	Actor     string   `json:"actor"`
+	Signature []byte   `json:"signature"`
+	Hops      int      `json:"hops,omitempty"` // overlords that have passed it on; at most MaxVia
+}
+
+// RevokeResult holds the list that names them.
+type RevokeResult struct {
+	Number uint64 `json:"number"`
+	List   []byte `json:"list"` // an encoded fleetpb.Signed
+}
