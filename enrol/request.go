@@ -80,7 +80,7 @@ func (r *Registrar) Request(ctx context.Context, req Request) (Decision, error) 
 	case a.over != nil:
 		return r.relay(ctx, a, req)
 	default: // its token must not be seen here
-		return Decision{}, r.noRoot("only it can grant a certificate to an operator")
+		return Decision{}, call.Errorf(call.Denied, "operators do not log in at a sub-overlord: the root's key is on overlord/%s; log in there, the certificate is good here too", r.rootHost())
 	}
 	select {
 	case r.storing <- struct{}{}:

@@ -212,6 +212,9 @@ func (o *Overlord) pushRevocations() {
 	id := o.callID.Add(1)
 	for _, s := range o.fleet.all() {
 		if reason, yes := o.peerRevoked(s); yes {
+			if s.Peer().Role == pki.Overlord { // so that its machines learn it; one that is hostile keeps it from them
+				_ = s.Start(id, listSent{o}, body) // an error: it is gone
+			}
 			s.Close(call.Revoked, "the certificate was revoked: "+reason)
 			continue
 		}
