@@ -79,7 +79,7 @@ func (r *Registrar) Request(ctx context.Context, req Request) (Decision, error) 
 	case r.cfg.Root != nil || a.Identity.Role == pki.Minion:
 	case a.over != nil:
 		return r.relay(ctx, a, req)
-	default: // its token must not be seen here
+	case r.cfg.Relay != nil: // below another overlord: a token that makes an operator must not be seen here
 		return Decision{}, call.Errorf(call.Denied, "operators do not log in at a sub-overlord: the root's key is on overlord/%s; log in there, the certificate is good here too", r.rootHost())
 	}
 	select {
