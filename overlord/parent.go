@@ -184,9 +184,12 @@ func (k *keys) loadSubCerts() error {
 	return nil
 }
 
-// useSub takes certificates into use.
+// useSub takes certificates into use. The root is that of the first ones: what
+// is granted later was verified under it.
 func (k *keys) useSub(root, leaf, issuing *x509.Certificate) {
-	k.rootCert = root
+	if k.rootCert == nil {
+		k.rootCert = root
+	}
 	k.issuing.Store(&pki.Authority{Cert: issuing, Key: k.sub.issuing})
 	k.server.Store(&tls.Certificate{Certificate: [][]byte{leaf.Raw, root.Raw}, PrivateKey: k.sub.tls, Leaf: leaf})
 }

@@ -96,11 +96,22 @@ func (h handler) Call(s *session.Session, id uint64, c *fleetpb.Call) {
 	}
 	o.background.Go(func() {
 		defer o.minionCalls.Release(1)
-		ctx, cancel := context.WithTimeout(o.life, minionCall)
+		ctx, cancel := context.WithTimeout(o.life, timeFor(c.TimeoutMs))
 		defer cancel()
 		out, err := o.minionAsks(ctx, s, c)
 		h.reply(s, id, out, err)
 	})
+}
+
+// timeFor gives how long a request of a peer may take that waits for so many
+// milliseconds (zero: it did not say): a little less, so that it is told what was
+// late when others have to be asked.
+func timeFor(ms uint64) time.Duration {
+	const margin = 20 * time.Millisecond
+	if ms == 0 || ms > uint64(minionCall/time.Millisecond) {
+		return minionCall
+	}
+	return max(time.Duration(ms)*time.Millisecond-margin, time.Millisecond)
 }
 
 func (h handler) reply(s *session.Session, id uint64, out any, err error) {
