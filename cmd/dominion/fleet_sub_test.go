@@ -180,7 +180,7 @@ func testSubOverlordRefused(t *testing.T, binary string) {
 	mid.root.run("token", "create", "--role", "overlord", "--name", "x").exits(1).silent().tells("the root's key is on overlord/top")
 	_, wrong := top.token("wrong", "--name", "*", "--uses", "9")
 	bob := top.user("bob")
-	bob.run("login", "--overlord", mid.address, "--pin", mid.pin, "--token-file", wrong, "bob").exits(1).within(5 * time.Second).tells("the root's key is on overlord/top", "log in there")
+	bob.run("login", "--overlord", mid.address, "--pin", mid.pin, "--token-file", wrong, "bob").exits(1).within(5*time.Second).tells("the root's key is on overlord/top", "log in there")
 
 	// By the right token only, and never by a rule.
 	x, flags := mid.below("x", "--token-file", wrong)
