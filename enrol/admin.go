@@ -64,7 +64,8 @@ func (r *Registrar) Sign(ctx context.Context, actor, name, fingerprint string, r
 	}
 	var out Signed
 	var rev *revoking
-	err := r.cfg.Store.Update(ctx, func(tx Tx) error {
+	err := r.update(ctx, func(tx Tx) error {
+		out = Signed{}
 		chosen, held, err := r.choose(tx, role, bare, fingerprint)
 		if err != nil {
 			return err

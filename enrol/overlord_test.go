@@ -84,7 +84,10 @@ func topAndMid(t *testing.T) (top, mid *world) {
 			if err := r.Sign(n.key); err != nil {
 				return 0, err
 			}
-			number, _, err := top.RevokeBelow(ctx, r)
+			number, signed, err := top.RevokeBelow(ctx, r)
+			if err == nil && r.Reason == pki.Replaced {
+				mid.adopt(signed)
+			}
 			return number, err
 		}
 	})
@@ -311,6 +314,50 @@ func TestRevokeBelow(t *testing.T) {
 	r.Overlord = "nobody"
 	_, _, err = top.RevokeBelow(t.Context(), r)
 	wantCode(t, err, call.Denied, "no certificate that counts")
+}
+
+// adopt notes what a list names, as an overlord does with one that comes from above.
+func (w *world) adopt(signed []byte) {
+	w.t.Helper()
+	list, err := pki.ParseRevocations(w.root.Cert, signed)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.store.mu.Lock()
+	defer w.store.mu.Unlock()
+	for serial, c := range w.store.data.certs {
+		leaf, err := x509.ParseCertificate(c.DER)
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		if why, named := list.Revoked(leaf); named {
+			c.Revoked, c.Reason = w.now(), why
+			w.store.data.certs[serial] = c
+		}
+	}
+}
+
+// Replacing below another overlord: the old certificate is revoked above first.
+func TestReplaceBelow(t *testing.T) {
+	top, mid := topAndMid(t)
+	old := mid.must(enrol.StateGranted)(mid.ask("minion/web1", newKey(t), mid.token(enrol.TokenSpec{Name: "*"})))
+	token := mid.token(enrol.TokenSpec{Name: "web*", Replace: true})
+	second := mid.must(enrol.StateGranted)(mid.ask("minion/web1", newKey(t), token))
+	if why, ok := top.list.Revoked(mid.verify(old.Chain, "minion/web1")); !ok || why != pki.Replaced {
+		t.Errorf("the old certificate is on the list: %v, %q", ok, why)
+	}
+	_, err := mid.ask("minion/web1", newKey(t), token)
+	wantCode(t, err, call.Denied, "it is used up (1 of 1)")
+	third := newKey(t)
+	mid.must(enrol.StateWaiting)(mid.ask("minion/web1", third, ""))
+	signed, err := mid.Sign(t.Context(), "operator/alice", "web1", "", true)
+	if err != nil || len(signed.Certs) != 1 {
+		t.Fatalf("Sign = %v, %v", signed, err)
+	}
+	if _, ok := top.list.Revoked(mid.verify(second.Chain, "minion/web1")); !ok {
+		t.Error("the second certificate is not on the list")
+	}
+	mid.must(enrol.StateGranted)(mid.ask("minion/web1", third, ""))
 }
 
 // With an overlord goes what it has signed.

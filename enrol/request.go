@@ -91,7 +91,7 @@ func (r *Registrar) Request(ctx context.Context, req Request) (Decision, error) 
 	var d Decision
 	var refusal error     // said to the asker, after the transaction that records it
 	var revoked *revoking // by a token that replaces
-	err = r.cfg.Store.Update(ctx, func(tx Tx) error {
+	err = r.update(ctx, func(tx Tx) error {
 		var err error
 		if err := r.known(tx, a); err != nil {
 			return err

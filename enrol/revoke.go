@@ -122,6 +122,9 @@ func (r *Registrar) replace(tx Tx, a *asking, actor string) (*revoking, error) {
 
 // revoke makes, signs and keeps the next list.
 func (r *Registrar) revoke(tx Tx, actor string, id pki.Identity, certs []Cert, reason string) (*revoking, error) {
+	if r.cfg.Root == nil && r.cfg.RelayRevoke != nil && id.Role == pki.Minion && reason == pki.Replaced {
+		return nil, replaceAbove(actor, certs)
+	}
 	if r.cfg.Root == nil {
 		return nil, r.noRoot("only it can revoke")
 	}

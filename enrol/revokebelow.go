@@ -1,9 +1,11 @@
 package enrol
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"time"
 
@@ -42,6 +44,37 @@ func (r *Registrar) revokeAbove(ctx context.Context, actor string, id pki.Identi
 		return nil, 0, fmt.Errorf("revoke %s: %w", id, err)
 	}
 	return serials, number, nil
+}
+
+// A replacing is the error of a transaction that has to replace certificates which
+// only the host of the root's key can revoke: nobody waits for it in a transaction.
+type replacing struct{ request pki.RevokeRequest }
+
+// Error implements error.
+func (r *replacing) Error() string { return "certificates have to be revoked first" }
+
+func replaceAbove(actor string, certs []Cert) error {
+	r := &replacing{pki.RevokeRequest{Reason: pki.Replaced, Actor: actor}}
+	for _, c := range certs[:min(len(certs), pki.MaxRevokeCerts)] {
+		r.request.Leaves = append(r.request.Leaves, c.DER)
+	}
+	return r
+}
+
+// update is one transaction of the store. When it has to replace certificates below
+// another overlord, these are revoked there, and then it is tried again: they are
+// noted as replaced by then. fn may be called twice.
+func (r *Registrar) update(ctx context.Context, fn func(tx Tx) error) error {
+	err := r.cfg.Store.Update(ctx, fn)
+	first, ok := errors.AsType[*replacing](err)
+	if !ok {
+		return err
+	}
+	first.request.Overlord = r.cfg.Overlord
+	if _, err := r.cfg.RelayRevoke(ctx, first.request); err != nil {
+		return fmt.Errorf("replace the old certificate: %w", err)
+	}
+	return r.cfg.Store.Update(ctx, fn)
 }
 
 // RevokeBelow revokes what the issuing CA of a sub-overlord has signed, at the word
@@ -84,20 +117,22 @@ func (r *Registrar) revokeBelow(tx Tx, id pki.Identity, req pki.RevokeRequest) (
 			return nil, 0, nil, fmt.Errorf("stored list: %w", err)
 		}
 	}
-	reason := req.Reason
-	if reason == "" || reason == pki.Replaced {
-		reason = "revoked by " + id.String()
-	}
+	reason := cmp.Or(req.Reason, "revoked by "+id.String())
+	replaced := reason == pki.Replaced
 	var entries []pki.Revoked
 	for _, leaf := range leaves {
-		if _, listed := list.Revoked(leaf); !listed {
+		switch _, listed := list.Revoked(leaf); {
+		case listed:
+		case replaced:
+			entries = append(entries, pki.RevokeSerial(leaf))
+		default:
 			entries = append(entries, pki.Revoke(leaf, reason))
 		}
 	}
 	if len(entries) == 0 { // it was asked before, and the answer was lost
 		return nil, list.Number(), signed, nil
 	}
-	if rev, err = r.nextList(tx, entries, false); err != nil {
+	if rev, err = r.nextList(tx, entries, replaced); err != nil {
 		return nil, 0, nil, err
 	}
 	sum := sha256.Sum256(rev.signed)

@@ -130,6 +130,15 @@ func testRevocationGoesDown(t *testing.T, binary string) {
 	}
 	low.root.run("cert", "list", "low-2").exits(0).prints("revoked", "sold")
 	top.root.run("audit", "list", "--actor", "overlord/low").exits(0).prints("1 certificates of its machines", "local/root")
+	before := mid.machine("mid-1").Fingerprint
+	_, file := mid.token("again", "--name", "mid-1", "--replace")
+	again := mid.daemon("again", "minion", "--state", filepath.Join(mid.dir, "again.state"), "--name", "mid-1", "--config", mid.config, "--pin", mid.pin,
+		"--overlord", mid.address, "--token-file", file)
+	again.awaitSaid("session opened")
+	if m := mid.machine("mid-1"); m.Fingerprint == before || !m.Connected {
+		t.Errorf("mid-1 has the key %s; want another, and a session", m.Fingerprint)
+	}
+	top.until("the list has both", func() bool { return top.status().RevocationNumber == 2 })
 	for _, words := range [][]string{{"cert", "revoke", "--role", "operator", "alice"}, {"operator", "add", "bob"}} {
 		low.root.run(words...).exits(1).tells("the root's key is on overlord/top")
 	}
@@ -138,7 +147,7 @@ func testRevocationGoesDown(t *testing.T, binary string) {
 	top.root.run("cert", "revoke", "--role", "operator", "alice", "--reason", "left").exits(0)
 	low.until("the list is on the machine's disk", func() bool {
 		number, _ := low.revocations("low-1")
-		return number == 2
+		return number == 3
 	})
 	if d := time.Since(began); d > 5*time.Second {
 		t.Errorf("the list was two layers down after %s; want 5s at most", d)
