@@ -41,7 +41,7 @@ func (r *Registrar) recordConflict(tx Tx, a *asking, conflict string) error {
 		return nil
 	}
 	return r.record(tx, a.Identity.String(), "conflict", a.Identity, nil,
-		fmt.Sprintf("enrolment from %s%s with key %s is held: %s%s", from(a.source), a.over.passed(), a.fingerprint, conflict, others(more)))
+		fmt.Sprintf("enrolment from %s%s with key %s is held: %s%s", from(a.source), a.over.told(), a.fingerprint, conflict, others(more)))
 }
 
 // waiting answers a request that is held or was rejected, and notes, once a

@@ -33,6 +33,14 @@ func (o *overlordAsk) passed() string {
 	return fmt.Sprintf(" via %s", strings.Join(o.via, ", "))
 }
 
+// told is passed with what the first of them says of where it came from.
+func (o *overlordAsk) told() string {
+	if o == nil || len(o.via) == 0 || o.from == "" {
+		return o.passed()
+	}
+	return fmt.Sprintf("%s (which says that it came from %.100q)", o.passed(), o.from)
+}
+
 // checkOverlord is check for overlords.
 func checkOverlord(req Request) (*asking, error) {
 	o := &overlordAsk{request: *req.Overlord, via: req.Via, from: req.From, renew: req.Renew}

@@ -299,7 +299,7 @@ func (r *Registrar) deny(tx Tx, a *asking, why string) error {
 	if !ok {
 		return nil
 	}
-	return r.record(tx, a.Identity.String(), "denied", a.Identity, nil, fmt.Sprintf("enrolment from %s%s with key %s: %s%s", from(a.source), a.over.passed(), a.fingerprint, why, others(more)))
+	return r.record(tx, a.Identity.String(), "denied", a.Identity, nil, fmt.Sprintf("enrolment from %s%s with key %s: %s%s", from(a.source), a.over.told(), a.fingerprint, why, others(more)))
 }
 
 func others(n int) string {
