@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/x509"
 	"errors"
+	"reflect"
 	"testing"
 	"time"
 
@@ -169,11 +170,27 @@ func TestRevokeRequest(t *testing.T) {
 	}
 }
 
+// One field of a good request is replaced at a time.
 func FuzzOverlordRequest(f *testing.F) {
 	a := newAsking(f, "dc2")
-	f.Add(a.req.CSR, a.req.IssuingCSR, []byte(a.req.LogKey), a.req.LogID, a.req.Signature)
-	f.Fuzz(func(t *testing.T, csr, issuing, key []byte, id string, sig []byte) {
-		r := pki.OverlordRequest{CSR: csr, IssuingCSR: issuing, LogKey: key, LogID: id, Signature: sig}
+	for i, b := range [][]byte{a.req.CSR, a.req.IssuingCSR, a.req.LogKey, []byte(a.req.LogID), a.req.Signature} {
+		f.Add(byte(i), b)
+		f.Add(byte(i), b[:len(b)/2])
+	}
+	f.Fuzz(func(t *testing.T, field byte, b []byte) {
+		r := a.req
+		switch field % 5 {
+		case 0:
+			r.CSR = b
+		case 1:
+			r.IssuingCSR = b
+		case 2:
+			r.LogKey = b
+		case 3:
+			r.LogID = string(b)
+		case 4:
+			r.Signature = b
+		}
 		leaf, ca, err := r.Check()
 		if err != nil {
 			if !errors.Is(err, pki.ErrRequest) {
@@ -183,6 +200,9 @@ func FuzzOverlordRequest(f *testing.F) {
 		}
 		if leaf.Identity != ca.Identity || leaf.Identity.Role != pki.Overlord {
 			t.Fatalf("accepted %v with an issuing CA of %v", leaf.Identity, ca.Identity)
+		}
+		if field%5 < 4 && !reflect.DeepEqual(r, a.req) {
+			t.Fatalf("accepted %x as field %d", b, field%5)
 		}
 	})
 }
