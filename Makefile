@@ -9,7 +9,7 @@ LDFLAGS = -s -w -X main.version=$(VERSION)
 ## build: bin/dominion
 .PHONY: build
 build:
-	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/dominion ./cmd/dominion
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/dominion ./cmd/dominion
 
 ## demo: an overlord and 12 minions on this machine, until Ctrl-C
 .PHONY: demo
@@ -48,7 +48,7 @@ unit:
 # The program of the fault tests: it drops and doubles answers when it is told to.
 .PHONY: build-faults
 build-faults:
-	$(GO) build -trimpath -tags faults -o bin/dominion-faults ./cmd/dominion
+	CGO_ENABLED=0 $(GO) build -trimpath -tags faults -o bin/dominion-faults ./cmd/dominion
 
 ## fleet: tests with whole fleets of processes, with a binary built without the race detector
 .PHONY: fleet

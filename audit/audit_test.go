@@ -315,6 +315,10 @@ func (b brokenLog) StoredResult(context.Context, []byte, uint64) (audit.StoredRe
 }
 func (b brokenLog) StoredResults(context.Context, int64) (int64, error) { return 0, b.err }
 
+func (b brokenLog) ClosedJob(context.Context, string) (audit.ClosedJob, error) {
+	return audit.ClosedJob{}, b.err
+}
+
 func TestVerifyCannotRead(t *testing.T) {
 	cause := errors.New("disk gone")
 	if _, err := audit.Verify(t.Context(), brokenLog{cause}, brokenLog{cause}, audit.VerifyOptions{}); !errors.Is(err, cause) {

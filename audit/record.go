@@ -28,6 +28,10 @@ const (
 // closed job, its subject, were removed to make room.
 const ActionDropped = "results.dropped"
 
+// ActionClosed is the action of the record which says with which counts the job
+// that is its subject was closed; its digest is that of ClosedJob.
+const ActionClosed = "closed"
+
 // ErrRecord is wrapped by every error about a leaf that is malformed.
 var ErrRecord = errors.New("malformed audit record")
 

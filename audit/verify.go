@@ -56,6 +56,24 @@ func (s StoredResult) Digest() Hash {
 // ErrNoResult is returned by a resultSource that has no such row.
 var ErrNoResult = errors.New("no such result")
 
+// ClosedJob is how a job ended, as its record vouches for it.
+type ClosedJob struct {
+	Counts call.Counts
+	Reason string // why it ended early; empty: it did not
+}
+
+// Digest is Record.digest of a "closed" record: SHA-256 over
+// "dominion-closed-v1", then targeted, answered, failed, unreachable and
+// skipped, all u64 big-endian, and the reason.
+func (j ClosedJob) Digest() Hash {
+	b := append(make([]byte, 0, 64+len(j.Reason)), "dominion-closed-v1"...)
+	c := j.Counts
+	for _, n := range [...]int{c.Targeted, c.Answered, c.Failed, c.Unreachable, c.Skipped} {
+		b = binary.BigEndian.AppendUint64(b, uint64(n))
+	}
+	return sha256.Sum256(append(b, j.Reason...))
+}
+
 // A logSource reads a stored log. *store.DB is the real one.
 type logSource interface {
 	// LogHead gives, as of one moment, the newest stored checkpoint (nil: none)
@@ -76,6 +94,9 @@ type resultSource interface {
 	StoredResult(ctx context.Context, job []byte, group uint64) (StoredResult, error)
 	// StoredResults counts the groups whose records come before index size.
 	StoredResults(ctx context.Context, size int64) (int64, error)
+	// ClosedJob gives how a job ended; the error wraps ErrNoResult when there is
+	// no such job, or it is open.
+	ClosedJob(ctx context.Context, job string) (ClosedJob, error)
 }
 
 // VerifyOptions say what a log must agree with.
@@ -103,7 +124,7 @@ type Report struct {
 
 // Verify recomputes a whole log: each leaf, the stored nodes of the tree, every
 // stored checkpoint and its signature, the checkpoint outside the database, and
-// each group of results. It reports the first bad record. An error means that
+// each group of results, and the end of each job. It reports the first bad record. An error means that
 // the log could not be read.
 func Verify(ctx context.Context, log logSource, results resultSource, opt VerifyOptions) (*Report, error) {
 	v := &verifier{ctx: ctx, log: log, results: results, opt: opt, report: &Report{}, dropped: make(map[string]int64)}
@@ -350,8 +371,13 @@ func (v *verifier) row(row Row) error {
 			return err
 		}
 	}
-	if r.GetAction() == ActionDropped {
+	switch r.GetAction() {
+	case ActionDropped:
 		delete(v.dropped, r.GetSubject())
+	case ActionClosed:
+		if err := v.closed(i, r); err != nil {
+			return err
+		}
 	}
 	if v.opt.Each != nil {
 		v.opt.Each(i, r)
@@ -382,6 +408,21 @@ func (v *verifier) result(i int64, rec *Record) error {
 	}
 	if d := s.Digest(); string(d[:]) != string(rec.GetDigest()) || !agree(r, s) {
 		return bad(i, "record %d: the stored result of %s (%s) was changed", i, what, r.GetNames())
+	}
+	return nil
+}
+
+// closed compares the end of a job with its record.
+func (v *verifier) closed(i int64, rec *Record) error {
+	j, err := v.results.ClosedJob(v.ctx, rec.GetSubject())
+	if errors.Is(err, ErrNoResult) {
+		return bad(i, "record %d: job %s was closed, and is not, or is not there, in the store", i, rec.GetSubject())
+	}
+	if err != nil {
+		return err
+	}
+	if d := j.Digest(); string(d[:]) != string(rec.GetDigest()) {
+		return bad(i, "record %d: the stored counts of job %s (%s) were changed", i, rec.GetSubject(), rec.GetDetail())
 	}
 	return nil
 }

@@ -15,9 +15,9 @@ type JobInfo struct {
 	ID        call.JobID
 	Operator  string
 	Method    string
-	Target    string // as the operator wrote it
-	Names     string // folded; the order's machines
-	Unknown   string // folded; names of the target that nobody knew
+	Target    string // as the operator wrote it; in a list its first 1,000 characters
+	Names     string // folded; the order's machines; empty in a list
+	Unknown   string // folded; names of the target that nobody knew; empty in a list
 	Created   time.Time
 	Expires   time.Time // no call starts after it
 	Closed    time.Time // zero: it is open

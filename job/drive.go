@@ -220,10 +220,10 @@ func (d *driver) endAt(l *late, t time.Time) {
 }
 
 // resend sends a call that is planned, again or late.
-func (d *driver) resend(i int, l *late, again bool) {
+func (d *driver) resend(i int, l *late) {
 	l.heard, l.orphan, l.retry, l.end = time.Now(), false, time.Time{}, time.Time{}
 	d.watchOver()
-	d.send(i, d.r.name(i), again)
+	d.send(i, d.r.name(i), !l.sent.IsZero())
 }
 
 // cancel tells all machines that have the call to stop it. What was planned

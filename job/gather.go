@@ -9,7 +9,8 @@ import (
 )
 
 // Do sends the calls, gathers the results and keeps them, and returns when
-// every machine has exactly one stored result. Cancelling ctx ends it early
+// every machine has exactly one stored result and the job is closed in the
+// store; only then watchers see that it is. Cancelling ctx ends it early
 // with ctx's error: the job stays open, and what was not stored by then is
 // found at the machines when it is resumed.
 func (r *Run) Do(ctx context.Context, w wire, k keeper) error {
@@ -27,8 +28,14 @@ func (r *Run) Do(ctx context.Context, w wire, k keeper) error {
 	err := r.gather(ctx, w, k)
 	close(done)
 	driving.Wait()
+	if err == nil {
+		err = r.insist(ctx, "job not closed in the store, trying again", "job closed in the store after all", func() error {
+			return k.CloseJob(ctx, r.Plan.Order.Job, r.Watch(0).Counts)
+		})
+	}
 	r.mu.Lock()
-	r.budget.used.Add(-r.kept)
+	r.budget.used.Add(-r.held)
+	r.held = 0
 	r.closed, r.stopped = err == nil, err != nil
 	r.tellLocked()
 	r.mu.Unlock()
@@ -73,9 +80,7 @@ func (r *Run) allStored() bool {
 	return r.known.Done() == r.known.Targeted
 }
 
-// store writes what has been folded. A store that refuses is asked again until
-// ctx ends: results wait in memory, and watchers see why. The log is told at
-// most once a minute.
+// store writes what has been folded.
 func (r *Run) store(ctx context.Context, w wire, k keeper) error {
 	r.mu.Lock()
 	groups := r.fold.fold(r.base + len(r.groups))
@@ -83,9 +88,52 @@ func (r *Run) store(ctx context.Context, w wire, k keeper) error {
 	if len(groups) == 0 {
 		return nil
 	}
-	log, told := r.log.With("job", r.Plan.Order.Job.String(), "groups", len(groups)), false
+	if err := r.insist(ctx, "results not stored, trying again", "results stored after all", func() error {
+		return k.KeepResults(ctx, r.Plan.Order.Job, groups)
+	}); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.problem = ""
+	r.groups = append(r.groups, groups...)
+	if r.held > maxHeld {
+		r.letGoLocked()
+	}
+	for _, g := range groups {
+		r.known.Add(g.Status, len(g.Names))
+	}
+	r.tellLocked()
+	r.mu.Unlock()
+	for _, g := range groups {
+		w.Stored(g.Names)
+	}
+	return nil
+}
+
+// letGoLocked lets the stored groups go whose outputs would stay in memory as
+// long as the job is open, which can be days, at the expense of other jobs.
+// Watchers find them in the store.
+func (r *Run) letGoLocked() {
+	for _, g := range r.groups {
+		for _, name := range g.Names {
+			if i, ok := r.Plan.Tree.Index(name); ok {
+				r.state[i].Store(uint32(call.Stored))
+			}
+		}
+		r.held -= int64(len(g.Output))
+		r.budget.used.Add(-int64(len(g.Output)))
+	}
+	r.base += len(r.groups)
+	r.groups = nil // snapshots share the old one
+}
+
+// insist does what the store may refuse until it does not, or ctx ends: what
+// is not written waits in memory, and watchers see why. The log is told at most
+// once a minute, and when it works again.
+func (r *Run) insist(ctx context.Context, failed, worked string, do func() error) error {
+	log, told := r.log.With("job", r.Plan.Order.Job.String()), false
 	for {
-		err := k.KeepResults(ctx, r.Plan.Order.Job, groups)
+		err := do()
 		if err == nil {
 			break
 		}
@@ -93,7 +141,7 @@ func (r *Run) store(ctx context.Context, w wire, k keeper) error {
 			return ctx.Err()
 		}
 		if now := time.Now(); r.told.IsZero() || now.Sub(r.told) >= tellStore {
-			log.Error("results not stored, trying again", "error", err)
+			log.Error(failed, "error", err)
 			r.told, told = now, true
 		}
 		r.mu.Lock()
@@ -105,18 +153,7 @@ func (r *Run) store(ctx context.Context, w wire, k keeper) error {
 		pause(ctx, retryStore, nil)
 	}
 	if told {
-		log.Info("results stored after all")
-	}
-	r.mu.Lock()
-	r.problem = ""
-	r.groups = append(r.groups, groups...)
-	for _, g := range groups {
-		r.known.Add(g.Status, len(g.Names))
-	}
-	r.tellLocked()
-	r.mu.Unlock()
-	for _, g := range groups {
-		w.Stored(g.Names)
+		log.Info(worked)
 	}
 	return nil
 }

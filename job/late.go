@@ -15,7 +15,7 @@ type late struct {
 	lost   time.Time // since when it is away
 	asked  uint64    // number of the ask whose answer counts; 0: none is awaited
 	heard  time.Time // when it was sent the call, or asked, last
-	sent   time.Time // when it was sent the call again; zero: never
+	sent   time.Time // when it was last taken to be sent the call again; zero: never
 	retry  time.Time // when it is to be asked, or sent the call, again; zero: when something happens
 	end    time.Time // when it is given up; zero: with all others
 	why    string    // for people: why the call has not started
@@ -113,7 +113,7 @@ func (d *driver) hear() {
 			delete(d.late, i)
 		case n.arrived && d.r.at(i) == call.Planned:
 			l.away = false
-			d.resend(i, l, false)
+			d.resend(i, l)
 		case d.r.at(i) == call.Planned:
 		case n.arrived || n.lost:
 			d.ask(i, l)
@@ -177,7 +177,7 @@ func (d *driver) none(i int, l *late, birth time.Time) {
 	default:
 		if d.planAgain(i, name) {
 			l.sent = now
-			d.resend(i, l, true)
+			d.resend(i, l)
 		}
 		return
 	}
@@ -205,7 +205,7 @@ func (d *driver) lookLate(now time.Time) {
 			continue
 		case l.retry.IsZero() || now.Before(l.retry):
 		case at == call.Planned:
-			d.resend(i, l, false)
+			d.resend(i, l)
 		default:
 			d.ask(i, l)
 		}

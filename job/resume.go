@@ -105,13 +105,14 @@ func (r *Run) Kept(machine string) bool {
 	if !ok {
 		return false
 	}
-	if r.at(i) == call.Stored {
-		return true
+	if at := r.at(i); at != call.Finished {
+		return at == call.Stored
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	for _, g := range r.groups {
 		if _, ok := slices.BinarySearch(g.Names, machine); ok {
+			r.state[i].Store(uint32(call.Stored)) // a machine may ask for ever
 			return true
 		}
 	}

@@ -14,6 +14,7 @@ import (
 const (
 	MaxJobOutput = 256 << 20 // bytes per job; the rest is counted
 	maxAllOutput = 1 << 30   // bytes held by all open jobs of the process
+	maxHeld      = 1 << 20   // bytes of stored output that a job holds for its watchers
 )
 
 const (
@@ -60,6 +61,9 @@ type wire interface {
 type keeper interface {
 	// KeepResults stores groups of results; it returns when they are durable.
 	KeepResults(ctx context.Context, job call.JobID, groups []Group) error
+	// CloseJob closes a job of which every result is stored; it returns when that
+	// is durable. A job that is closed already is left as it is.
+	CloseJob(ctx context.Context, job call.JobID, c call.Counts) error
 }
 
 // Run is one order being carried out.
@@ -83,12 +87,13 @@ type Run struct {
 	mu        sync.Mutex
 	fold      *folder
 	counts    call.Counts // of results known, stored or not
-	kept      int64       // bytes of output held
+	kept      int64       // bytes of output not cut off
+	held      int64       // of which in memory
 	cancelled bool
 	stop      chan struct{}   // closed by Cancel
 	complete  chan struct{}   // closed when every result is known
 	unknown   map[string]bool // of Plan.Unknown, those whose result was stored before the run was resumed
-	base      int             // groups that were stored before the run was resumed
+	base      int             // groups that are only in the store: from before the run was resumed, or let go
 	groups    []Group         // stored ones, from number base on
 	known     call.Counts     // of all stored groups
 	problem   string          // why results are not durable; empty when they are
@@ -202,6 +207,7 @@ func (r *Run) keepLocked(n int) bool {
 		return false
 	}
 	r.kept += int64(n)
+	r.held += int64(n)
 	return true
 }
 
@@ -247,7 +253,7 @@ func (r *Run) Cancel() (running, skipped []string) {
 // Snapshot is what a watcher sees of a run.
 type Snapshot struct {
 	Groups  []Group     // stored groups from the number asked for, or from Base, on
-	Base    int         // groups below this number were stored before the run was resumed
+	Base    int         // groups below this number are in the store alone
 	Counts  call.Counts // of all stored groups
 	Problem string      // why results are not durable; empty when they are
 	Closed  bool

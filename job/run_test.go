@@ -70,7 +70,20 @@ func (f *fleet) Stored([]string) {}
 type shelf struct {
 	mu     sync.Mutex
 	refuse int
+	jam    int // refusals of the end
 	groups []job.Group
+	closed []call.Counts
+}
+
+func (s *shelf) CloseJob(_ context.Context, _ call.JobID, c call.Counts) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.jam > 0 {
+		s.jam--
+		return call.Errorf(call.Unavailable, "disk full")
+	}
+	s.closed = append(s.closed, c)
+	return nil
 }
 
 func (s *shelf) KeepResults(_ context.Context, _ call.JobID, g []job.Group) error {
@@ -299,6 +312,51 @@ func TestStoreThatRefusesAtTheEnd(t *testing.T) {
 		defer cancel()
 		if err := r.Do(ctx, f, &shelf{refuse: 1000}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("Do = %v; want the context's error", err)
+		}
+	})
+}
+
+// Who is told that a job is closed finds it closed in the store, also when the
+// store could not write for a while.
+func TestClosedInTheStoreFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRun(t, request(t, time.Minute, nil, "a", "b"))
+		s := &shelf{jam: 3}
+		f := &fleet{run: r, answer: func(string, *fleetpb.Call) (*call.Result, error) { return &call.Result{}, nil }}
+		done := make(chan error)
+		go func() { done <- r.Do(t.Context(), f, s) }()
+		var saw string
+		for snap := r.Watch(0); !snap.Closed; snap = r.Watch(0) {
+			saw = max(saw, snap.Problem)
+			<-snap.Changed
+		}
+		s.mu.Lock()
+		if want := (call.Counts{Targeted: 2, Answered: 2}); len(s.closed) != 1 || s.closed[0] != want {
+			t.Errorf("a watcher is told that the job is closed, and the store closed it with %+v; want %+v once", s.closed, want)
+		}
+		s.mu.Unlock()
+		if !strings.Contains(saw, "disk full") {
+			t.Errorf("watchers saw the problem %q", saw)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		account(t, r, s)
+	})
+}
+
+// A job whose end cannot be written when the overlord stops is not closed.
+func TestStopBeforeTheEndIsStored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRun(t, request(t, time.Minute, nil, "a"))
+		f := &fleet{run: r, answer: func(string, *fleetpb.Call) (*call.Result, error) { return &call.Result{}, nil }}
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+		defer cancel()
+		if err := r.Do(ctx, f, &shelf{jam: 1000}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("Do = %v; want the context's error", err)
+		}
+		if snap := r.Watch(0); snap.Closed || !snap.Stopped {
+			t.Errorf("a watcher sees %+v; want a job that stopped", snap)
 		}
 	})
 }

@@ -158,6 +158,7 @@ func New(opt Options) (*Agent, error) {
 	if err := a.restore(opt.Saved); err != nil {
 		return nil, fmt.Errorf("make agent: %w", err)
 	}
+	a.recordLost()
 	return a, nil
 }
 
@@ -233,7 +234,7 @@ func (a *Agent) Serve(ctx context.Context, conn *tls.Conn) error {
 
 // serve says also whether HELLO had been exchanged.
 func (a *Agent) serve(ctx context.Context, conn *tls.Conn) (opened bool, err error) {
-	l := &link{agent: a, ctx: ctx}
+	l := &link{agent: a, ctx: ctx, answers: make(chan struct{}, maxAnswers)}
 	opt := a.opt
 	opt.Hello, opt.Ready, opt.Handler = l.hello, l.ready, l
 	s, err := session.New(conn, &opt)

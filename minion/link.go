@@ -27,6 +27,9 @@ type link struct {
 	wg      sync.WaitGroup
 	telling sync.Mutex // held while facts are sent, so that none are sent twice
 
+	// answers is held by who makes and sends an answer that may be large.
+	answers chan struct{}
+
 	gate     sync.Mutex // held while a call is accepted
 	doubted  bool       // the birth that was told is not believed; covered by gate once HELLO was exchanged
 	replaced bool       // a newer session has taken this one's place; covered by gate
@@ -267,6 +270,10 @@ func (l *link) checkpoint(b []byte) (any, error) {
 // it. Thirty of the largest revocation lists fit.
 const maxAsked = 16 << 20
 
+// maxAnswers bounds how many large answers to the session's own calls are in memory
+// at a time, some 3 MiB each until the overlord has taken it.
+const maxAnswers = 8
+
 // ask answers one of the session's own calls elsewhere than on the reader.
 func (l *link) ask(s *session.Session, id uint64, c *fleetpb.Call) {
 	size := proto.Size(c) // all of it: what is not looked at is kept, too
@@ -285,6 +292,13 @@ func (l *link) ask(s *session.Session, id uint64, c *fleetpb.Call) {
 
 // own answers one of the session's own methods, a call of that many bytes.
 func (l *link) own(id uint64, c *fleetpb.Call, size int) {
+	if c.Method == session.MethodJob {
+		l.withdraw(c.Args) // waits for no answer
+	}
+	if c.Method == session.MethodJob || c.Method == session.MethodFacts {
+		l.answers <- struct{}{} // Reply ends with the session at the latest
+		defer func() { <-l.answers }()
+	}
 	out, err := l.answer(c)
 	l.mu.Lock()
 	l.asked -= size

@@ -1,6 +1,7 @@
 package minion
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -8,11 +9,13 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"dominion/api/auditpb"
 	"dominion/api/fleetpb"
 	"dominion/audit"
 	"dominion/call"
+	"dominion/minion/journal"
 )
 
 // fullDisk is an own log that cannot be written until there is room.
@@ -198,5 +201,54 @@ func TestFullDiskUnderTheOwnLog(t *testing.T) {
 	}
 	if err := own.Verify(); err != nil {
 		t.Error(err)
+	}
+}
+
+// A call that ran when the agent was killed is on the machine's own log, once,
+// however often it starts again.
+func TestLostCallIsRecordedOnce(t *testing.T) {
+	dir := t.TempDir()
+	j := must[*journal.Journal](t)(journal.Open(dir, journal.Options{}))
+	job, ended := call.NewJobID(time.Now()), call.NewJobID(time.Now())
+	expiry := time.Now().Add(time.Hour)
+	for _, id := range []call.JobID{job, ended} {
+		if err := errors.Join(j.Receive(id, expiry, "dc1", "ledger.line", time.Now()), j.Start(id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := j.Finish(ended, &fleetpb.Result{}); err != nil {
+		t.Fatal(err)
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	own := new(fullDisk)
+	f := newFleet(t)
+	for _, tc := range []struct {
+		name string
+		want int
+	}{{"the log cannot be written", 0}, {"first", 1}, {"second", 1}} {
+		j := must[*journal.Journal](t)(journal.Open(dir, journal.Options{}))
+		a := newAgent(t, f, func(o *Options) { o.Journal, o.Own = j, own })
+		if err := a.own.ready(); (err != nil) == own.room {
+			t.Errorf("%s: ready to run calls: %v", tc.name, err)
+		}
+		if len(own.records) != tc.want {
+			t.Fatalf("%s: %d records; want %d", tc.name, len(own.records), tc.want)
+		}
+		if state, r, err := j.Find(job); state != call.Finished || err != nil || call.Code(r.Code) != call.Unknown {
+			t.Errorf("%s: the job is %v, %v, %v; want finished as unknown", tc.name, state, r, err)
+		}
+		if got := j.Finished("dc1", 10); len(got) != 2 {
+			t.Errorf("%s: %d jobs wait for the overlord; want 2", tc.name, len(got))
+		}
+		if err := j.Close(); err != nil {
+			t.Fatal(err)
+		}
+		own.room = true
+	}
+	r := own.records[0]
+	if call.JobID(r.Job) != job || r.Method != "ledger.line" || r.Overlord != "dc1" || call.Code(r.Code) != call.Unknown || r.Detail == "" {
+		t.Errorf("record %v", r)
 	}
 }

@@ -82,7 +82,19 @@ func (l *link) mine(job call.JobID) book {
 	return k
 }
 
-// job answers how far a job has come, after it was withdrawn if that is asked.
+// withdraw ends a job if that is asked; arguments that do not hold are for job to
+// refuse.
+func (l *link) withdraw(args []byte) {
+	var in session.JobArgs
+	if err := decodeArgs(args, &in); err != nil || !in.Cancel {
+		return
+	}
+	if id, err := call.ParseJobID(in.Job); err == nil && l.mine(id) != nil {
+		l.agent.cancel(l.agent.crew.find(id))
+	}
+}
+
+// job answers how far a job has come; see withdraw.
 func (l *link) job(in session.JobArgs) (session.JobResult, error) {
 	id, err := call.ParseJobID(in.Job)
 	if err != nil {
@@ -91,9 +103,6 @@ func (l *link) job(in session.JobArgs) (session.JobResult, error) {
 	k := l.mine(id)
 	if k == nil {
 		return session.JobResult{State: session.JobNone}, nil
-	}
-	if in.Cancel {
-		l.agent.cancel(l.agent.crew.find(id))
 	}
 	state, r, err := k.Find(id)
 	switch {

@@ -247,3 +247,36 @@ func TestFullDiskUnderTheJournal(t *testing.T) {
 		t.Errorf("it ran %d times; want once", n)
 	}
 }
+
+// An overlord that asks again and again for a large result, and takes none, does
+// not fill the machine's memory, and can still withdraw what runs.
+func TestAnswersThatNobodyTakesAreFew(t *testing.T) {
+	f, g := newFleet(t), newGate()
+	o := &stuck{newOverlord(t, f), make(chan *session.Stream, 100)}
+	p := attachStuck(t, newAgent(t, f, gated(t, g, nil)), o)
+	big := f.call(t, draft{method: "probe.big", args: `{"bytes":900000}`})
+	p.start(big)
+	(<-o.streams).Close()
+	ask := func(c *fleetpb.Call, cancel bool) {
+		job := must[*call.Order](t)(call.ParseOrder(c.Order)).Job
+		args := must[[]byte](t)(json.Marshal(session.JobArgs{Job: job.String(), Cancel: cancel}))
+		p.start(&fleetpb.Call{Method: session.MethodJob, Args: args})
+	}
+	for range 50 {
+		ask(big, false)
+	}
+	waits := f.call(t, draft{method: "gate.wait"})
+	c := p.start(waits)
+	<-g.begun
+	ask(waits, true)
+	wantCode(t, c.wait(), call.Cancelled)
+	for range maxAnswers {
+		<-o.streams
+	}
+	for range 20 {
+		wantCode(t, p.do(f.call(t, draft{method: "test.ping"})), call.OK)
+	}
+	if n := len(o.streams); n > 0 {
+		t.Errorf("%d answers were in memory; want %d", maxAnswers+n, maxAnswers)
+	}
+}

@@ -192,7 +192,7 @@ func (a *asking) answer(doc []byte, err error) job.Answer {
 	case err == nil && p.State == session.JobFinished:
 		out.State = job.Finished
 		out.Result = call.Result{
-			Code: call.Code(p.Code), Detail: cutText(p.Detail, session.MaxDetail), Output: p.Output, Took: time.Duration(p.TookUs) * time.Microsecond,
+			Code: call.Code(p.Code), Detail: cutText(p.Detail, session.MaxDetail), Output: p.Output, Took: tookOf(p.TookUs),
 		}
 	default:
 		out.Err, out.State = nil, job.Finished
@@ -218,12 +218,21 @@ func (o *Overlord) finished(s *session.Session, jobs [][]byte) {
 			return
 		}
 		id := call.JobID(b)
-		r := o.jobs.job(id)
-		switch {
-		case r == nil && o.resumed.Load(), r != nil && r.run.Kept(s.Peer().Name):
+		switch r := o.jobs.job(id); {
+		case o.unwanted(r, s.Peer().Name):
 			s.Acknowledge(id)
 		case r != nil:
 			r.run.Finishing(s.Peer().Name)
 		}
 	}
+}
+
+// unwanted says that a machine need not keep its result of a job; r is nil when
+// the job is not open. A store that is older than what machines remember does not
+// know the jobs of the time between, and somebody may put the newer one back.
+func (o *Overlord) unwanted(r *running, machine string) bool {
+	if r != nil {
+		return r.run.Kept(machine)
+	}
+	return o.resumed.Load() && o.keep.auditProblem() == ""
 }

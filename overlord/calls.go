@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"math"
 	"sync"
 	"time"
 
@@ -80,13 +81,18 @@ func (r *running) Result(s *session.Session, id uint64, body []byte) {
 		return
 	}
 	res := call.Result{
-		Machine: machine, Code: call.Code(p.Code), Detail: p.Detail, Output: p.Output, Took: time.Duration(p.TookUs) * time.Microsecond,
+		Machine: machine, Code: call.Code(p.Code), Detail: p.Detail, Output: p.Output, Took: tookOf(p.TookUs),
 	}
 	if p.OutputStream == 0 {
 		r.run.Deliver(res)
 		return
 	}
 	go r.awaitOutput(s, id, p.OutputStream, res) // one for each call of the session; ends with it
+}
+
+// tookOf gives a duration that a machine names, whatever it is.
+func tookOf(us uint64) time.Duration {
+	return time.Duration(min(us, uint64(math.MaxInt64/time.Microsecond))) * time.Microsecond
 }
 
 // Lost implements session.Waiter.
@@ -207,6 +213,9 @@ func (o *Overlord) plan(ctx context.Context, req *apipb.CallRequest) (*job.Plan,
 			return nil, call.Errorf(call.Invalid, "unknown: %v", err)
 		}
 	}
+	if req.TimeoutMs > uint64(math.MaxInt64/time.Millisecond) {
+		return nil, call.Errorf(call.Invalid, "a time-out of %d ms is longer than can be counted", req.TimeoutMs)
+	}
 	p, err := job.NewPlan(job.Request{
 		Signed: call.Signed{Order: req.Order, Signature: req.Signature, Cert: req.OperatorCert}, Salt: req.Salt, Args: req.Args,
 		Names: names, Unknown: unknown, Timeout: time.Duration(req.TimeoutMs) * time.Millisecond, Stream: req.Stream,
@@ -271,10 +280,7 @@ func (o *Overlord) begin(ctx context.Context, p *job.Plan, live chan<- *apipb.Ou
 	}
 	r := o.newRunning(p, live)
 	o.jobs.add(r)
-	o.background.Go(func() {
-		defer o.jobs.remove(r)
-		o.carryOut(r)
-	})
+	o.background.Go(func() { o.carryOut(r) })
 	return r, nil
 }
 
@@ -282,6 +288,9 @@ func (o *Overlord) newRunning(p *job.Plan, live chan<- *apipb.Output) *running {
 	return &running{o: o, run: job.NewRun(p, &o.budget, o.log), id: o.callID.Add(1), live: live, gone: make(chan struct{})}
 }
 
+// carryOut does a job and takes it off the table when it is closed. One that the
+// overlord's end cuts off stays there: of a job that is not on the table machines
+// are told that they need not keep its results.
 func (o *Overlord) carryOut(r *running) {
 	id := r.run.Plan.Order.Job
 	defer r.forgetIDs()
@@ -291,9 +300,7 @@ func (o *Overlord) carryOut(r *running) {
 		return
 	}
 	r.forget()
-	if err := o.keep.end(o.life, id, r.run.Watch(0).Counts, ""); err != nil {
-		o.log.Error("job not closed in the store", "job", id.String(), "error", err)
-	}
+	o.jobs.remove(r)
 }
 
 // forget withdraws the waiter where no answer came.

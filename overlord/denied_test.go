@@ -126,3 +126,23 @@ func TestListNotTaken(t *testing.T) {
 		t.Error("noise counts as taken")
 	}
 }
+
+// What a store put back from a back-up does not know is not said to be stored.
+func TestResultsOfAnOlderStoreAreKept(t *testing.T) {
+	cfg, err := Config{State: filepath.Join(t.TempDir(), "state"), Name: "overlord"}.settle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := open(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer o.close() //nolint:errcheck // the test is over
+	if !o.unwanted(nil, "m1") {
+		t.Error("of a job that is not open any more")
+	}
+	o.keep.seen["m2"] = []byte("a checkpoint ahead of the log")
+	if o.unwanted(nil, "m1") {
+		t.Error("with a log that was rolled back")
+	}
+}

@@ -59,12 +59,18 @@ func watch(ctx context.Context, r *running, w watching, out *connect.ServerStrea
 	var quiet <-chan struct{} // closed when all live output has been passed on
 	for seen := w.seen; ; {
 		snap := r.run.Watch(seen)
+		if seen < snap.Base {
+			if err := (fleetAPI{r.o}).sendStored(ctx, r.run.Plan.Order.Job, seen, snap.Base, out); err != nil {
+				return err
+			}
+			seen = snap.Base
+		}
 		for _, g := range snap.Groups {
 			if err := out.Send(&apipb.CallEvent{Event: &apipb.CallEvent_Results{Results: groupPB(g)}}); err != nil {
 				return err
 			}
 		}
-		seen = max(seen, snap.Base) + len(snap.Groups)
+		seen += len(snap.Groups)
 		changed := snap.Changed
 		switch {
 		case snap.Stopped:
@@ -203,16 +209,8 @@ func (a fleetAPI) Watch(ctx context.Context, r *connect.Request[apipb.WatchReque
 	if run == nil {
 		return a.watchClosed(ctx, j, w.seen, out)
 	}
-	snap := run.run.Watch(w.seen)
-	id := run.run.Plan.Order.Job
-	if err := sendAccepted(id, snap.Counts, out); err != nil {
+	if err := sendAccepted(run.run.Plan.Order.Job, run.run.Watch(w.seen).Counts, out); err != nil {
 		return err
-	}
-	if w.seen < snap.Base {
-		if err := a.sendStored(ctx, id, w.seen, snap.Base, out); err != nil {
-			return err
-		}
-		w.seen = snap.Base
 	}
 	return watch(ctx, run, w, out)
 }

@@ -232,7 +232,12 @@ func (k *keep) cancel(ctx context.Context, c caller, id call.JobID) error {
 	})
 }
 
-// end closes a job.
+// CloseJob implements job's keeper.
+func (k *keep) CloseJob(ctx context.Context, id call.JobID, c call.Counts) error {
+	return k.end(ctx, id, c, "")
+}
+
+// end closes a job, if it is open.
 func (k *keep) end(ctx context.Context, id call.JobID, c call.Counts, reason string) error {
 	return k.db.Update(ctx, func(tx *store.Tx) error { return tx.CloseJob(ctx, id, time.Now(), c, reason) })
 }

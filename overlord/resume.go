@@ -2,7 +2,8 @@ package overlord
 
 import (
 	"context"
-	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"dominion/call"
@@ -22,8 +23,8 @@ func (o *Overlord) findOpen(ctx context.Context) error {
 		r, err := o.resume(ctx, j)
 		if err != nil {
 			o.log.Error("open job cannot go on", "job", j.ID.String(), "error", err)
-			if err := o.closeUnread(ctx, j, err); err != nil {
-				return fmt.Errorf("close job %s: %w", j.ID, err)
+			if err := o.closeUnread(ctx, j, err); err != nil { // one bad row must not keep the overlord from starting
+				o.log.Error("nor can it be closed; that is tried again at the next start", "job", j.ID.String(), "error", err)
 			}
 			continue
 		}
@@ -38,10 +39,7 @@ func (o *Overlord) findOpen(ctx context.Context) error {
 func (o *Overlord) takeUp() {
 	for _, r := range o.jobs.all() {
 		o.log.Info("job goes on", "job", r.run.Plan.Order.Job.String(), "method", r.run.Plan.Order.Method, "waiting", len(r.run.Waiting(call.MaxMachines)))
-		o.background.Go(func() {
-			defer o.jobs.remove(r)
-			o.carryOut(r)
-		})
+		o.background.Go(func() { o.carryOut(r) })
 	}
 }
 
@@ -82,46 +80,40 @@ func (o *Overlord) resume(ctx context.Context, j store.Job) (*running, error) {
 }
 
 // closeUnread closes a job whose order cannot be read any more: what was not
-// stored is not known.
+// stored is not known. Where not even the names can be read, only the number of
+// machines is accounted for.
 func (o *Overlord) closeUnread(ctx context.Context, j store.Job, why error) error {
-	missing := make(map[string]bool)
+	missing, readable := make(map[string]bool), true
 	for _, folded := range []string{j.Names, j.Unknown} {
 		names, err := expand(folded)
-		if err != nil {
-			return err
-		}
+		readable = readable && err == nil
 		for _, n := range names {
 			missing[n] = true
 		}
 	}
-	counts, next := call.Counts{Targeted: len(missing)}, 0
+	counts, next := call.Counts{Targeted: j.Counts.Targeted}, 0
 	for g, err := range o.keep.db.Results(ctx, j.ID, 0) {
 		if err != nil {
 			return err
 		}
 		names, err := expand(g.Names)
-		if err != nil {
-			return err
-		}
+		readable = readable && err == nil
 		for _, n := range names {
 			delete(missing, n)
 		}
-		counts.Add(g.Status, len(names))
+		counts.Add(g.Status, g.Count)
 		next = g.Number + 1
 	}
-	if len(missing) > 0 {
-		names := make([]string, 0, len(missing))
-		for n := range missing {
-			names = append(names, n)
-		}
-		lost := job.Group{
-			Number: next, Names: names, Status: call.StatusOf(call.SessionLost), Code: call.SessionLost,
-			Detail: "the overlord ended before the answer; whether the call ran is not known", Took: make([]time.Duration, len(names)),
-		}
+	lost := job.Group{
+		Number: next, Names: slices.Sorted(maps.Keys(missing)), Status: call.StatusOf(call.SessionLost), Code: call.SessionLost,
+		Detail: "the overlord ended before the answer; whether the call ran is not known", Took: make([]time.Duration, len(missing)),
+	}
+	rest := counts.Targeted - counts.Done()
+	if readable && rest > 0 && rest == len(missing) {
 		if err := o.keep.KeepResults(ctx, j.ID, []job.Group{lost}); err != nil {
 			return err
 		}
-		counts.Add(lost.Status, len(names))
 	}
+	counts.Add(lost.Status, max(rest, 0))
 	return o.keep.end(ctx, j.ID, counts, "the overlord could not go on with it: "+why.Error())
 }

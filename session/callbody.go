@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"fmt"
 	"unicode/utf8"
 
@@ -9,9 +10,16 @@ import (
 	"dominion/api/fleetpb"
 )
 
+// Limits of what a CALL costs beside the bytes that its receiver counts.
+const (
+	maxProof = 64      // nodes: a slice for each empty one is twelve times what it takes in the frame
+	maxExtra = 4 << 10 // bytes of a body that a call may hold without a use for them
+)
+
 // decodeCall reads the body of a CALL as proto.Unmarshal would, with a sixth of its
-// allocations: a machine decodes one for every order. What it gives aliases body.
-// The error wraps ErrProtocol.
+// allocations: a machine decodes one for every order. What it gives aliases body,
+// unless most of that is of no use: a call may wait for long, and its receiver counts
+// what is in it, not what a peer put beside it. The error wraps ErrProtocol.
 func decodeCall(body []byte) (*fleetpb.Call, error) {
 	c := new(fleetpb.Call)
 	for rest := body; len(rest) > 0; {
@@ -30,6 +38,9 @@ func decodeCall(body []byte) (*fleetpb.Call, error) {
 				return nil, badCall(n)
 			}
 			rest = rest[n:]
+			if num == 9 && len(c.Proof) == maxProof {
+				return nil, fmt.Errorf("%w: %s: a proof of more than %d nodes", ErrProtocol, TypeCall, maxProof)
+			}
 			if !callBytes(c, num, b[:len(b):len(b)]) {
 				return nil, fmt.Errorf("%w: %s: the method is not UTF-8", ErrProtocol, TypeCall)
 			}
@@ -48,7 +59,30 @@ func decodeCall(body []byte) (*fleetpb.Call, error) {
 			rest = rest[n:]
 		}
 	}
+	release(c, len(body))
 	return c, nil
+}
+
+// release copies what a call aliases when that is the smaller part of a body of size
+// bytes.
+func release(c *fleetpb.Call, size int) {
+	fields := []*[]byte{&c.Args, &c.Salt, &c.Order, &c.Signature, &c.OperatorCert}
+	used := 0
+	for _, f := range fields {
+		used += len(*f)
+	}
+	for _, b := range c.Proof {
+		used += len(b)
+	}
+	if size-used <= max(used, maxExtra) {
+		return
+	}
+	for _, f := range fields {
+		*f = bytes.Clone(*f)
+	}
+	for i, b := range c.Proof {
+		c.Proof[i] = bytes.Clone(b)
+	}
 }
 
 func badCall(n int) error {

@@ -34,6 +34,9 @@ func FuzzDecodeCall(f *testing.F) {
 		want := new(fleetpb.Call)
 		wantErr := proto.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, want)
 		got, err := decodeCall(b)
+		if wantErr == nil && len(want.Proof) > maxProof {
+			wantErr = ErrProtocol
+		}
 		if err != nil && !errors.Is(err, ErrProtocol) {
 			t.Fatalf("error %v does not wrap ErrProtocol", err)
 		}
@@ -44,6 +47,39 @@ func FuzzDecodeCall(f *testing.F) {
 			t.Fatalf("decodeCall(%x) = %v; want %v", b, got, want)
 		}
 	})
+}
+
+// A call that waits holds what is in it, and nothing that its peer put beside it.
+func TestCallHoldsNoPadding(t *testing.T) {
+	padding := protowire.AppendBytes(protowire.AppendTag(nil, 2000, protowire.BytesType), make([]byte, 1<<20-1000))
+	small := encode(&fleetpb.Call{Method: "session.job", Args: []byte("{}")})
+	for _, tc := range []struct {
+		name  string
+		body  []byte
+		holds bool
+	}{
+		{"unknown field", append(bytes.Clone(small), padding...), false},
+		{"replaced arguments", append(encode(&fleetpb.Call{Args: make([]byte, 1<<19)}), small...), false},
+		{"large arguments", encode(&fleetpb.Call{Method: "a.b", Args: make([]byte, 1<<19)}), true},
+		{"usual", encode(sampleCall()), true},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			c, err := decodeCall(tc.body)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := bytes.Clone(c.Args)
+			for i := range tc.body {
+				tc.body[i] ^= 0xff
+			}
+			if holds := !bytes.Equal(c.Args, before); holds != tc.holds {
+				t.Errorf("the call holds a body of %d bytes for %d of arguments: %v; want %v", len(tc.body), len(c.Args), holds, tc.holds)
+			}
+		})
+	}
+	if _, err := decodeCall(bytes.Repeat([]byte{9<<3 | 2, 0}, 1<<19)); !errors.Is(err, ErrProtocol) {
+		t.Errorf("a proof of %d empty nodes: %v; want a breach", 1<<19, err)
+	}
 }
 
 func BenchmarkDecodeCall(b *testing.B) {

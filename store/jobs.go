@@ -2,10 +2,13 @@ package store
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"dominion/api/auditpb"
+	"dominion/audit"
 	"dominion/call"
 )
 
@@ -41,7 +44,8 @@ const jobColumns = `id, record, operator, method, order_bytes, signature, operat
 	timeout_ms, wait, cancelled_ms, bare`
 
 // briefColumns are jobColumns without what can be large or secret.
-var briefColumns = strings.Replace(jobColumns, "order_bytes, signature, operator_cert, args, salt", "NULL, NULL, NULL, NULL, NULL", 1)
+var briefColumns = strings.NewReplacer("order_bytes, signature, operator_cert, args, salt", "NULL, NULL, NULL, NULL, NULL",
+	"target, names, unknown_names", "substr(target, 1, 1000), '', ''").Replace(jobColumns)
 
 func scanJob(s scanner) (Job, error) {
 	var j Job
@@ -77,15 +81,48 @@ func (tx *Tx) AddJob(ctx context.Context, j Job) error {
 	return err
 }
 
-// CloseJob stores how a job ended, and removes its arguments and their salt.
+// CloseJob stores how an open job ended, removes its arguments and their salt,
+// and appends the audit record that vouches for the counts. A job that is closed
+// stays as it is.
 func (tx *Tx) CloseJob(ctx context.Context, id call.JobID, closed time.Time, c call.Counts, reason string) error {
 	n, err := tx.execCount(ctx, `UPDATE jobs SET closed_ms = $1, targeted = $2, answered = $3, failed = $4, unreachable = $5, skipped = $6,
-		reason = $7, args = NULL, salt = NULL WHERE id = $8`,
+		reason = $7, args = NULL, salt = NULL WHERE id = $8 AND closed_ms = 0`,
 		ms(closed), c.Targeted, c.Answered, c.Failed, c.Unreachable, c.Skipped, reason, id[:])
-	if err == nil && n == 0 {
-		err = fmt.Errorf("job %s: %w", id, ErrNotFound)
+	if err != nil {
+		return err
 	}
+	if n == 0 {
+		_, err = jobNumber(ctx, &tx.reader, id) // it is closed, or not there
+		return err
+	}
+	digest := audit.ClosedJob{Counts: c, Reason: reason}.Digest()
+	_, err = tx.Audit(&auditpb.Record{
+		Actor: "overlord/" + tx.w.db.opt.Overlord, Action: audit.ActionClosed, Subject: id.String(), Digest: digest[:],
+		Detail: fmt.Sprintf("%d targeted: %d answered, %d failed, %d unreachable, %d skipped", c.Targeted, c.Answered, c.Failed, c.Unreachable, c.Skipped),
+	})
 	return err
+}
+
+// ClosedJob gives the end of a job for the check of the audit log; the error
+// wraps audit.ErrNoResult when there is none.
+func (r *reader) ClosedJob(ctx context.Context, job string) (audit.ClosedJob, error) {
+	none := fmt.Errorf("job %s: %w", job, audit.ErrNoResult)
+	id, err := call.ParseJobID(job)
+	if err != nil {
+		return audit.ClosedJob{}, none
+	}
+	open := true
+	j, err := one(ctx, r.q, func(s scanner) (j audit.ClosedJob, err error) {
+		c := &j.Counts
+		var closed time.Time
+		err = s.Scan(at{&closed}, &c.Targeted, &c.Answered, &c.Failed, &c.Unreachable, &c.Skipped, &j.Reason)
+		open = closed.IsZero()
+		return j, err
+	}, "job "+job, "SELECT closed_ms, targeted, answered, failed, unreachable, skipped, reason FROM jobs WHERE id = $1", id[:])
+	if errors.Is(err, ErrNotFound) || err == nil && open {
+		return j, none
+	}
+	return j, err
 }
 
 // CancelJob notes that an open job was withdrawn, the first time it is; false
@@ -113,8 +150,9 @@ type JobQuery struct {
 	Operator string     // only hers; empty: everybody's
 }
 
-// Jobs gives jobs, the newest first. Their orders, certificates, arguments and
-// salts are left out.
+// Jobs gives jobs, the newest first. Their orders, certificates, arguments,
+// salts and machines are left out, and of a target there are the first 1,000
+// characters: a page must not grow with the fleet.
 func (r *reader) Jobs(ctx context.Context, q JobQuery) ([]Job, error) {
 	query, args := "SELECT "+briefColumns+" FROM jobs", []any{}
 	word := " WHERE "

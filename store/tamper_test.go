@@ -19,7 +19,7 @@ import (
 // fill writes a log in which each record has a checkpoint of its own, but for
 // the last ten:
 //
-//	0 order, 1 results of three groups: 1, 2, 3, then 4 to 299, then 300 to 309 at once
+//	0 order, 1 results of three groups: 1, 2, 3, 4 its end, then 5 to 299, then 300 to 309 at once
 func fill(t testing.TB, db *store.DB) store.Job {
 	t.Helper()
 	j := storetest.Job(time.UnixMilli(1_790_000_000_000))
@@ -31,7 +31,10 @@ func fill(t testing.TB, db *store.DB) store.Job {
 			{Number: 2, Names: "web04", Count: 1, Status: call.Answered, Output: []byte(`"other"`)},
 		})
 	})
-	for range 296 {
+	storetest.Update(t, db, func(tx *store.Tx) error {
+		return tx.CloseJob(t.Context(), j.ID, j.Created.Add(time.Minute), call.Counts{Targeted: 4, Answered: 3, Failed: 1}, "")
+	})
+	for range 295 {
 		storetest.Update(t, db, note)
 	}
 	storetest.Update(t, db, func(tx *store.Tx) error {
@@ -171,6 +174,15 @@ func TestVerifyNamesTheFirstBadRecord(t *testing.T) {
 		{"an output dropped in silence", func(t *testing.T, path file) {
 			exec(t, path, "UPDATE results SET output = NULL, dropped = 1 WHERE names = 'web04'")
 		}, nil, 3, "no record says so"},
+		{"the counts of a closed job", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE jobs SET answered = 4, failed = 0")
+		}, nil, 4, "stored counts of job"},
+		{"the reason of a closed job", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE jobs SET reason = 'it was late'")
+		}, nil, 4, "stored counts of job"},
+		{"a closed job opened", func(t *testing.T, path file) {
+			exec(t, path, "UPDATE jobs SET closed_ms = 0")
+		}, nil, 4, "was closed, and is not"},
 		{"a record removed", func(t *testing.T, path file) {
 			exec(t, path, "DELETE FROM records WHERE idx = 50")
 		}, nil, 50, "record 50 is missing"},

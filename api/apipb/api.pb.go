@@ -1824,9 +1824,9 @@ type Job struct {
 	Job           string                 `protobuf:"bytes,1,opt,name=job,proto3" json:"job,omitempty"`
 	Operator      string                 `protobuf:"bytes,2,opt,name=operator,proto3" json:"operator,omitempty"`
 	Method        string                 `protobuf:"bytes,3,opt,name=method,proto3" json:"method,omitempty"`
-	Target        string                 `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`   // as the operator wrote it
-	Names         string                 `protobuf:"bytes,5,opt,name=names,proto3" json:"names,omitempty"`     // folded; the order's machines
-	Unknown       string                 `protobuf:"bytes,6,opt,name=unknown,proto3" json:"unknown,omitempty"` // folded
+	Target        string                 `protobuf:"bytes,4,opt,name=target,proto3" json:"target,omitempty"`   // as the operator wrote it; in a list its first 1,000 characters
+	Names         string                 `protobuf:"bytes,5,opt,name=names,proto3" json:"names,omitempty"`     // folded; the order's machines; only when asked for by id
+	Unknown       string                 `protobuf:"bytes,6,opt,name=unknown,proto3" json:"unknown,omitempty"` // folded; only when asked for by id
 	CreatedMs     int64                  `protobuf:"varint,7,opt,name=created_ms,json=createdMs,proto3" json:"created_ms,omitempty"`
 	ExpiresMs     int64                  `protobuf:"varint,8,opt,name=expires_ms,json=expiresMs,proto3" json:"expires_ms,omitempty"`        // no call starts after it
 	ClosedMs      int64                  `protobuf:"varint,9,opt,name=closed_ms,json=closedMs,proto3" json:"closed_ms,omitempty"`           // 0: open

@@ -165,3 +165,53 @@ func testKilledMachine(t *testing.T, binary string) {
 	reads.exits(0).lines("m01", "m02")
 	l.once(2)
 }
+
+// A machine that lost what it remembers, between an order and its restart, does
+// not know what became of the order, and nothing runs twice: not when its whole
+// state directory was wiped and it enrolled anew, not when only its journal was.
+func testWipedMachine(t *testing.T, binary string) {
+	for _, x := range []struct {
+		name, wiped string // below the machine's state directory
+	}{{"journal", "journal"}, {"everything", ""}} {
+		t.Run(x.name, func(t *testing.T) {
+			t.Parallel()
+			s := startSite(t, binary, 1)
+			m02 := s.minion("m02")
+			s.await(2)
+			l := s.ledger("wiped")
+			running := s.root.start("run", "*", "--shell", "--wait-for", "10m", "-o", "jsonl", "--", l.command(2))
+			s.until("it runs on both", func() bool { return len(l.lines()) == 2 })
+			m02.kill()
+			s.await(1)
+			away := s.ledger("away")
+			waiting := s.root.start("run", "*", "--shell", "--wait-for", "10m", "-o", "jsonl", "--", away.command(0))
+			s.until("the other has run it", func() bool { return len(away.lines()) == 1 })
+			if err := os.RemoveAll(filepath.Join(s.dir, "m02", x.wiped)); err != nil {
+				t.Fatal(err)
+			}
+			s.minion("m02")
+			if x.wiped == "" {
+				s.until("the request is held", func() bool {
+					return strings.Contains(s.root.run("cert", "pending", "m02").exits(0).out.String(), "m02")
+				})
+				s.root.run("cert", "sign", "m02", "--replace").exits(0)
+			}
+			rows := running.exits(3).lines("m01", "m02")
+			if rows["m01"].Status != "answered" || rows["m02"].Status != "failed" || !strings.Contains(rows["m02"].Reason, "unknown") {
+				t.Errorf("%+v; want m01 answered and m02 unknown", rows)
+			}
+			// It was never sent: this the machine itself refuses, for all it knows.
+			rows = waiting.exits(3).lines("m01", "m02")
+			if rows["m01"].Status != "answered" || rows["m02"].Status != "failed" {
+				t.Errorf("%+v; want m01 answered and m02 too young", rows)
+			}
+			l.once(2)
+			away.once(1)
+			s.root.run("run", "m02", "--shell", "--", away.command(0)).exits(0) // what is ordered now runs
+			if n := len(away.lines()); n != 2 {
+				t.Errorf("%d lines; want one more", n)
+			}
+			s.root.run("audit", "verify").exits(0)
+		})
+	}
+}

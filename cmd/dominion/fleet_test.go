@@ -32,6 +32,7 @@ func TestFleet(t *testing.T) {
 		{"KilledAfterCancel", testKilledAfterCancel},
 		{"Awaited", testAwaited},
 		{"MachineKilledAndBack", testKilledMachine},
+		{"MachineWiped", testWipedMachine},
 		{"OverlordStopped", testStoppedOverlord},
 		{"FullDisk", testFullDisk},
 		{"SubOverlords", testSubOverlords},

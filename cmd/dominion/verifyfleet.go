@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -155,11 +156,15 @@ func (c *comparison) differ(format string, args ...any) {
 // didRun says that a method was started: a refusal needs no order.
 func didRun(code call.Code) bool {
 	switch code {
-	case call.OK, call.Failed, call.Timeout, call.Cancelled:
+	case call.OK, call.Failed, call.Timeout, call.Cancelled, call.Unknown:
 		return true
 	}
 	return false
 }
+
+// lost says that the machine went down while the method ran: it does not know
+// the end, and its journal held neither operator nor arguments.
+func lost(r *audit.MinionRecord) bool { return call.Code(r.GetCode()) == call.Unknown }
 
 // minion takes the log of one machine.
 func (c *comparison) minion(l *minionLog) {
@@ -175,8 +180,10 @@ func (c *comparison) minion(l *minionLog) {
 		if c.ran[job] == nil {
 			c.ran[job] = make(map[string]*told)
 		}
-		if c.ran[job][l.name] != nil {
-			c.differ("%s ran job %s twice", l.name, job)
+		if before := c.ran[job][l.name]; before != nil {
+			if !lost(before.rec) && !lost(r) { // a crash may double the record of a loss
+				c.differ("%s ran job %s twice", l.name, job)
+			}
 			continue
 		}
 		c.ran[job][l.name] = &told{rec: r}
@@ -195,7 +202,7 @@ func (c *comparison) record(index int64, r *audit.Record) {
 		c.orders[o.Job] = &ordered{index: index, method: o.Method, digest: o.ArgsDigest, at: o.IssuedAt.UnixMilli()}
 		for name, t := range c.ran[o.Job] {
 			t.matched = true
-			if t.rec.GetMethod() != o.Method || string(t.rec.GetArgsDigest()) != string(o.ArgsDigest[:]) {
+			if t.rec.GetMethod() != o.Method || !lost(t.rec) && string(t.rec.GetArgsDigest()) != string(o.ArgsDigest[:]) {
 				c.differ("%s ran %s in job %s, and the overlord's log has another order there: %s", name, t.rec.GetMethod(), o.Job, o.Method)
 			}
 		}
@@ -236,9 +243,11 @@ func (c *comparison) result(job call.JobID, name string, code call.Code, output 
 		}
 		return
 	}
-	if said := call.Code(t.rec.GetCode()); said != code {
+	switch said := call.Code(t.rec.GetCode()); {
+	case lost(t.rec): // it may have answered before
+	case said != code:
 		c.differ("%s ended job %s with %q, and the overlord records %q", name, job, said, code)
-	} else if digestOf(t.rec.GetOutputSha256()) != output {
+	case digestOf(t.rec.GetOutputSha256()) != output:
 		c.differ("%s answered job %s with another result than the overlord records", name, job)
 	}
 }
@@ -257,7 +266,7 @@ func (c *comparison) end() {
 	for job, machines := range c.ran {
 		for name, t := range machines {
 			if !t.matched {
-				c.differ("%s ran %s by operator %s in job %s, and the overlord's log has no such order", name, t.rec.GetMethod(), t.rec.GetOperator(), job)
+				c.differ("%s ran %s by operator %s in job %s, and the overlord's log has no such order", name, t.rec.GetMethod(), cmp.Or(t.rec.GetOperator(), "unknown"), job)
 			}
 		}
 	}

@@ -87,6 +87,17 @@ func TestComparison(t *testing.T) {
 		{"a job of another overlord", func(c *fleetCase) { c.order, c.results, c.told.Overlord = nil, nil, "dc2" }, ""},
 		{"a refusal without an order", func(c *fleetCase) { c.order, c.results, c.told.Code = nil, nil, uint32(call.BadOrder) }, ""},
 		{"run twice", func(c *fleetCase) { c.log.records = append(c.log.records, c.told) }, "twice"},
+		{"a loss, whatever came before", func(c *fleetCase) {
+			c.told.Code, c.told.Operator, c.told.ArgsDigest, c.told.OutputSha256 = uint32(call.Unknown), "", nil, nil
+		}, ""},
+		{"a loss that a crash doubled", func(c *fleetCase) {
+			c.told.Code = uint32(call.Unknown)
+			c.log.records = append(c.log.records, c.told)
+		}, ""},
+		{"a loss of another method", func(c *fleetCase) { c.told.Code, c.told.Method = uint32(call.Unknown), "command.run" }, "has another order there"},
+		{"a loss without an order", func(c *fleetCase) {
+			c.order, c.results, c.told.Code, c.told.Operator = nil, nil, uint32(call.Unknown), ""
+		}, "web1 ran test.ping by operator unknown in job"},
 		{"no output, and the digest of none", func(c *fleetCase) {
 			c.told.OutputSha256 = nil
 			c.results.OutputSha256 = []byte("\xe3\xb0\xc4\x42\x98\xfc\x1c\x14\x9a\xfb\xf4\xc8\x99\x6f\xb9\x24\x27\xae\x41\xe4\x64\x9b\x93\x4c\xa4\x95\x99\x1b\x78\x52\xb8\x55")

@@ -23,6 +23,10 @@
 // is the newest expiry among the jobs that were forgotten: no order up to it is
 // accepted, so that a clock set back does not make a forgotten job run again.
 //
+// A last frame that has all its bytes and does not hold may have been durable:
+// it is cut off too, and the birth is forgotten, so that the jobs that it began do
+// not begin again.
+//
 // A job whose start is in the file and whose end is not was running when the
 // machine, or its agent, went down: it has ended with code Unknown, and never
 // runs again.

@@ -74,6 +74,38 @@ func TestTornAtEveryByte(t *testing.T) {
 	}
 }
 
+// A last frame with all its bytes and a bit that flipped may have been durable: what
+// it began must not begin again when an overlord is told that nobody knows the job.
+func TestLastFrameThatDoesNotHold(t *testing.T) {
+	dir := t.TempDir()
+	j := open(t, dir, Options{})
+	ok(t, j.SetBirth(time.Now().Add(-time.Hour)))
+	first := run(t, j, result(1))
+	mark := j.offset
+	second := start(t, j)
+	ok(t, j.Close())
+	whole := content(t, dir)
+	for at := mark; at < int64(len(whole)); at++ {
+		if at >= mark+4 && at < mark+8 {
+			continue // its length: the frame looks torn
+		}
+		b := bytes.Clone(whole)
+		b[at] ^= 4
+		dir := put(t, b)
+		for range 2 { // no restart makes it forget
+			j := open(t, dir, Options{})
+			wantResult(t, j, first, result(1))
+			if state, _, err := j.Find(second); state == 0 && !j.Birth().IsZero() || err != nil {
+				t.Fatalf("flipped at %d: job %v is not known (%v), and the journal was born at %s", at, second, err, j.Birth())
+			}
+			if _, err := os.Stat(filepath.Join(dir, fileName)); err != nil {
+				t.Fatal(err)
+			}
+			ok(t, j.Close())
+		}
+	}
+}
+
 func TestDamageIsSetAside(t *testing.T) {
 	dir := t.TempDir()
 	j := open(t, dir, Options{})

@@ -383,9 +383,7 @@ func (j *Journal) Find(job call.JobID) (call.State, *fleetpb.Result, error) {
 	case e.state != uint8(call.Finished) || r != nil:
 		return call.State(e.state), r, nil
 	case e.is(cut):
-		return call.Finished, &fleetpb.Result{
-			Code: uint32(call.Unknown), Detail: "the machine, or its agent, went down while " + method + " ran",
-		}, nil
+		return call.Finished, unknownEnd(method), nil
 	case e.offset == 0:
 		return call.Finished, &fleetpb.Result{Code: e.code, Detail: "the result was stored by an overlord and is not kept here any more"}, nil
 	}

@@ -2,8 +2,10 @@ package journal
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -97,25 +99,49 @@ func (j *Journal) load() error {
 	if err != nil {
 		return err
 	}
+	doubtful := bad != nil && whole(f, end, size)
 	if bad != nil {
-		if err := j.cutTail(end, size, bad); err != nil {
+		if err := j.cutTail(end, size, bad, doubtful); err != nil {
 			return err
 		}
 	}
 	j.offset = end
 	j.settle()
+	if doubtful {
+		return j.bear()
+	}
 	return nil
 }
 
+// whole says whether the file ended with all bytes of a frame, although it does not
+// hold. A crash can leave that, if the disk took the end of a write before its
+// beginning; but the frame may also have been durable, and have said that jobs began.
+func whole(f io.ReaderAt, end, size int64) bool {
+	b, err := readAt(f, nil, end, min(size-end, frameHeader))
+	return err == nil && len(b) == frameHeader && int64(binary.BigEndian.Uint32(b[4:])) == size-end-frameHeader
+}
+
+// bear writes the file anew without its birth, so that an overlord tells another and
+// no older order is accepted; the jobs that are known stay so.
+func (j *Journal) bear() error {
+	j.birth = 0
+	return j.rewrite()
+}
+
 // cutTail removes what a crash left unfinished, and refuses to when more follows
-// than one crash leaves.
-func (j *Journal) cutTail(end, size int64, bad error) error {
+// than one crash leaves. Of a doubtful frame that is left to bear: no crash between
+// the two may make the file look sound.
+func (j *Journal) cutTail(end, size int64, bad error, doubtful bool) error {
 	at, found, err := frameAfter(j.file, end, size, j.id)
 	if err != nil {
 		return err
 	}
 	if found {
 		return &damageError{offset: end, what: fmt.Sprintf("%v, and more follows at byte %d", bad, at)}
+	}
+	if doubtful {
+		j.note("the end of the journal was torn, or damaged: it is cut off, and earlier orders are refused", end, size-end)
+		return nil
 	}
 	j.note("the end of the journal was torn and is cut off", end, size-end)
 	return errors.Join(j.file.Truncate(end), j.file.Sync())

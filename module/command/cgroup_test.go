@@ -25,7 +25,7 @@ func ownHome(t *testing.T) string {
 	if err != nil {
 		t.Skipf("SKIPPED: it needs a version 2 cgroup that this user may write to: %v", err)
 	}
-	dir, err := os.MkdirTemp(home, "commandtest-*")
+	dir, err := os.MkdirTemp(home, "commandtest-*") //nolint:usetesting // a cgroup, and no directory of files
 	if err != nil {
 		t.Skipf("SKIPPED: it needs a version 2 cgroup that this user may write to: %v", err)
 	}
@@ -137,7 +137,7 @@ func TestNoneIsLeft(t *testing.T) {
 
 // startIn begins a script as run does.
 func startIn(r runner, script string) (*process, error) {
-	cmd, err := prepare(&module.Env{}, []string{"sh", "-c", script}, Options{Dir: "/"})
+	cmd, err := prepare(context.Background(), &module.Env{}, []string{"sh", "-c", script}, Options{Dir: "/"})
 	if err != nil {
 		return nil, err
 	}

@@ -8,7 +8,7 @@
 // group gets SIGTERM and, after a grace, SIGKILL: 5 s when its time is over,
 // 1.5 s when somebody cancelled it. Where the machine lets the agent make a
 // cgroup (version 2) for each call, processes that left the group get both too,
-// and none is left. What a program leaves behind in the background goes on when
+// and none is left but one that moved itself to another cgroup, as root can. What a program leaves behind in the background goes on when
 // it ends by itself, and is no longer listened to.
 //
 // A program that ends with a status other than zero has failed: the result is

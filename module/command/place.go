@@ -1,6 +1,7 @@
 package command
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,20 +26,18 @@ type account struct {
 }
 
 // findAccount looks a user up; an empty name is the agent's own user.
-func findAccount(name string) (account, error) {
+func findAccount(ctx context.Context, name string) (account, error) {
 	own := os.Getuid()
-	var u *user.User
-	var err error
 	if name == "" {
-		if u, err = user.LookupId(strconv.Itoa(own)); err != nil {
+		u, err := user.LookupId(strconv.Itoa(own))
+		if err != nil {
 			return account{name: strconv.Itoa(own), home: "/"}, nil // a user without an entry can still run programs
 		}
 		return account{name: u.Username, home: u.HomeDir}, nil
 	}
-	if u, err = user.Lookup(name); err != nil {
-		if u, err = user.LookupId(name); err != nil {
-			return account{}, call.Errorf(call.Failed, "no user %q on this machine", name)
-		}
+	u, err := lookUser(ctx, name)
+	if err != nil {
+		return account{}, err
 	}
 	a := account{name: u.Username, home: u.HomeDir}
 	uid, err := strconv.ParseUint(u.Uid, 10, 32)
@@ -55,7 +54,7 @@ func findAccount(name string) (account, error) {
 	if err != nil {
 		return account{}, fmt.Errorf("user %q has gid %q", name, u.Gid)
 	}
-	ids, err := u.GroupIds()
+	ids, err := groupsOf(ctx, u)
 	if err != nil {
 		return account{}, fmt.Errorf("look up groups of %s: %w", u.Username, err)
 	}

@@ -39,7 +39,7 @@ func (t runner) run(ctx context.Context, env *module.Env, argv []string, opt Opt
 	if err := context.Cause(ctx); err != nil {
 		return Result{}, fmt.Errorf("not started: %w", err)
 	}
-	cmd, err := prepare(env, argv, opt)
+	cmd, err := prepare(ctx, env, argv, opt)
 	if err != nil {
 		return Result{}, err
 	}
@@ -53,13 +53,13 @@ func (t runner) run(ctx context.Context, env *module.Env, argv []string, opt Opt
 	return p.result(ctx, stopped)
 }
 
-func prepare(env *module.Env, argv []string, opt Options) (*exec.Cmd, error) {
+func prepare(ctx context.Context, env *module.Env, argv []string, opt Options) (*exec.Cmd, error) {
 	for _, s := range append([]string{opt.Dir}, argv...) {
 		if strings.ContainsRune(s, 0) {
 			return nil, call.Errorf(call.Invalid, "a zero byte in %.60q", s)
 		}
 	}
-	who, err := findAccount(opt.User)
+	who, err := findAccount(ctx, opt.User)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -155,6 +156,7 @@ func testJobs(t *testing.T, p Place) {
 	}
 	third := Job(stamp().Add(2 * time.Second))
 	third.Operator, third.Args, third.Wait, third.Timeout, third.Bare = "bob", []byte(`{"a":1}`), false, 0, false
+	third.Target = strings.Repeat("web1,", 400)
 	AddJob(t, db, &third)
 	for _, tt := range []struct {
 		name  string
@@ -188,6 +190,8 @@ func brief(jobs []store.Job) []store.Job {
 	out := slices.Clone(jobs)
 	for i := range out {
 		out[i].Order, out[i].Signature, out[i].OperatorCert, out[i].Args, out[i].Salt = nil, nil, nil, nil, nil
+		out[i].Names, out[i].Unknown = "", ""
+		out[i].Target = out[i].Target[:min(len(out[i].Target), 1000)]
 	}
 	return out
 }
@@ -218,6 +222,15 @@ func testCancelJob(t *testing.T, p Place) {
 	}
 	j.Closed, j.Args, j.Salt = stamp().Add(time.Hour), nil, nil
 	check(t, "Job after CloseJob", j)(db.Job(t.Context(), j.ID))
+	before, _ := db.Checkpoint()
+	Update(t, db, func(tx *store.Tx) error {
+		return tx.CloseJob(t.Context(), j.ID, stamp().Add(3*time.Hour), call.Counts{}, "again")
+	})
+	check(t, "Job after a second CloseJob", j)(db.Job(t.Context(), j.ID))
+	if after, _ := db.Checkpoint(); after.Size != before.Size {
+		t.Errorf("a second CloseJob appends %d records", after.Size-before.Size)
+	}
+	Verify(t, db, nil)
 }
 
 func groups() []store.ResultGroup {
