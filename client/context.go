@@ -143,7 +143,7 @@ func contextFor(dir, current, addr string) (*Context, error) {
 		}
 	}
 	return nil, &missingError{call.Errorf(call.NotFound,
-		"no context in %s is for the overlord at %s; make one with: dominion login --overlord %s --pin PIN NAME", dir, addr, addr)}
+		"no context in %s is for the overlord at %s; make one with: dominion login --overlord %s --pin PIN NAME; with --context NAME one of another overlord of the same fleet is used", dir, addr, addr)}
 }
 
 // Contexts lists the names of the contexts in dir, sorted; none when there is

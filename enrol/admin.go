@@ -48,22 +48,24 @@ func (r *Registrar) pending(tx Tx) ([]Pending, error) {
 // A pattern leaves alone what needs a closer look: rejected requests, names that
 // several keys ask for, names in use by another key. A plain name is signed or
 // refused with the reason; with replace the certificates that it has under other
-// keys are revoked. An operator's request is signed only by role, name and
-// fingerprint together: nobody becomes an operator by waiting beside machines.
+// keys are revoked. The request of an operator or an overlord is signed only by
+// role, name and fingerprint together: nobody becomes one by waiting beside
+// machines. An overlord fetches its issuing CA when it asks again.
 //
 // Codes: Invalid, NotFound, Conflict, Unavailable.
 func (r *Registrar) Sign(ctx context.Context, actor, name, fingerprint string, replace bool) (Signed, error) {
 	role, bare := CutRole(name)
 	exact := isName(bare)
 	if !exact && (replace || role != pki.Minion) {
-		return Signed{}, call.Errorf(call.Invalid, "to sign an operator, or to replace a certificate, give one name, not the pattern %.80q", name)
+		return Signed{}, call.Errorf(call.Invalid, "to sign an operator or overlord, or to replace a certificate, give one name, not the pattern %.80q", name)
 	}
-	if role == pki.Operator && fingerprint == "" {
+	if role != pki.Minion && fingerprint == "" {
 		return Signed{}, call.Errorf(call.Invalid, "to sign %.80q give the fingerprint too; dominion cert pending shows it", name)
 	}
 	var out Signed
 	var rev *revoking
-	err := r.cfg.Store.Update(ctx, func(tx Tx) error {
+	err := r.update(ctx, func(tx Tx) error {
+		out = Signed{}
 		chosen, held, err := r.choose(tx, role, bare, fingerprint)
 		if err != nil {
 			return err
@@ -74,7 +76,10 @@ func (r *Registrar) Sign(ctx context.Context, actor, name, fingerprint string, r
 			if err != nil {
 				return err
 			}
-			if c := r.conflict(a); c != "" && !replace && p.Identity.Role == pki.Minion {
+			if c := r.conflict(a); c != "" && (!replace || a.taken != "") && p.Identity.Role != pki.Operator {
+				if a.taken != "" && exact {
+					return call.Errorf(call.Conflict, "%s", c)
+				}
 				if exact {
 					return call.Errorf(call.Conflict, "%s; --replace revokes the old certificate", c)
 				}
@@ -94,7 +99,9 @@ func (r *Registrar) Sign(ctx context.Context, actor, name, fingerprint string, r
 	}
 	r.announce(rev)
 	for _, c := range out.Certs {
-		r.tell(c.Identity)
+		if c.Identity.Role != pki.Overlord { // it is known whose machine it is when it asks again
+			r.tell(c.Identity)
+		}
 	}
 	return out, nil
 }
@@ -105,11 +112,8 @@ func (r *Registrar) asks(tx Tx, p Pending) (*asking, error) {
 	if err != nil {
 		return nil, fmt.Errorf("stored request of %s: %w", p.Identity, err)
 	}
-	certs, err := tx.Certs(p.Identity)
-	if err != nil {
-		return nil, err
-	}
-	return &asking{Request: csr, fingerprint: p.Fingerprint, source: p.Source, certs: certs}, nil
+	a := &asking{Request: csr, fingerprint: p.Fingerprint, source: p.Source}
+	return a, r.known(tx, a)
 }
 
 func (r *Registrar) signOne(tx Tx, a *asking, actor string, replace bool) (c Cert, rev *revoking, err error) {
@@ -130,7 +134,7 @@ func isName(s string) bool {
 	return err == nil
 }
 
-// CutRole splits the names that Sign and Reject take: "operator/alice". What has
+// CutRole splits the names that Sign and Reject take: "operator/alice", "overlord/dc1". What has
 // no role is a minion's.
 func CutRole(s string) (role pki.Role, name string) {
 	if role, name, ok := strings.Cut(s, "/"); ok && pki.Role(role).Valid() {

@@ -34,9 +34,12 @@ const (
 type Options struct {
 	Address  string        // host:port of the overlord's API; required
 	Pin      string        // of the fleet's root; required
-	Identity pki.Identity  // minion or operator; required
+	Identity pki.Identity  // required
 	Key      crypto.Signer // ECDSA P-256; required
 	Token    string        // empty: wait for an operator
+	// Overlord is what an overlord asks for beside its certificate; with that role
+	// required. Its CSR is the one that is sent, and must be of Key.
+	Overlord *pki.OverlordRequest
 	// Attempts bounds failures in a row to reach the overlord or to be let in when
 	// it is busy; zero: no limit. Waiting for an operator is no failure.
 	Attempts int
@@ -58,6 +61,10 @@ type Granted struct {
 	Root        *x509.Certificate
 	Overlord    string // name of the overlord that answered
 	Revocations []byte // the signed list, verified; empty: none yet
+
+	Issuing  *x509.Certificate // overlords: the issuing CA
+	LogKey   []byte            // overlords: the root's statement about the log key
+	RootHost string            // overlords: who holds the root's key, by the word of the overlord that answered
 }
 
 // ErrRejected is wrapped when an operator, or the overlord, refuses for good.
@@ -93,6 +100,10 @@ func Ask(ctx context.Context, o Options) (*Granted, error) {
 	}
 	a.client = apipbconnect.NewEnrolServiceClient(hc, "https://"+o.Address, connect.WithReadMaxBytes(maxResponse))
 	a.request = &apipb.EnrolRequest{Csr: csr, Role: string(o.Identity.Role), Token: o.Token}
+	if r := o.Overlord; r != nil {
+		a.request.Csr = r.CSR
+		a.request.Overlord = &apipb.OverlordRequest{IssuingCsr: r.IssuingCSR, LogKey: r.LogKey, LogId: r.LogID, Signature: r.Signature}
+	}
 	g, err := a.run(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("ask %s for a certificate: %w", o.Address, err)
@@ -222,6 +233,16 @@ func (a *asker) finish(resp *apipb.EnrolResponse) (*Granted, error) {
 		g.Chain = append(g.Chain, v.Issuer)
 	}
 	g.Chain = append(g.Chain, v.Root)
+	if a.Overlord != nil {
+		og, err := a.Overlord.VerifyGrant(a.trust, resp.Chain, resp.Issuing, resp.LogKey, time.Time{})
+		if err != nil {
+			return nil, fmt.Errorf("verify what was granted: %w", err)
+		}
+		g.Issuing, g.LogKey = og.Issuing, og.LogKey
+		if name, err := call.ParseName(resp.RootHost); err == nil {
+			g.RootHost = name
+		}
+	}
 	if len(resp.Revocations) > 0 {
 		if _, err := pki.ParseRevocations(v.Root, resp.Revocations); err != nil {
 			return nil, fmt.Errorf("verify what was granted: %w", err)

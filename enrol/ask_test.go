@@ -206,7 +206,7 @@ func TestAskRejected(t *testing.T) {
 	o = w.options(addr, "overlord/dc2", newKey(t))
 	o.Attempts = 0
 	_, err = enrol.Ask(t.Context(), o)
-	wantCode(t, err, call.Invalid, "does not enrol overlords")
+	wantCode(t, err, call.Invalid, "issuing CA and log key too")
 }
 
 // Nobody but an overlord under the pinned root is told anything.

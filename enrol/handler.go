@@ -11,10 +11,11 @@ import (
 	"dominion/api/apipb"
 	"dominion/api/apipb/apipbconnect"
 	"dominion/call"
+	"dominion/pki"
 )
 
 const (
-	maxRequestBody = 32 << 10 // bytes: a request of 8 KiB in base64, a token, and room
+	maxRequestBody = 48 << 10 // bytes: two requests of 8 KiB in base64, a token, and room
 	// maxDeciding bounds the requests that are being decided; callers need no
 	// certificate, and each costs a signature check and a transaction.
 	maxDeciding = 64
@@ -51,7 +52,11 @@ func (s *service) Request(ctx context.Context, req *connect.Request[apipb.EnrolR
 	if ap, err := netip.ParseAddrPort(req.Peer().Addr); err == nil {
 		source = ap.Addr().Unmap().WithZone("")
 	}
-	d, err := s.r.Request(ctx, Request{CSR: req.Msg.Csr, Role: req.Msg.Role, Token: req.Msg.Token, Source: source})
+	ask := Request{CSR: req.Msg.Csr, Role: req.Msg.Role, Token: req.Msg.Token, Source: source}
+	if o := req.Msg.Overlord; o != nil {
+		ask.Overlord = &pki.OverlordRequest{IssuingCSR: o.IssuingCsr, LogKey: o.LogKey, LogID: o.LogId, Signature: o.Signature}
+	}
+	d, err := s.r.Request(ctx, ask)
 	if err != nil {
 		return nil, err
 	}
@@ -60,6 +65,6 @@ func (s *service) Request(ctx context.Context, req *connect.Request[apipb.EnrolR
 	}
 	return connect.NewResponse(&apipb.EnrolResponse{
 		State: states[d.State], Chain: d.Chain, Detail: d.Detail, RetryAfterMs: uint64(d.Retry.Milliseconds()),
-		Revocations: d.Revocations, Fingerprint: d.Fingerprint,
+		Revocations: d.Revocations, Fingerprint: d.Fingerprint, Issuing: d.Issuing, LogKey: d.LogKey, RootHost: d.RootHost,
 	}), nil
 }

@@ -41,7 +41,7 @@ func (r *Registrar) recordConflict(tx Tx, a *asking, conflict string) error {
 		return nil
 	}
 	return r.record(tx, a.Identity.String(), "conflict", a.Identity, nil,
-		fmt.Sprintf("enrolment from %s with key %s is held: %s%s", from(a.source), a.fingerprint, conflict, others(more)))
+		fmt.Sprintf("enrolment from %s%s with key %s is held: %s%s", from(a.source), a.over.told(), a.fingerprint, conflict, others(more)))
 }
 
 // waiting answers a request that is held or was rejected, and notes, once a
@@ -60,7 +60,7 @@ func (r *Registrar) waiting(tx Tx, a *asking, p Pending, known bool) (Decision, 
 	if a.Identity.Role != pki.Minion {
 		detail = "waiting for an operator: dominion cert sign " + a.Identity.String() + " --fingerprint " + a.fingerprint
 	}
-	if p.Conflict != "" && a.Identity.Role == pki.Minion {
+	if p.Conflict != "" && a.Identity.Role != pki.Operator {
 		detail = "waiting for an operator: the name is in use by another key"
 	}
 	return Decision{State: StateWaiting, Detail: detail, Retry: r.cfg.Retry}, nil

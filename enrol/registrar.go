@@ -48,6 +48,19 @@ type Config struct {
 	RootCert *x509.Certificate // required
 	Root     *pki.Authority    // nil where the root's key is not: operators and revocation wait
 	Issuing  *pki.Authority    // required
+	Overlord string            // this overlord's own name; empty: not held against those who ask
+	LogID    string            // of this overlord's own store; empty: as above
+
+	// Relay passes the request of an overlord on to the overlord above, where the
+	// root's key is not here. Nil: such requests are refused as Unavailable.
+	Relay func(ctx context.Context, req Request) (Decision, error)
+	// RelayRevoke asks the host of the root's key, through the overlord above, to
+	// revoke certificates of this overlord's machines: it signs the request, passes it
+	// on, and gives the number of the list that names them. Nil: Unavailable.
+	RelayRevoke func(ctx context.Context, req pki.RevokeRequest) (number uint64, err error)
+	// RootHost names the overlord that holds the root's key, as far as is known;
+	// nil: this one.
+	RootHost func() string
 
 	// Glob compiles a pattern of names; required.
 	Glob func(pattern string) (match func(name string) bool, err error)
@@ -58,7 +71,8 @@ type Config struct {
 	OnRevoked func(signed []byte, list *pki.RevocationList, ids []pki.Identity)
 
 	// OnGranted is called after a certificate was granted and that is durable,
-	// and again each time it is fetched. Nil: nobody listens.
+	// and again each time it is fetched. Of overlords only those are told that
+	// asked here themselves. Nil: nobody listens.
 	OnGranted func(id pki.Identity)
 
 	Retry time.Duration    // zero: DefaultRetry
@@ -177,9 +191,25 @@ func (r *Registrar) authority(role pki.Role) (*pki.Authority, error) {
 		return r.issuing.Load(), nil
 	}
 	if r.cfg.Root == nil {
-		return nil, call.Errorf(call.Unavailable, "the root's key is not on this overlord; ask the one that holds it")
+		return nil, r.noRoot("only it can grant a certificate to an " + string(role))
 	}
 	return r.cfg.Root, nil
+}
+
+// noRoot says where to go with what only the root's key can do.
+func (r *Registrar) noRoot(why string) error {
+	if host := r.rootHost(); host != "" {
+		return call.Errorf(call.Unavailable, "the root's key is on overlord/%s, and %s; do it there", host, why)
+	}
+	return call.Errorf(call.Unavailable, "the root's key is not on this overlord, and %s", why)
+}
+
+// rootHost is empty when it is not known.
+func (r *Registrar) rootHost() string {
+	if r.cfg.RootHost != nil {
+		return r.cfg.RootHost()
+	}
+	return r.cfg.Overlord
 }
 
 // chain gives what is served for a leaf: leaf, issuing CA if any, root.
@@ -196,7 +226,7 @@ func (r *Registrar) grant(tx Tx, t pki.Template, by, actor, action string) (Cert
 	if err != nil {
 		return Cert{}, err
 	}
-	if t.Identity.Role == pki.Minion && t.DNS == nil {
+	if t.Identity.Role != pki.Operator && t.DNS == nil {
 		t.DNS = []string{t.Identity.Name}
 	}
 	leaf, err := a.Sign(t, r.cfg.Now())

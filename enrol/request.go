@@ -20,6 +20,16 @@ type Request struct {
 	Role   string // must be the role of the CSR's URI
 	Token  string // empty: none
 	Source netip.Addr
+	// Overlord is what an overlord asks for beside its certificate: its CSR field is
+	// not read. With the role overlord required, otherwise nil.
+	Overlord *pki.OverlordRequest
+	// Via names the overlords that passed the request on, the one nearest to the
+	// asker first; empty: the asker is here itself. Source is then the last one's.
+	Via []string
+	// From is where the first of Via says that it came from; text from outside.
+	From string
+	// Renew asks for a fresh certificate for a key that has one; overlords only.
+	Renew bool
 }
 
 // State is how a request fares.
@@ -41,6 +51,9 @@ type Decision struct {
 	Retry       time.Duration
 	Revocations []byte // the signed list; empty: none yet
 	Fingerprint string // of the request's key
+	Issuing     []byte // overlords: the issuing CA, DER
+	LogKey      []byte // overlords: the root's statement about the log key
+	RootHost    string // overlords: who holds the root's key
 }
 
 // asking is one request while it is being decided.
@@ -50,6 +63,8 @@ type asking struct {
 	token       string
 	source      netip.Addr
 	certs       []Cert // of the identity, newest first
+	taken       string // why nobody may have the name, whatever he shows; empty: nothing
+	over        *overlordAsk
 }
 
 // Request decides about a request for a certificate. Codes of its errors:
@@ -60,6 +75,13 @@ func (r *Registrar) Request(ctx context.Context, req Request) (Decision, error) 
 	if err != nil {
 		return Decision{}, err
 	}
+	switch {
+	case r.cfg.Root != nil || a.Identity.Role == pki.Minion:
+	case a.over != nil:
+		return r.relay(ctx, a, req)
+	case r.cfg.Relay != nil: // below another overlord: a token that makes an operator must not be seen here
+		return Decision{}, call.Errorf(call.Denied, "operators do not log in at a sub-overlord: the root's key is on overlord/%s; log in there, the certificate is good here too", r.rootHost())
+	}
 	select {
 	case r.storing <- struct{}{}:
 		defer func() { <-r.storing }()
@@ -69,13 +91,23 @@ func (r *Registrar) Request(ctx context.Context, req Request) (Decision, error) 
 	var d Decision
 	var refusal error     // said to the asker, after the transaction that records it
 	var revoked *revoking // by a token that replaces
-	err = r.cfg.Store.Update(ctx, func(tx Tx) error {
+	err = r.update(ctx, func(tx Tx) error {
 		var err error
-		if a.certs, err = tx.Certs(a.Identity); err != nil {
+		if err := r.known(tx, a); err != nil {
 			return err
 		}
-		if d, revoked, refusal, err = r.decide(tx, a); err != nil {
+		if a.over != nil && a.over.renew {
+			d, err = r.renewOverlord(tx, a)
+		} else {
+			d, revoked, refusal, err = r.decide(tx, a)
+		}
+		if err != nil {
 			return err
+		}
+		if a.over != nil && d.State == StateGranted {
+			if err := r.complete(tx, a, &d); err != nil {
+				return err
+			}
 		}
 		d.Revocations, err = tx.Revocations()
 		return err
@@ -88,10 +120,22 @@ func (r *Registrar) Request(ctx context.Context, req Request) (Decision, error) 
 	}
 	r.announce(revoked)
 	d.Identity, d.Fingerprint = a.Identity, a.fingerprint
-	if d.State == StateGranted {
+	if a.over != nil {
+		d.RootHost = r.rootHost()
+	}
+	if d.State == StateGranted && (a.over == nil || len(a.over.via) == 0) {
 		r.tell(a.Identity)
 	}
 	return d, nil
+}
+
+// known looks up what is known of the name.
+func (r *Registrar) known(tx Tx, a *asking) (err error) {
+	if a.certs, err = tx.Certs(a.Identity); err != nil {
+		return err
+	}
+	a.taken, err = r.taken(tx, a.Identity)
+	return err
 }
 
 // check reads a request before anything is looked up: the cheapest tests first.
@@ -99,12 +143,15 @@ func (r *Registrar) check(req Request) (*asking, error) {
 	switch role := pki.Role(req.Role); {
 	case len(req.CSR) == 0 || len(req.CSR) > pki.MaxRequest:
 		return nil, call.Errorf(call.Invalid, "a certificate request of %d bytes; send 1 to %d", len(req.CSR), pki.MaxRequest)
-	case role == pki.Overlord:
-		return nil, call.Errorf(call.Invalid, "this version does not enrol overlords")
 	case !role.Valid():
-		return nil, call.Errorf(call.Invalid, "%.40q is not a role; send minion or operator", req.Role)
+		return nil, call.Errorf(call.Invalid, "%.40q is not a role; send minion, operator or overlord", req.Role)
+	case (role == pki.Overlord) != (req.Overlord != nil):
+		return nil, call.Errorf(call.Invalid, "an overlord asks for its issuing CA and log key too, and nobody else does")
 	case req.Token != "" && len(req.Token) != tokenLen:
 		return nil, errToken
+	}
+	if req.Overlord != nil {
+		return checkOverlord(req)
 	}
 	csr, err := pki.ParseRequest(req.CSR)
 	if err != nil {
@@ -163,6 +210,9 @@ func (r *Registrar) current(c Cert) bool {
 // conflict says why a request must not be signed without somebody's word;
 // empty: it may.
 func (r *Registrar) conflict(a *asking) string {
+	if a.taken != "" {
+		return a.taken
+	}
 	now := r.cfg.Now()
 	for i, c := range a.certs {
 		switch {
@@ -178,7 +228,7 @@ func (r *Registrar) conflict(a *asking) string {
 
 // granted signs the request and forgets that it waited.
 func (r *Registrar) granted(tx Tx, a *asking, by string) (Decision, error) {
-	c, err := r.grant(tx, pki.Template{Identity: a.Identity, PublicKey: a.PublicKey}, by, a.Identity.String(), "enrolled")
+	c, err := r.grant(tx, pki.Template{Identity: a.Identity, PublicKey: a.PublicKey}, by+a.over.passed(), a.Identity.String(), "enrolled")
 	if err != nil {
 		return Decision{}, err
 	}
@@ -205,7 +255,7 @@ func (r *Registrar) byToken(tx Tx, a *asking, conflict string) (d Decision, revo
 	if why := r.unfit(t, a); why != "" {
 		return Decision{}, nil, call.Errorf(call.Denied, "token %s: %s", t.ID, why), r.deny(tx, a, "token "+t.ID+": "+why)
 	}
-	if conflict != "" && a.Identity.Role == pki.Minion && !t.Replace {
+	if conflict != "" && a.Identity.Role != pki.Operator && (!t.Replace || a.taken != "") {
 		p, known, err := tx.Pending(a.Identity, a.fingerprint)
 		if err != nil {
 			return Decision{}, nil, nil, err
@@ -249,7 +299,7 @@ func (r *Registrar) deny(tx Tx, a *asking, why string) error {
 	if !ok {
 		return nil
 	}
-	return r.record(tx, a.Identity.String(), "denied", a.Identity, nil, fmt.Sprintf("enrolment from %s with key %s: %s%s", from(a.source), a.fingerprint, why, others(more)))
+	return r.record(tx, a.Identity.String(), "denied", a.Identity, nil, fmt.Sprintf("enrolment from %s%s with key %s: %s%s", from(a.source), a.over.told(), a.fingerprint, why, others(more)))
 }
 
 func others(n int) string {

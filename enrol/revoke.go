@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"unicode/utf8"
 
 	"dominion/api/auditpb"
@@ -54,11 +55,21 @@ func (r *Registrar) Revoke(ctx context.Context, actor string, id pki.Identity, s
 	if reason == "" || reason == pki.Replaced {
 		reason = "revoked by " + actor
 	}
+	if r.cfg.Root == nil && r.cfg.RelayRevoke != nil {
+		return r.revokeAbove(ctx, actor, id, serial, reason)
+	}
 	var rev *revoking
 	err = r.cfg.Store.Update(ctx, func(tx Tx) error {
 		certs, err := tx.Certs(id)
 		if err != nil {
 			return err
+		}
+		if id.Role == pki.Overlord { // with it goes what it has signed
+			issuing, err := tx.Certs(pki.Identity{Role: pki.Issuing, Name: id.Name})
+			if err != nil {
+				return err
+			}
+			certs = append(certs, issuing...)
 		}
 		var chosen []Cert
 		for _, c := range certs {
@@ -89,8 +100,16 @@ func ofSerial(serial string) string {
 
 // replace revokes what the name has under other keys.
 func (r *Registrar) replace(tx Tx, a *asking, actor string) (*revoking, error) {
+	certs := a.certs
+	if a.Identity.Role == pki.Overlord { // with it goes what it has signed
+		issuing, err := tx.Certs(pki.Identity{Role: pki.Issuing, Name: a.Identity.Name})
+		if err != nil {
+			return nil, err
+		}
+		certs = slices.Concat(certs, issuing)
+	}
 	var chosen []Cert
-	for _, c := range a.certs {
+	for _, c := range certs {
 		if c.Live(r.cfg.Now()) && c.Fingerprint != a.fingerprint {
 			chosen = append(chosen, c)
 		}
@@ -103,8 +122,11 @@ func (r *Registrar) replace(tx Tx, a *asking, actor string) (*revoking, error) {
 
 // revoke makes, signs and keeps the next list.
 func (r *Registrar) revoke(tx Tx, actor string, id pki.Identity, certs []Cert, reason string) (*revoking, error) {
+	if r.cfg.Root == nil && r.cfg.RelayRevoke != nil && id.Role == pki.Minion && reason == pki.Replaced {
+		return nil, replaceAbove(actor, certs)
+	}
 	if r.cfg.Root == nil {
-		return nil, call.Errorf(call.Unavailable, "the root's key is not on this overlord, and only it can revoke")
+		return nil, r.noRoot("only it can revoke")
 	}
 	now := r.cfg.Now()
 	entries := make([]pki.Revoked, len(certs))

@@ -68,6 +68,18 @@ type Tx interface {
 	TokenTx
 	PendingTx
 	RecordTx
+	OverlordTx
+}
+
+// OverlordTx keeps what concerns other overlords.
+type OverlordTx interface {
+	// LogOwner gives the overlord that an audit log's id was certified for; empty:
+	// none yet.
+	LogOwner(logID string) (overlord string, err error)
+	SetLogOwner(logID, overlord string) error
+	// PutSub notes an overlord that asked here itself, and so is a machine of this
+	// one. One that is noted already is no error.
+	PutSub(name string) error
 }
 
 // CertTx keeps certificates.

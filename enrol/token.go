@@ -22,15 +22,15 @@ const tokenLen = 64
 // TokenSpec says what a new token enrols.
 type TokenSpec struct {
 	Name     string         // pattern of names; required
-	Role     pki.Role       // empty: minion; operators' tokens are AddOperator's
+	Role     pki.Role       // empty: minion; or overlord; operators' tokens are AddOperator's
 	Uses     uint64         // 0: 1; at most MaxTokenUses
 	Life     time.Duration  // 0: DefaultTokenLife; at most MaxTokenLife
 	Replace  bool           // revokes the certificates that the name has under other keys
 	Networks []netip.Prefix // of the asking address; empty: any
 }
 
-// CreateToken makes a join token for minions. Its text is given once and kept
-// nowhere. Codes: Invalid, Busy.
+// CreateToken makes a join token for minions, or for one overlord by its name. Its
+// text is given once and kept nowhere. Codes: Invalid, Busy, Unavailable.
 func (r *Registrar) CreateToken(ctx context.Context, actor string, spec TokenSpec) (text string, t Token, err error) {
 	switch spec.Role {
 	case "", pki.Minion:
@@ -38,7 +38,9 @@ func (r *Registrar) CreateToken(ctx context.Context, actor string, spec TokenSpe
 	case pki.Operator:
 		return "", Token{}, call.Errorf(call.Invalid, "a token for an operator is made by dominion operator add NAME")
 	case pki.Overlord:
-		return "", Token{}, call.Errorf(call.Invalid, "this version does not enrol overlords")
+		if err := r.overlordToken(&spec); err != nil {
+			return "", Token{}, err
+		}
 	default:
 		return "", Token{}, call.Errorf(call.Invalid, "%.40q is not a role", string(spec.Role))
 	}
@@ -56,6 +58,20 @@ func (r *Registrar) AddOperator(ctx context.Context, actor, name string, life ti
 		return "", Token{}, err
 	}
 	return r.addToken(ctx, actor, "operator.add", TokenSpec{Name: name, Role: pki.Operator, Life: life})
+}
+
+// overlordToken checks that a token for an overlord is for one name and one use.
+func (r *Registrar) overlordToken(spec *TokenSpec) error {
+	name, err := call.ParseName(spec.Name)
+	if err != nil {
+		return call.Errorf(call.Invalid, "a token for an overlord is for one name, not for %.80q", spec.Name)
+	}
+	if spec.Uses > 1 {
+		return call.Errorf(call.Invalid, "a token for an overlord has one use, not %d", spec.Uses)
+	}
+	spec.Name = name
+	_, err = r.authority(pki.Overlord)
+	return err
 }
 
 func (r *Registrar) addToken(ctx context.Context, actor, action string, spec TokenSpec) (string, Token, error) {

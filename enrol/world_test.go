@@ -37,6 +37,8 @@ type tables struct {
 	number  uint64
 	revoked []byte
 	writes  int
+	logs    map[string]string
+	subs    map[string]bool
 }
 
 func (m *memory) Update(ctx context.Context, fn func(enrol.Tx) error) error {
@@ -47,9 +49,11 @@ func (m *memory) Update(ctx context.Context, fn func(enrol.Tx) error) error {
 	defer m.mu.Unlock()
 	tx := &memoryTx{tables: m.data, fail: m.fail}
 	tx.certs, tx.tokens, tx.pending = maps.Clone(m.data.certs), maps.Clone(m.data.tokens), maps.Clone(m.data.pending)
+	tx.logs, tx.subs = maps.Clone(m.data.logs), maps.Clone(m.data.subs)
 	tx.records = slices.Clone(m.data.records)
 	if tx.certs == nil {
 		tx.certs, tx.tokens, tx.pending = map[string]enrol.Cert{}, map[string]enrol.Token{}, map[string]enrol.Pending{}
+		tx.logs, tx.subs = map[string]string{}, map[string]bool{}
 	}
 	if err := fn(tx); err != nil {
 		return err
@@ -134,6 +138,18 @@ func (t *memoryTx) Audit(r *auditpb.Record) error {
 	}
 	t.writes++
 	t.records = append(t.records, r)
+	return nil
+}
+
+func (t *memoryTx) LogOwner(logID string) (string, error) { return t.logs[logID], nil }
+
+func (t *memoryTx) SetLogOwner(logID, overlord string) error {
+	t.logs[logID] = overlord
+	return nil
+}
+
+func (t *memoryTx) PutSub(name string) error {
+	t.subs[name] = true
 	return nil
 }
 

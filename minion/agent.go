@@ -56,6 +56,9 @@ type Options struct {
 	// Saved gives what Save kept earlier, by name; nil: nothing. Content that
 	// does not hold is an error of New.
 	Saved map[string][]byte
+	// OnRevocations is told of each newer list that was taken, after it is in force
+	// here: the list and its signed form. It must not block. Nil: nobody is.
+	OnRevocations func(signed []byte, list *pki.RevocationList)
 	// Credit is the process's pool of stream windows; nil: one per session.
 	Credit *session.Pool
 	// Heartbeat sends the process's pings; nil: none are sent.
@@ -87,6 +90,7 @@ type Agent struct {
 	save     func(name string, content []byte) error
 	patience time.Duration // of Drain with calls that were cancelled
 	opened   func()        // called when a session has begun; may be nil
+	onList   func(signed []byte, list *pki.RevocationList)
 
 	verifier verifier
 	books    books
@@ -120,6 +124,7 @@ func New(opt Options) (*Agent, error) {
 		name: name, version: opt.Version, now: opt.Now, log: opt.Log, trust: opt.Trust, save: opt.Save,
 		opt:      session.Options{Credit: opt.Credit, Heartbeat: opt.Heartbeat, Stats: opt.Stats, Log: opt.Log},
 		own:      recorder{log: opt.Own},
+		onList:   opt.OnRevocations,
 		patience: cancelTime,
 	}
 	if a.books.disk = opt.Journal; opt.Journal != nil {

@@ -45,6 +45,8 @@ type daemon struct {
 	clock *session.Clock
 	wake  chan struct{} // of one: a session has begun, so a renewal can be tried
 
+	onList func(signed []byte, list *pki.RevocationList) // see Options.OnRevocations
+
 	mu        sync.Mutex
 	overlords map[string]string      // dialled address to the overlord found there
 	certs     map[string]*credential // by overlord
@@ -95,6 +97,11 @@ func (d *daemon) open() error {
 	if err := d.loadCredentials(); err != nil {
 		return err
 	}
+	return d.openBooks()
+}
+
+// openBooks opens the agent's own log and journal, and makes the agent.
+func (d *daemon) openBooks() error {
 	pol, err := d.readPolicy()
 	if err != nil {
 		return err
@@ -128,7 +135,7 @@ func (d *daemon) makeAgent(pol *policy.Policy) error {
 	d.agent, err = New(Options{
 		Name: d.cfg.name, Trust: d.trust, Table: table, Overlords: d.enrolledWith(), Policy: pol, Own: d.own, Journal: d.jobs,
 		Save: d.dir.WriteFile, Saved: saved, Credit: session.NewPool(0), Heartbeat: d.clock, Log: d.log,
-		Version: d.cfg.version, Now: d.cfg.now, MaxRunning: d.cfg.running, MaxQueued: d.cfg.queued,
+		Version: d.cfg.version, Now: d.cfg.now, MaxRunning: d.cfg.running, MaxQueued: d.cfg.queued, OnRevocations: d.onList,
 	})
 	if err != nil {
 		return err

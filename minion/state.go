@@ -112,6 +112,9 @@ func (a *Agent) takeRevocations(signed []byte) (uint64, error) {
 	}
 	a.keep(FileRevocations, signed)
 	a.log.Info("revocation list taken", "number", list.Number(), "entries", len(list.Entries()))
+	if a.onList != nil {
+		a.onList(signed, list)
+	}
 	return list.Number(), nil
 }
 
@@ -267,21 +270,31 @@ func (l *link) sendFacts(ctx context.Context) {
 // Renew asks an overlord for a fresh certificate through the session with it.
 // csr is PKCS#10, DER; the answer is a chain in DER that the caller must verify.
 func (a *Agent) Renew(ctx context.Context, overlord string, csr []byte) ([][]byte, error) {
-	l := a.link(overlord)
-	if l == nil {
-		return nil, call.Errorf(call.NoSession, "no session with overlord/%s", overlord)
-	}
-	args, err := json.Marshal(session.RenewArgs{CSR: csr})
-	if err != nil {
-		return nil, fmt.Errorf("encode renewal: %w", err)
-	}
-	out, err := l.session.Call(ctx, session.MethodRenew, args)
-	if err != nil {
-		return nil, fmt.Errorf("renew with overlord/%s: %w", overlord, err)
-	}
 	var r session.RenewResult
-	if err := json.Unmarshal(out, &r); err != nil {
+	if err := a.Ask(ctx, overlord, session.MethodRenew, session.RenewArgs{CSR: csr}, &r); err != nil {
 		return nil, fmt.Errorf("renew with overlord/%s: %w", overlord, err)
 	}
 	return r.Chain, nil
+}
+
+// Ask calls one of the session's own methods at an overlord: args and the
+// result, a pointer, are JSON. Errors of the overlord keep their code; without a
+// session it is call.NoSession.
+func (a *Agent) Ask(ctx context.Context, overlord, method string, args, result any) error {
+	l := a.link(overlord)
+	if l == nil {
+		return call.Errorf(call.NoSession, "no session with overlord/%s", overlord)
+	}
+	b, err := json.Marshal(args)
+	if err != nil {
+		return fmt.Errorf("encode arguments of %s: %w", method, err)
+	}
+	out, err := l.session.Call(ctx, method, b)
+	if err != nil {
+		return err
+	}
+	if err := json.Unmarshal(out, result); err != nil {
+		return fmt.Errorf("read the answer to %s: %w", method, err)
+	}
+	return nil
 }

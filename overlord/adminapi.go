@@ -71,8 +71,12 @@ func certPB(c enrol.Cert) *apipb.Cert {
 	}
 }
 
+// addOverlord is what it takes, beside cert.sign or token.create, to let an
+// overlord in.
+const addOverlord = "overlord.add"
+
 // SignCert implements AdminServiceHandler. To sign an operator is to add one: who
-// may sign machines could make himself anybody otherwise.
+// may sign machines could make himself anybody otherwise. So it is with overlords.
 func (a adminAPI) SignCert(ctx context.Context, r *connect.Request[apipb.SignCertRequest]) (*connect.Response[apipb.SignCertResponse], error) {
 	action := "cert.sign"
 	role, name := enrol.CutRole(r.Msg.Name)
@@ -82,6 +86,11 @@ func (a adminAPI) SignCert(ctx context.Context, r *connect.Request[apipb.SignCer
 	c, err := a.o.admit(ctx, action, r.Msg.Name)
 	if err != nil {
 		return nil, err
+	}
+	if role == pki.Overlord {
+		if _, err := a.o.admit(ctx, addOverlord, r.Msg.Name); err != nil {
+			return nil, err
+		}
 	}
 	if role == pki.Operator && strings.EqualFold(name, localOperator) {
 		return nil, errLocalOperator
@@ -144,6 +153,11 @@ func (a adminAPI) CreateToken(ctx context.Context, r *connect.Request[apipb.Crea
 	c, err := a.o.admit(ctx, "token.create", r.Msg.Name)
 	if err != nil {
 		return nil, err
+	}
+	if pki.Role(r.Msg.Role) == pki.Overlord {
+		if _, err := a.o.admit(ctx, addOverlord, r.Msg.Name); err != nil {
+			return nil, err
+		}
 	}
 	spec := enrol.TokenSpec{
 		Name: r.Msg.Name, Role: pki.Role(r.Msg.Role), Uses: r.Msg.Uses, Life: time.Duration(r.Msg.LifeMs) * time.Millisecond, Replace: r.Msg.Replace,

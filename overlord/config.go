@@ -6,12 +6,14 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
 
 	"dominion/call"
 	"dominion/config"
+	"dominion/pki"
 )
 
 // DefaultPort is where an overlord listens: sessions and the API.
@@ -50,6 +52,17 @@ type Config struct {
 	// A change on more machines than this needs their number confirmed, as does every method that destroys. Default 100.
 	Guard int `yaml:"guard"`
 
+	// Address of the overlord above this one, host:port (51235 when the port is left out). Only with a state
+	// directory that is fresh, or that was made so: this overlord then never has the root's key. Default: none.
+	Parent string `yaml:"parent"`
+	// Digest of the fleet's root key, "sha256:…", as `dominion pin` prints it at the parent. Required with parent.
+	Pin string `yaml:"pin"`
+	// File with a token that `dominion token create --role overlord` made; it is read only while there is no
+	// certificate. Default: wait until an operator signs the request.
+	TokenFile string `yaml:"token_file"`
+
+	// Token is a join token given by other means than a file; it wins over TokenFile.
+	Token string `yaml:"-"`
 	// Version of the program, shown to clients. Empty: "devel".
 	Version string `yaml:"-"`
 	// Reload, when not nil, makes Run read the policy again each time it yields,
@@ -154,7 +167,33 @@ func (c Config) settle() (Config, error) {
 			return c, fmt.Errorf("names: %q is neither an address nor a DNS name", n)
 		}
 	}
+	if err := c.settleParent(); err != nil {
+		return c, err
+	}
 	return c, c.checkAutosign()
+}
+
+// settleParent checks what is said of the parent.
+func (c *Config) settleParent() error {
+	if c.Parent == "" {
+		if c.Pin != "" || c.TokenFile != "" {
+			return fmt.Errorf("pin, token_file: they are for an overlord with a parent; give its address too")
+		}
+		return nil
+	}
+	if _, _, err := net.SplitHostPort(c.Parent); err != nil {
+		c.Parent = net.JoinHostPort(strings.Trim(c.Parent, "[]"), DefaultPort)
+	}
+	if host, _, err := net.SplitHostPort(c.Parent); err != nil || host == "" || strings.ContainsAny(host, " \t\r\n/@?#") {
+		return fmt.Errorf("parent: %q is not host:port", c.Parent)
+	}
+	if c.Pin == "" {
+		return fmt.Errorf("pin: with a parent the pin of the fleet's root is needed; dominion pin prints it there")
+	}
+	if err := pki.CheckPin(c.Pin); err != nil {
+		return fmt.Errorf("pin: %w", err)
+	}
+	return nil
 }
 
 func (c Config) checkAutosign() error {

@@ -175,6 +175,30 @@ func (t enrolTx) Audit(r *auditpb.Record) error {
 	return err
 }
 
+// metaLog and the id of an audit log are the store's name for the overlord that
+// the log was certified for.
+const metaLog = "log/"
+
+// LogOwner implements enrol.OverlordTx.
+func (t enrolTx) LogOwner(logID string) (string, error) {
+	name, err := t.tx.Meta(t.ctx, metaLog+logID)
+	if errors.Is(err, store.ErrNotFound) {
+		return "", nil
+	}
+	return name, err
+}
+
+// SetLogOwner implements enrol.OverlordTx.
+func (t enrolTx) SetLogOwner(logID, overlord string) error {
+	return t.tx.SetMeta(t.ctx, metaLog+logID, overlord)
+}
+
+// metaSub and a name stand in the store for a sub-overlord of this overlord.
+const metaSub = "sub/"
+
+// PutSub implements enrol.OverlordTx.
+func (t enrolTx) PutSub(name string) error { return t.tx.SetMeta(t.ctx, metaSub+name, name) }
+
 // Revocations implements enrol.RecordTx.
 func (t enrolTx) Revocations() ([]byte, error) {
 	l, err := t.tx.Revocations(t.ctx)

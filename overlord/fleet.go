@@ -25,6 +25,7 @@ type minionState struct {
 	birth   time.Time        // of the journal that the session's HELLO showed
 	reason  string           // why there is no session
 	dial    string           // address we dial; empty: it dials us
+	sub     bool             // the agent of a sub-overlord
 	notes   [][]byte         // checkpoints that it remembers, as far as we know; nil: as in its HELLO
 	asked   float64          // requests of its own that count at the time of asking
 	asking  time.Time        // when it asked last
@@ -70,6 +71,21 @@ func (f *fleet) enrolled(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.addLocked(name)
+}
+
+// enrolledSub makes the name of a sub-overlord known.
+func (f *fleet) enrolledSub(name string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.addLocked(name).sub = true
+}
+
+// isSub says whether a name is that of a sub-overlord of ours.
+func (f *fleet) isSub(name string) bool {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	m := f.known[name]
+	return m != nil && m.sub
 }
 
 func (f *fleet) addLocked(name string) *minionState {

@@ -61,7 +61,8 @@ func (a fleetAPI) Status(ctx context.Context, _ *connect.Request[apipb.StatusReq
 	return connect.NewResponse(&apipb.StatusResponse{
 		Name: o.cfg.Name, Version: o.cfg.Version, StartedAtMs: ms(o.started), TimeMs: ms(time.Now()), Minions: uint64(known), Connected: uint64(up),
 		PendingRequests: uint64(pending), LogId: o.keep.logID(), LogSize: uint64(o.keep.logSize()), AuditProblem: o.keep.auditProblem(),
-		RunningJobs: uint64(o.jobs.count()), RevocationNumber: o.revoked().Number(), RootKeyHere: true, StoreProblem: o.keep.problem(), Pin: o.keys.pin(),
+		RunningJobs: uint64(o.jobs.count()), RevocationNumber: o.revoked().Number(), RootKeyHere: o.keys.root != nil, StoreProblem: o.keep.problem(), Pin: o.keys.pin(),
+		Parent: o.parent.status(), RootHost: o.rootHostPB(),
 	}), nil
 }
 
@@ -99,6 +100,7 @@ func (a fleetAPI) Minions(ctx context.Context, r *connect.Request[apipb.MinionsR
 		}
 		if st, ok := a.o.fleet.look(n); ok {
 			m.Connected, m.SinceMs, m.Problem, m.DialAddress = st.session != nil, ms(st.since), st.reason, st.dial
+			m.Overlord = st.sub
 			if st.session != nil {
 				m.Address = st.session.RemoteAddr().String()
 				m.LastSeenMs = ms(time.Now())
@@ -130,8 +132,12 @@ func (a fleetAPI) SetMinion(ctx context.Context, r *connect.Request[apipb.SetMin
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := a.o.fleet.look(name); !ok {
+	st, ok := a.o.fleet.look(name)
+	if !ok {
 		return nil, call.Errorf(call.NotFound, "no minion %q; dominion minions lists them", name)
+	}
+	if st.sub {
+		return nil, call.Errorf(call.Invalid, "%q is a sub-overlord: it dials its parent, and is not dialled", name)
 	}
 	if err := a.o.keep.setDial(ctx, c, name, r.Msg.DialAddress); err != nil {
 		return nil, err

@@ -32,8 +32,8 @@ import (
 type keep struct {
 	db         *store.DB
 	dir        *pki.Dir
-	root       *pki.Authority
-	logKeyCert []byte // the log key, certified by the root
+	root       *pki.Authority // nil at a sub-overlord
+	logKeyCert []byte         // the log key, certified by the root
 	logKey     audit.LogKey
 
 	groups  atomic.Pointer[map[string][]string] // all groups, as the store has them; the map is not changed
@@ -60,11 +60,13 @@ func openKeep(ctx context.Context, o *Overlord) (*keep, error) {
 		return nil, err
 	}
 	pub, _ := o.keys.logKey.Public().(ed25519.PublicKey)
-	k.logKeyCert, err = pki.SignLogKey(o.keys.root, pki.LogKey{
-		LogID: k.db.LogID(), Overlord: o.cfg.Name, PublicKey: pub, NotAfter: o.keys.root.Cert.NotAfter,
-	})
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("certify the log key: %w", err), k.db.Close())
+	if o.keys.root != nil {
+		k.logKeyCert, err = pki.SignLogKey(o.keys.root, pki.LogKey{
+			LogID: k.db.LogID(), Overlord: o.cfg.Name, PublicKey: pub, NotAfter: o.keys.root.Cert.NotAfter,
+		})
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("certify the log key: %w", err), k.db.Close())
+		}
 	}
 	if err := k.loadGroups(ctx); err != nil {
 		return nil, errors.Join(err, k.db.Close())
@@ -154,6 +156,9 @@ func (k *keep) ours(note []byte) bool {
 
 // recover explains a restore from back-up, or only says what it would abandon.
 func (k *keep) recover(ctx context.Context, c caller, confirm bool) (*apipb.AuditRecoverResponse, error) {
+	if k.root == nil && confirm {
+		return nil, call.Errorf(call.Unavailable, "the root's key signs the statement that explains a restore, and it is not on this overlord")
+	}
 	k.mu.Lock()
 	var notes [][]byte
 	for _, n := range k.seen {
@@ -307,15 +312,21 @@ func (k *keep) pendingCount(ctx context.Context) (int, error) {
 	return len(rows), err
 }
 
-// current gives the newest live certificate of each minion.
+// current gives the newest live certificate of each minion, and of each
+// sub-overlord that asked here itself.
 func (k *keep) current(ctx context.Context) (map[string]enrol.Cert, error) {
 	certs, err := k.certs(ctx)
 	if err != nil {
 		return nil, err
 	}
+	subs, err := k.subs(ctx)
+	if err != nil {
+		return nil, err
+	}
 	out, now := make(map[string]enrol.Cert), time.Now()
 	for _, c := range certs {
-		if old, ok := out[c.Identity.Name]; c.Identity.Role == pki.Minion && c.Live(now) && (!ok || c.NotBefore.After(old.NotBefore)) {
+		machine := c.Identity.Role == pki.Minion || c.Identity.Role == pki.Overlord && subs[c.Identity.Name]
+		if old, ok := out[c.Identity.Name]; machine && c.Live(now) && (!ok || c.NotBefore.After(old.NotBefore)) {
 			out[c.Identity.Name] = c
 		}
 	}

@@ -45,12 +45,14 @@ type keys struct {
 	dns  []string
 	ips  []net.IP
 
-	root    *pki.Authority
-	logKey  ed25519.PrivateKey
-	issuing atomic.Pointer[pki.Authority]
-	former  atomic.Pointer[[]*x509.Certificate]
-	server  atomic.Pointer[tls.Certificate] // chain: leaf, root
-	opCert  atomic.Pointer[x509.Certificate]
+	root     *pki.Authority    // nil at a sub-overlord
+	rootCert *x509.Certificate // nil until a sub-overlord has enrolled
+	logKey   ed25519.PrivateKey
+	issuing  atomic.Pointer[pki.Authority]
+	former   atomic.Pointer[[]*x509.Certificate]
+	server   atomic.Pointer[tls.Certificate] // chain: leaf, root
+	sub      *subKeys                        // nil where the root's key is
+	opCert   atomic.Pointer[x509.Certificate]
 }
 
 // loadKeys reads the keys of a state directory, and makes those that are
@@ -61,6 +63,7 @@ func loadKeys(dir *pki.Dir, c Config, now time.Time) (*keys, error) {
 	if err := k.loadRoot(now); err != nil {
 		return nil, err
 	}
+	k.rootCert = k.root.Cert
 	if err := k.loadLogKey(); err != nil {
 		return nil, err
 	}
@@ -313,4 +316,4 @@ func says(cert *x509.Certificate, t pki.Template) bool {
 		slices.EqualFunc(cert.IPAddresses, t.IPs, func(a, b net.IP) bool { return a.Equal(b) })
 }
 
-func (k *keys) pin() string { return pki.Pin(k.root.Cert) }
+func (k *keys) pin() string { return pki.Pin(k.rootCert) }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"os"
 	"time"
 
 	"connectrpc.com/connect"
@@ -50,9 +51,13 @@ func (o *Overlord) newListener(ln net.Listener) *session.Listener {
 }
 
 // verifyMinion admits minions that this overlord's issuing CA, or a
-// predecessor of it, has signed. They show their leaf alone.
+// predecessor of it, has signed, and the agents of sub-overlords that asked here
+// for their certificates. They show their leaf alone.
 func (o *Overlord) verifyMinion(cs tls.ConnectionState) error {
 	leaf := cs.PeerCertificates[0]
+	if id, err := pki.IdentityOf(leaf); err == nil && id.Role == pki.Overlord {
+		return o.verifySub(leaf)
+	}
 	issuer := o.keys.issuerOf(leaf)
 	if issuer == nil {
 		return call.Errorf(call.Denied, "the certificate was not granted by this overlord (issuer %q)", leaf.Issuer.CommonName)
@@ -63,6 +68,18 @@ func (o *Overlord) verifyMinion(cs tls.ConnectionState) error {
 	}
 	if v.Identity.Role != pki.Minion {
 		return call.Errorf(call.Denied, "%s is not a minion", v.Identity)
+	}
+	return nil
+}
+
+// verifySub admits the agent of a sub-overlord of ours.
+func (o *Overlord) verifySub(leaf *x509.Certificate) error {
+	v, err := o.verify([]*x509.Certificate{leaf})
+	if err != nil {
+		return err
+	}
+	if !o.fleet.isSub(v.Identity.Name) {
+		return call.Errorf(call.Denied, "%s did not get its certificate through this overlord", v.Identity)
 	}
 	return nil
 }
@@ -134,6 +151,9 @@ func (o *Overlord) housekeeping(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-renew.C:
+			if o.keys.root == nil {
+				continue // the parent is asked: see renewals
+			}
 			if err := o.keys.renew(time.Now()); err != nil {
 				o.log.Error("own certificates not renewed", "error", err)
 			}
@@ -151,6 +171,12 @@ func (o *Overlord) housekeeping(ctx context.Context) error {
 // reload reads again what SIGHUP may change: policy, autosign rules, log level.
 func (o *Overlord) reload() {
 	err := o.loadPolicy()
+	if o.parent != nil {
+		select {
+		case o.parent.reload <- os.Interrupt: // the agent reads its policy again; which signal is all one
+		default:
+		}
+	}
 	if o.cfg.Reread != nil {
 		c, rerr := o.cfg.Reread()
 		if rerr == nil {

@@ -54,6 +54,9 @@ type Overlord struct {
 	dialer  *dialer
 	sess    session.Options
 
+	parent  *parent // nil: there is none, and the root's key is here
+	passing passing // what is passed on to the parent
+
 	policy  atomic.Pointer[policy.Policy] // nil: no file
 	revlist atomic.Pointer[revocations]
 
@@ -89,6 +92,9 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
 		return err
 	}
 	o, err := open(ctx, cfg, log)
+	if err != nil && ctx.Err() != nil {
+		return nil // told to end while it waited for its certificates
+	}
 	if err != nil {
 		return err
 	}
@@ -148,6 +154,10 @@ func (o *Overlord) run(ctx context.Context, ln, sock net.Listener) error {
 	g.Go(func() error { return ignoreClosed(o.sess.Heartbeat.Run(life)) })
 	g.Go(func() error { return o.dialer.run(gctx) })
 	g.Go(func() error { return o.housekeeping(gctx) })
+	if o.parent != nil {
+		g.Go(func() error { return o.parent.agent.Run(gctx, time.Duration(o.cfg.Grace)) })
+		g.Go(func() error { return o.renewals(gctx) })
+	}
 	if o.cfg.MetricsListen != "" {
 		g.Go(func() error { return o.serveMetrics(gctx) })
 	}
@@ -208,16 +218,29 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 	if err := o.keepName(); err != nil {
 		return nil, err
 	}
-	if o.keys, err = loadKeys(dir, o.cfg, time.Now()); err != nil {
+	if o.parent, err = openParent(dir, o.cfg); err != nil {
 		return nil, err
 	}
-	if o.trust, err = pki.NewTrust(o.keys.root.Cert); err != nil {
+	if o.parent != nil {
+		o.keys, err = loadSubKeys(dir, o.cfg)
+	} else {
+		o.keys, err = loadKeys(dir, o.cfg, time.Now())
+	}
+	if err != nil {
 		return nil, err
 	}
 	if o.table, err = module.NewTable(minion.Modules(nil, nil)); err != nil {
 		return nil, err
 	}
 	if o.keep, err = openKeep(ctx, o); err != nil {
+		return nil, err
+	}
+	if o.parent != nil {
+		if err := o.join(ctx); err != nil {
+			return nil, err
+		}
+	}
+	if o.trust, err = pki.NewTrust(o.keys.rootCert); err != nil {
 		return nil, err
 	}
 	if err := o.loadPolicy(); err != nil {
@@ -256,6 +279,9 @@ func (o *Overlord) keepName() error {
 // close releases what open took, the store last.
 func (o *Overlord) close() error {
 	var errs []error
+	if o.parent != nil && o.parent.agent != nil {
+		errs = append(errs, o.parent.agent.Close())
+	}
 	if o.keep != nil {
 		errs = append(errs, o.keep.close())
 	}

@@ -20,6 +20,11 @@ func (o *Overlord) prepare(ctx context.Context) error {
 	if err := o.prepareRegistrar(ctx); err != nil {
 		return err
 	}
+	if o.parent != nil {
+		if err := o.embed(ctx); err != nil {
+			return err
+		}
+	}
 	if err := o.loadFleet(ctx); err != nil {
 		return err
 	}
@@ -31,7 +36,8 @@ func (o *Overlord) prepare(ctx context.Context) error {
 
 func (o *Overlord) prepareRegistrar(ctx context.Context) error {
 	r, err := enrol.New(enrol.Config{
-		Store: enrolStore{o.keep.db}, RootCert: o.keys.root.Cert, Root: o.keys.root, Issuing: o.keys.issuing.Load(),
+		Store: enrolStore{o.keep.db}, RootCert: o.keys.rootCert, Root: o.keys.root, Issuing: o.keys.issuing.Load(),
+		Overlord: o.cfg.Name, LogID: o.keep.logID(), RootHost: o.rootHost, Relay: o.relayOr(), RelayRevoke: o.relayRevokeOr(),
 		Glob: func(pattern string) (func(string) bool, error) {
 			p, err := target.Glob(pattern)
 			return p.Match, err
@@ -53,7 +59,7 @@ func (o *Overlord) prepareRegistrar(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	list, err := pki.ParseRevocations(o.keys.root.Cert, row.Signed)
+	list, err := pki.ParseRevocations(o.keys.rootCert, row.Signed)
 	if err != nil {
 		return fmt.Errorf("read revocation list: %w", err)
 	}
@@ -89,8 +95,11 @@ func (o *Overlord) takeRevocations(r *revocations) bool {
 
 // onGranted makes a machine known that has enrolled, before it connects.
 func (o *Overlord) onGranted(id pki.Identity) {
-	if id.Role == pki.Minion {
+	switch id.Role {
+	case pki.Minion:
 		o.fleet.enrolled(id.Name)
+	case pki.Overlord:
+		o.fleet.enrolledSub(id.Name)
 	}
 }
 
@@ -103,7 +112,7 @@ func (o *Overlord) dropRevoked(ids []pki.Identity) {
 		return
 	}
 	for _, id := range ids {
-		if _, ok := certs[id.Name]; !ok && id.Role == pki.Minion {
+		if _, ok := certs[id.Name]; !ok && (id.Role == pki.Minion || id.Role == pki.Overlord) {
 			if s := o.fleet.forget(id.Name); s != nil {
 				s.Close(call.Revoked, "the certificate was revoked")
 			}
@@ -142,5 +151,10 @@ func (o *Overlord) loadFleet(ctx context.Context) error {
 		}
 	}
 	o.fleet.load(names, dial)
+	for n, c := range certs {
+		if c.Identity.Role == pki.Overlord {
+			o.fleet.enrolledSub(n)
+		}
+	}
 	return nil
 }

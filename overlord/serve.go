@@ -96,11 +96,22 @@ func (h handler) Call(s *session.Session, id uint64, c *fleetpb.Call) {
 	}
 	o.background.Go(func() {
 		defer o.minionCalls.Release(1)
-		ctx, cancel := context.WithTimeout(o.life, minionCall)
+		ctx, cancel := context.WithTimeout(o.life, timeFor(c.TimeoutMs))
 		defer cancel()
 		out, err := o.minionAsks(ctx, s, c)
 		h.reply(s, id, out, err)
 	})
+}
+
+// timeFor gives how long a request of a peer may take that waits for so many
+// milliseconds (zero: it did not say): a little less, so that it is told what was
+// late when others have to be asked.
+func timeFor(ms uint64) time.Duration {
+	const margin = 20 * time.Millisecond
+	if ms == 0 || ms > uint64(minionCall/time.Millisecond) {
+		return minionCall
+	}
+	return max(time.Duration(ms)*time.Millisecond-margin, time.Millisecond)
 }
 
 func (h handler) reply(s *session.Session, id uint64, out any, err error) {
@@ -128,6 +139,10 @@ func (o *Overlord) minionAsks(ctx context.Context, s *session.Session, c *fleetp
 			return nil, call.Errorf(call.Invalid, "facts are a JSON object of at most %d bytes", maxFacts)
 		}
 		return struct{}{}, o.keep.facts(ctx, s.Peer().Name, c.Args)
+	case session.MethodGrant:
+		return o.passedUp(ctx, s, c.Args)
+	case session.MethodRevoke:
+		return o.revokeBelow(ctx, s, c.Args)
 	case session.MethodRenew:
 		var m session.RenewArgs
 		if err := json.Unmarshal(c.Args, &m); err != nil {
@@ -208,6 +223,9 @@ func (o *Overlord) pushRevocations() {
 	id := o.callID.Add(1)
 	for _, s := range o.fleet.all() {
 		if reason, yes := o.peerRevoked(s); yes {
+			if s.Peer().Role == pki.Overlord { // so that its machines learn it; one that is hostile keeps it from them
+				_ = s.Start(id, listSent{o}, body) // an error: it is gone
+			}
 			s.Close(call.Revoked, "the certificate was revoked: "+reason)
 			continue
 		}

@@ -14,7 +14,7 @@
 //
 // Administrative actions ("cert.sign", "group.set") concern the fleet and no
 // machine: a line allows them only when its targets are exactly "*". Methods
-// of operator, cert and token decide who else gets in: a line allows them
+// of operator, overlord, cert and token decide who else gets in: a line allows them
 // only by a pattern that begins with that word, so that "*" does not.
 //
 // A line whose targets name a group (@web) applies only where groups are
@@ -30,7 +30,7 @@ import (
 )
 
 // guarded are the first words of the methods that a pattern must name.
-var guarded = []string{"cert", "operator", "token"}
+var guarded = []string{"cert", "operator", "overlord", "token"}
 
 // Policy is a checked policy file. A nil *Policy is that of a machine without
 // a file and allows everything. It does not change after it was made and may

@@ -70,3 +70,75 @@ type JobResult struct {
 	TookUs uint64          `json:"took_us,omitempty"`
 	Output json.RawMessage `json:"output,omitempty"` // at most 1 MiB
 }
+
+// MethodGrant carries the request of a new overlord up, minion's side to
+// overlord: GrantArgs, answered by GrantResult.
+const MethodGrant = "session.grant"
+
+// Limits of what is passed on for others.
+const (
+	MaxGrant = 32 << 10 // bytes of GrantArgs, encoded
+	MaxVia   = 16       // overlords that may pass one request on
+)
+
+// GrantArgs is the request of a new overlord, or of one that renews, as it goes
+// from overlord to overlord up to the host of the root's key.
+type GrantArgs struct {
+	CSR        []byte `json:"csr"`         // PKCS#10, DER
+	IssuingCSR []byte `json:"issuing_csr"` // PKCS#10, DER
+	LogKey     []byte `json:"log_key"`
+	LogID      string `json:"log_id"`
+	Signature  []byte `json:"signature"` // by the key of CSR, over all of the above
+	Token      string `json:"token,omitempty"`
+	Renew      bool   `json:"renew,omitempty"` // it holds a certificate for the key of CSR
+	// From is where the request came from and Via who passed it on before the one
+	// that sends it: the word of those who did.
+	From string   `json:"from,omitempty"`
+	Via  []string `json:"via,omitempty"` // at most MaxVia
+}
+
+// GrantState is how such a request fares.
+type GrantState string
+
+// The states.
+const (
+	GrantWaiting  GrantState = "pending"
+	GrantGranted  GrantState = "granted"
+	GrantRejected GrantState = "rejected"
+)
+
+// GrantResult answers GrantArgs. Who asked verifies it.
+type GrantResult struct {
+	State        GrantState `json:"state"`
+	Chain        [][]byte   `json:"chain,omitempty"`   // DER: leaf, root
+	Issuing      []byte     `json:"issuing,omitempty"` // DER
+	LogKey       []byte     `json:"log_key,omitempty"` // the root's statement
+	Detail       string     `json:"detail,omitempty"`
+	RetryAfterMs uint64     `json:"retry_after_ms,omitempty"`
+	Revocations  []byte     `json:"revocations,omitempty"` // the signed list
+	Fingerprint  string     `json:"fingerprint,omitempty"`
+	RootHost     string     `json:"root_host,omitempty"` // the overlord that holds the root's key
+}
+
+// MethodRevoke carries a sub-overlord's request to revoke certificates of its
+// machines up, as MethodGrant does: RevokeArgs, answered by RevokeResult.
+const MethodRevoke = "session.revoke"
+
+// MaxRevoke is the size of the largest RevokeArgs in bytes, encoded.
+const MaxRevoke = 256 << 10
+
+// RevokeArgs is the request, signed by the overlord whose machines they were.
+type RevokeArgs struct {
+	Overlord  string   `json:"overlord"`
+	Leaves    [][]byte `json:"leaves"` // DER
+	Reason    string   `json:"reason"`
+	Actor     string   `json:"actor"`
+	Signature []byte   `json:"signature"`
+	Hops      int      `json:"hops,omitempty"` // overlords that have passed it on; at most MaxVia
+}
+
+// RevokeResult holds the list that names them.
+type RevokeResult struct {
+	Number uint64 `json:"number"`
+	List   []byte `json:"list"` // an encoded fleetpb.Signed
+}

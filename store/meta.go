@@ -12,3 +12,8 @@ func (tx *Tx) SetMeta(ctx context.Context, name, value string) error {
 func (r *reader) Meta(ctx context.Context, name string) (string, error) {
 	return one(ctx, r.q, scanText, name, "SELECT value FROM meta WHERE name = $1", name)
 }
+
+// MetaBelow gives the texts whose names begin with prefix, which ends in "/".
+func (r *reader) MetaBelow(ctx context.Context, prefix string) ([]string, error) {
+	return all(ctx, r.q, scanText, "SELECT value FROM meta WHERE substr(name, 1, $1) = $2 ORDER BY name", len(prefix), prefix)
+}

@@ -73,7 +73,7 @@ func (x EnrolResponse_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use EnrolResponse_State.Descriptor instead.
 func (EnrolResponse_State) EnumDescriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{1, 0}
+	return file_apipb_api_proto_rawDescGZIP(), []int{2, 0}
 }
 
 type SetGroupRequest_Mode int32
@@ -122,7 +122,7 @@ func (x SetGroupRequest_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SetGroupRequest_Mode.Descriptor instead.
 func (SetGroupRequest_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{33, 0}
+	return file_apipb_api_proto_rawDescGZIP(), []int{35, 0}
 }
 
 type EnrolRequest struct {
@@ -130,6 +130,7 @@ type EnrolRequest struct {
 	Csr           []byte                 `protobuf:"bytes,1,opt,name=csr,proto3" json:"csr,omitempty"`   // PKCS#10, DER, at most 8 KiB
 	Role          string                 `protobuf:"bytes,2,opt,name=role,proto3" json:"role,omitempty"` // "minion", "operator", "overlord"
 	Token         string                 `protobuf:"bytes,3,opt,name=token,proto3" json:"token,omitempty"`
+	Overlord      *OverlordRequest       `protobuf:"bytes,4,opt,name=overlord,proto3" json:"overlord,omitempty"` // only, and always, with the role overlord
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -185,21 +186,100 @@ func (x *EnrolRequest) GetToken() string {
 	return ""
 }
 
+func (x *EnrolRequest) GetOverlord() *OverlordRequest {
+	if x != nil {
+		return x.Overlord
+	}
+	return nil
+}
+
+// OverlordRequest is what an overlord asks for beside its own certificate.
+type OverlordRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	IssuingCsr    []byte                 `protobuf:"bytes,1,opt,name=issuing_csr,json=issuingCsr,proto3" json:"issuing_csr,omitempty"` // of its issuing CA's key, for the same identity: PKCS#10, DER, at most 8 KiB
+	LogKey        []byte                 `protobuf:"bytes,2,opt,name=log_key,json=logKey,proto3" json:"log_key,omitempty"`             // Ed25519, 32 bytes
+	LogId         string                 `protobuf:"bytes,3,opt,name=log_id,json=logId,proto3" json:"log_id,omitempty"`                // of its store; at most 64 bytes
+	Signature     []byte                 `protobuf:"bytes,4,opt,name=signature,proto3" json:"signature,omitempty"`                     // by the key of csr, over all of the above: docs/protocol/enrol.md
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OverlordRequest) Reset() {
+	*x = OverlordRequest{}
+	mi := &file_apipb_api_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OverlordRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OverlordRequest) ProtoMessage() {}
+
+func (x *OverlordRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OverlordRequest.ProtoReflect.Descriptor instead.
+func (*OverlordRequest) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *OverlordRequest) GetIssuingCsr() []byte {
+	if x != nil {
+		return x.IssuingCsr
+	}
+	return nil
+}
+
+func (x *OverlordRequest) GetLogKey() []byte {
+	if x != nil {
+		return x.LogKey
+	}
+	return nil
+}
+
+func (x *OverlordRequest) GetLogId() string {
+	if x != nil {
+		return x.LogId
+	}
+	return ""
+}
+
+func (x *OverlordRequest) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
 type EnrolResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	State         EnrolResponse_State    `protobuf:"varint,1,opt,name=state,proto3,enum=dominion.v1.EnrolResponse_State" json:"state,omitempty"`
 	Chain         [][]byte               `protobuf:"bytes,2,rep,name=chain,proto3" json:"chain,omitempty"` // DER: leaf, issuing CA if any, root
 	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
 	RetryAfterMs  uint64                 `protobuf:"varint,4,opt,name=retry_after_ms,json=retryAfterMs,proto3" json:"retry_after_ms,omitempty"`
-	Revocations   []byte                 `protobuf:"bytes,5,opt,name=revocations,proto3" json:"revocations,omitempty"` // the signed list
-	Fingerprint   string                 `protobuf:"bytes,6,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"` // sha256:… of the request's key, to compare with `dominion cert pending`
+	Revocations   []byte                 `protobuf:"bytes,5,opt,name=revocations,proto3" json:"revocations,omitempty"`           // the signed list
+	Fingerprint   string                 `protobuf:"bytes,6,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`           // sha256:… of the request's key, to compare with `dominion cert pending`
+	Issuing       []byte                 `protobuf:"bytes,7,opt,name=issuing,proto3" json:"issuing,omitempty"`                   // overlords: their issuing CA, DER, signed by the root
+	LogKey        []byte                 `protobuf:"bytes,8,opt,name=log_key,json=logKey,proto3" json:"log_key,omitempty"`       // overlords: the root's statement about the log key
+	RootHost      string                 `protobuf:"bytes,9,opt,name=root_host,json=rootHost,proto3" json:"root_host,omitempty"` // overlords: the overlord that holds the root's key
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EnrolResponse) Reset() {
 	*x = EnrolResponse{}
-	mi := &file_apipb_api_proto_msgTypes[1]
+	mi := &file_apipb_api_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -211,7 +291,7 @@ func (x *EnrolResponse) String() string {
 func (*EnrolResponse) ProtoMessage() {}
 
 func (x *EnrolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[1]
+	mi := &file_apipb_api_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -224,7 +304,7 @@ func (x *EnrolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrolResponse.ProtoReflect.Descriptor instead.
 func (*EnrolResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{1}
+	return file_apipb_api_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *EnrolResponse) GetState() EnrolResponse_State {
@@ -269,6 +349,27 @@ func (x *EnrolResponse) GetFingerprint() string {
 	return ""
 }
 
+func (x *EnrolResponse) GetIssuing() []byte {
+	if x != nil {
+		return x.Issuing
+	}
+	return nil
+}
+
+func (x *EnrolResponse) GetLogKey() []byte {
+	if x != nil {
+		return x.LogKey
+	}
+	return nil
+}
+
+func (x *EnrolResponse) GetRootHost() string {
+	if x != nil {
+		return x.RootHost
+	}
+	return ""
+}
+
 type StatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -277,7 +378,7 @@ type StatusRequest struct {
 
 func (x *StatusRequest) Reset() {
 	*x = StatusRequest{}
-	mi := &file_apipb_api_proto_msgTypes[2]
+	mi := &file_apipb_api_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -289,7 +390,7 @@ func (x *StatusRequest) String() string {
 func (*StatusRequest) ProtoMessage() {}
 
 func (x *StatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[2]
+	mi := &file_apipb_api_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -302,7 +403,7 @@ func (x *StatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusRequest.ProtoReflect.Descriptor instead.
 func (*StatusRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{2}
+	return file_apipb_api_proto_rawDescGZIP(), []int{3}
 }
 
 type StatusResponse struct {
@@ -322,13 +423,15 @@ type StatusResponse struct {
 	RootKeyHere      bool                   `protobuf:"varint,13,opt,name=root_key_here,json=rootKeyHere,proto3" json:"root_key_here,omitempty"`
 	StoreProblem     string                 `protobuf:"bytes,14,opt,name=store_problem,json=storeProblem,proto3" json:"store_problem,omitempty"` // empty: the store takes writes
 	Pin              string                 `protobuf:"bytes,15,opt,name=pin,proto3" json:"pin,omitempty"`
+	Parent           *Parent                `protobuf:"bytes,16,opt,name=parent,proto3" json:"parent,omitempty"`                     // absent: this overlord has none
+	RootHost         string                 `protobuf:"bytes,17,opt,name=root_host,json=rootHost,proto3" json:"root_host,omitempty"` // the overlord that holds the root's key; empty: this one
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
 	*x = StatusResponse{}
-	mi := &file_apipb_api_proto_msgTypes[3]
+	mi := &file_apipb_api_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -340,7 +443,7 @@ func (x *StatusResponse) String() string {
 func (*StatusResponse) ProtoMessage() {}
 
 func (x *StatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[3]
+	mi := &file_apipb_api_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -353,7 +456,7 @@ func (x *StatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusResponse.ProtoReflect.Descriptor instead.
 func (*StatusResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{3}
+	return file_apipb_api_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *StatusResponse) GetName() string {
@@ -461,6 +564,89 @@ func (x *StatusResponse) GetPin() string {
 	return ""
 }
 
+func (x *StatusResponse) GetParent() *Parent {
+	if x != nil {
+		return x.Parent
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetRootHost() string {
+	if x != nil {
+		return x.RootHost
+	}
+	return ""
+}
+
+// Parent is the overlord above a sub-overlord.
+type Parent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Address       string                 `protobuf:"bytes,2,opt,name=address,proto3" json:"address,omitempty"` // host:port that is dialled
+	Connected     bool                   `protobuf:"varint,3,opt,name=connected,proto3" json:"connected,omitempty"`
+	SinceMs       int64                  `protobuf:"varint,4,opt,name=since_ms,json=sinceMs,proto3" json:"since_ms,omitempty"` // of the session, or when it was lost; 0: there was none yet
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Parent) Reset() {
+	*x = Parent{}
+	mi := &file_apipb_api_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Parent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Parent) ProtoMessage() {}
+
+func (x *Parent) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Parent.ProtoReflect.Descriptor instead.
+func (*Parent) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *Parent) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Parent) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Parent) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+func (x *Parent) GetSinceMs() int64 {
+	if x != nil {
+		return x.SinceMs
+	}
+	return 0
+}
+
 type ResolveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
@@ -472,7 +658,7 @@ type ResolveRequest struct {
 
 func (x *ResolveRequest) Reset() {
 	*x = ResolveRequest{}
-	mi := &file_apipb_api_proto_msgTypes[4]
+	mi := &file_apipb_api_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -484,7 +670,7 @@ func (x *ResolveRequest) String() string {
 func (*ResolveRequest) ProtoMessage() {}
 
 func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[4]
+	mi := &file_apipb_api_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -497,7 +683,7 @@ func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
 func (*ResolveRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{4}
+	return file_apipb_api_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ResolveRequest) GetTarget() string {
@@ -536,7 +722,7 @@ type ResolveResponse struct {
 
 func (x *ResolveResponse) Reset() {
 	*x = ResolveResponse{}
-	mi := &file_apipb_api_proto_msgTypes[5]
+	mi := &file_apipb_api_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -548,7 +734,7 @@ func (x *ResolveResponse) String() string {
 func (*ResolveResponse) ProtoMessage() {}
 
 func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[5]
+	mi := &file_apipb_api_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -561,7 +747,7 @@ func (x *ResolveResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResolveResponse.ProtoReflect.Descriptor instead.
 func (*ResolveResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{5}
+	return file_apipb_api_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ResolveResponse) GetNames() string {
@@ -625,7 +811,7 @@ type MinionsRequest struct {
 
 func (x *MinionsRequest) Reset() {
 	*x = MinionsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[6]
+	mi := &file_apipb_api_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -637,7 +823,7 @@ func (x *MinionsRequest) String() string {
 func (*MinionsRequest) ProtoMessage() {}
 
 func (x *MinionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[6]
+	mi := &file_apipb_api_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -650,7 +836,7 @@ func (x *MinionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MinionsRequest.ProtoReflect.Descriptor instead.
 func (*MinionsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{6}
+	return file_apipb_api_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *MinionsRequest) GetTarget() string {
@@ -691,7 +877,7 @@ type MinionsResponse struct {
 
 func (x *MinionsResponse) Reset() {
 	*x = MinionsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[7]
+	mi := &file_apipb_api_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -703,7 +889,7 @@ func (x *MinionsResponse) String() string {
 func (*MinionsResponse) ProtoMessage() {}
 
 func (x *MinionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[7]
+	mi := &file_apipb_api_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -716,7 +902,7 @@ func (x *MinionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MinionsResponse.ProtoReflect.Descriptor instead.
 func (*MinionsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{7}
+	return file_apipb_api_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MinionsResponse) GetMinions() []*Minion {
@@ -746,15 +932,16 @@ type Minion struct {
 	DialAddress   string                 `protobuf:"bytes,9,opt,name=dial_address,json=dialAddress,proto3" json:"dial_address,omitempty"` // set with SetMinion; empty: the minion dials
 	Facts         []byte                 `protobuf:"bytes,10,opt,name=facts,proto3" json:"facts,omitempty"`                               // JSON
 	FactsAtMs     int64                  `protobuf:"varint,11,opt,name=facts_at_ms,json=factsAtMs,proto3" json:"facts_at_ms,omitempty"`
-	Problem       string                 `protobuf:"bytes,12,opt,name=problem,proto3" json:"problem,omitempty"` // why it has no session, when we know
-	Chain         [][]byte               `protobuf:"bytes,13,rep,name=chain,proto3" json:"chain,omitempty"`     // DER: its certificate and the issuing CA's; only while connected, and when asked for
+	Problem       string                 `protobuf:"bytes,12,opt,name=problem,proto3" json:"problem,omitempty"`    // why it has no session, when we know
+	Chain         [][]byte               `protobuf:"bytes,13,rep,name=chain,proto3" json:"chain,omitempty"`        // DER: its certificate and the issuing CA's; only while connected, and when asked for
+	Overlord      bool                   `protobuf:"varint,14,opt,name=overlord,proto3" json:"overlord,omitempty"` // the agent of a sub-overlord, with machines of its own behind it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Minion) Reset() {
 	*x = Minion{}
-	mi := &file_apipb_api_proto_msgTypes[8]
+	mi := &file_apipb_api_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -766,7 +953,7 @@ func (x *Minion) String() string {
 func (*Minion) ProtoMessage() {}
 
 func (x *Minion) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[8]
+	mi := &file_apipb_api_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -779,7 +966,7 @@ func (x *Minion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Minion.ProtoReflect.Descriptor instead.
 func (*Minion) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{8}
+	return file_apipb_api_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Minion) GetName() string {
@@ -873,6 +1060,13 @@ func (x *Minion) GetChain() [][]byte {
 	return nil
 }
 
+func (x *Minion) GetOverlord() bool {
+	if x != nil {
+		return x.Overlord
+	}
+	return false
+}
+
 type SetMinionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -883,7 +1077,7 @@ type SetMinionRequest struct {
 
 func (x *SetMinionRequest) Reset() {
 	*x = SetMinionRequest{}
-	mi := &file_apipb_api_proto_msgTypes[9]
+	mi := &file_apipb_api_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -895,7 +1089,7 @@ func (x *SetMinionRequest) String() string {
 func (*SetMinionRequest) ProtoMessage() {}
 
 func (x *SetMinionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[9]
+	mi := &file_apipb_api_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -908,7 +1102,7 @@ func (x *SetMinionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetMinionRequest.ProtoReflect.Descriptor instead.
 func (*SetMinionRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{9}
+	return file_apipb_api_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *SetMinionRequest) GetName() string {
@@ -933,7 +1127,7 @@ type SetMinionResponse struct {
 
 func (x *SetMinionResponse) Reset() {
 	*x = SetMinionResponse{}
-	mi := &file_apipb_api_proto_msgTypes[10]
+	mi := &file_apipb_api_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -945,7 +1139,7 @@ func (x *SetMinionResponse) String() string {
 func (*SetMinionResponse) ProtoMessage() {}
 
 func (x *SetMinionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[10]
+	mi := &file_apipb_api_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -958,7 +1152,7 @@ func (x *SetMinionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetMinionResponse.ProtoReflect.Descriptor instead.
 func (*SetMinionResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{10}
+	return file_apipb_api_proto_rawDescGZIP(), []int{12}
 }
 
 type ModulesRequest struct {
@@ -970,7 +1164,7 @@ type ModulesRequest struct {
 
 func (x *ModulesRequest) Reset() {
 	*x = ModulesRequest{}
-	mi := &file_apipb_api_proto_msgTypes[11]
+	mi := &file_apipb_api_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -982,7 +1176,7 @@ func (x *ModulesRequest) String() string {
 func (*ModulesRequest) ProtoMessage() {}
 
 func (x *ModulesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[11]
+	mi := &file_apipb_api_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -995,7 +1189,7 @@ func (x *ModulesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModulesRequest.ProtoReflect.Descriptor instead.
 func (*ModulesRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{11}
+	return file_apipb_api_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ModulesRequest) GetName() string {
@@ -1014,7 +1208,7 @@ type ModulesResponse struct {
 
 func (x *ModulesResponse) Reset() {
 	*x = ModulesResponse{}
-	mi := &file_apipb_api_proto_msgTypes[12]
+	mi := &file_apipb_api_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1026,7 +1220,7 @@ func (x *ModulesResponse) String() string {
 func (*ModulesResponse) ProtoMessage() {}
 
 func (x *ModulesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[12]
+	mi := &file_apipb_api_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1039,7 +1233,7 @@ func (x *ModulesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModulesResponse.ProtoReflect.Descriptor instead.
 func (*ModulesResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{12}
+	return file_apipb_api_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ModulesResponse) GetModules() []byte {
@@ -1061,7 +1255,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_apipb_api_proto_msgTypes[13]
+	mi := &file_apipb_api_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1073,7 +1267,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[13]
+	mi := &file_apipb_api_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1086,7 +1280,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{13}
+	return file_apipb_api_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *PingRequest) GetTarget() string {
@@ -1127,7 +1321,7 @@ type PingEvent struct {
 
 func (x *PingEvent) Reset() {
 	*x = PingEvent{}
-	mi := &file_apipb_api_proto_msgTypes[14]
+	mi := &file_apipb_api_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1139,7 +1333,7 @@ func (x *PingEvent) String() string {
 func (*PingEvent) ProtoMessage() {}
 
 func (x *PingEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[14]
+	mi := &file_apipb_api_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1152,7 +1346,7 @@ func (x *PingEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingEvent.ProtoReflect.Descriptor instead.
 func (*PingEvent) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{14}
+	return file_apipb_api_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *PingEvent) GetPongs() []*Pong {
@@ -1182,7 +1376,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_apipb_api_proto_msgTypes[15]
+	mi := &file_apipb_api_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1194,7 +1388,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[15]
+	mi := &file_apipb_api_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1207,7 +1401,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{15}
+	return file_apipb_api_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Pong) GetMachine() string {
@@ -1258,7 +1452,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_apipb_api_proto_msgTypes[16]
+	mi := &file_apipb_api_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1270,7 +1464,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[16]
+	mi := &file_apipb_api_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1283,7 +1477,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{16}
+	return file_apipb_api_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Counts) GetTargeted() uint64 {
@@ -1340,7 +1534,7 @@ type CallRequest struct {
 
 func (x *CallRequest) Reset() {
 	*x = CallRequest{}
-	mi := &file_apipb_api_proto_msgTypes[17]
+	mi := &file_apipb_api_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1352,7 +1546,7 @@ func (x *CallRequest) String() string {
 func (*CallRequest) ProtoMessage() {}
 
 func (x *CallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[17]
+	mi := &file_apipb_api_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1365,7 +1559,7 @@ func (x *CallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallRequest.ProtoReflect.Descriptor instead.
 func (*CallRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{17}
+	return file_apipb_api_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *CallRequest) GetOrder() []byte {
@@ -1456,7 +1650,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_apipb_api_proto_msgTypes[18]
+	mi := &file_apipb_api_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1468,7 +1662,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[18]
+	mi := &file_apipb_api_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1481,7 +1675,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{18}
+	return file_apipb_api_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *WatchRequest) GetJob() string {
@@ -1518,7 +1712,7 @@ type JobsRequest struct {
 
 func (x *JobsRequest) Reset() {
 	*x = JobsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[19]
+	mi := &file_apipb_api_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +1724,7 @@ func (x *JobsRequest) String() string {
 func (*JobsRequest) ProtoMessage() {}
 
 func (x *JobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[19]
+	mi := &file_apipb_api_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +1737,7 @@ func (x *JobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobsRequest.ProtoReflect.Descriptor instead.
 func (*JobsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{19}
+	return file_apipb_api_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *JobsRequest) GetJob() string {
@@ -1590,7 +1784,7 @@ type JobsResponse struct {
 
 func (x *JobsResponse) Reset() {
 	*x = JobsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[20]
+	mi := &file_apipb_api_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1796,7 @@ func (x *JobsResponse) String() string {
 func (*JobsResponse) ProtoMessage() {}
 
 func (x *JobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[20]
+	mi := &file_apipb_api_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +1809,7 @@ func (x *JobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobsResponse.ProtoReflect.Descriptor instead.
 func (*JobsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{20}
+	return file_apipb_api_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *JobsResponse) GetJobs() []*Job {
@@ -1652,7 +1846,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_apipb_api_proto_msgTypes[21]
+	mi := &file_apipb_api_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1664,7 +1858,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[21]
+	mi := &file_apipb_api_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1677,7 +1871,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{21}
+	return file_apipb_api_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Job) GetJob() string {
@@ -1829,7 +2023,7 @@ type CallEvent struct {
 
 func (x *CallEvent) Reset() {
 	*x = CallEvent{}
-	mi := &file_apipb_api_proto_msgTypes[22]
+	mi := &file_apipb_api_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1841,7 +2035,7 @@ func (x *CallEvent) String() string {
 func (*CallEvent) ProtoMessage() {}
 
 func (x *CallEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[22]
+	mi := &file_apipb_api_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1854,7 +2048,7 @@ func (x *CallEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallEvent.ProtoReflect.Descriptor instead.
 func (*CallEvent) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{22}
+	return file_apipb_api_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *CallEvent) GetEvent() isCallEvent_Event {
@@ -1953,7 +2147,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_apipb_api_proto_msgTypes[23]
+	mi := &file_apipb_api_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1965,7 +2159,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[23]
+	mi := &file_apipb_api_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1978,7 +2172,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{23}
+	return file_apipb_api_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Accepted) GetJob() string {
@@ -2007,7 +2201,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_apipb_api_proto_msgTypes[24]
+	mi := &file_apipb_api_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2019,7 +2213,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[24]
+	mi := &file_apipb_api_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2032,7 +2226,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{24}
+	return file_apipb_api_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Output) GetMachine() string {
@@ -2079,7 +2273,7 @@ type ResultGroup struct {
 
 func (x *ResultGroup) Reset() {
 	*x = ResultGroup{}
-	mi := &file_apipb_api_proto_msgTypes[25]
+	mi := &file_apipb_api_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2091,7 +2285,7 @@ func (x *ResultGroup) String() string {
 func (*ResultGroup) ProtoMessage() {}
 
 func (x *ResultGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[25]
+	mi := &file_apipb_api_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2104,7 +2298,7 @@ func (x *ResultGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultGroup.ProtoReflect.Descriptor instead.
 func (*ResultGroup) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{25}
+	return file_apipb_api_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ResultGroup) GetNames() string {
@@ -2174,7 +2368,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_apipb_api_proto_msgTypes[26]
+	mi := &file_apipb_api_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2380,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[26]
+	mi := &file_apipb_api_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2393,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{26}
+	return file_apipb_api_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Progress) GetCounts() *Counts {
@@ -2233,7 +2427,7 @@ type Closed struct {
 
 func (x *Closed) Reset() {
 	*x = Closed{}
-	mi := &file_apipb_api_proto_msgTypes[27]
+	mi := &file_apipb_api_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2245,7 +2439,7 @@ func (x *Closed) String() string {
 func (*Closed) ProtoMessage() {}
 
 func (x *Closed) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[27]
+	mi := &file_apipb_api_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2258,7 +2452,7 @@ func (x *Closed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Closed.ProtoReflect.Descriptor instead.
 func (*Closed) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{27}
+	return file_apipb_api_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Closed) GetCounts() *Counts {
@@ -2284,7 +2478,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_apipb_api_proto_msgTypes[28]
+	mi := &file_apipb_api_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +2490,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[28]
+	mi := &file_apipb_api_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +2503,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{28}
+	return file_apipb_api_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *CancelRequest) GetJob() string {
@@ -2329,7 +2523,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_apipb_api_proto_msgTypes[29]
+	mi := &file_apipb_api_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2341,7 +2535,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[29]
+	mi := &file_apipb_api_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2354,7 +2548,7 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{29}
+	return file_apipb_api_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *CancelResponse) GetRunning() string {
@@ -2380,7 +2574,7 @@ type GroupsRequest struct {
 
 func (x *GroupsRequest) Reset() {
 	*x = GroupsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[30]
+	mi := &file_apipb_api_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2392,7 +2586,7 @@ func (x *GroupsRequest) String() string {
 func (*GroupsRequest) ProtoMessage() {}
 
 func (x *GroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[30]
+	mi := &file_apipb_api_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2405,7 +2599,7 @@ func (x *GroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupsRequest.ProtoReflect.Descriptor instead.
 func (*GroupsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{30}
+	return file_apipb_api_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *GroupsRequest) GetName() string {
@@ -2426,7 +2620,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_apipb_api_proto_msgTypes[31]
+	mi := &file_apipb_api_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2438,7 +2632,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[31]
+	mi := &file_apipb_api_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2451,7 +2645,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{31}
+	return file_apipb_api_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Group) GetName() string {
@@ -2484,7 +2678,7 @@ type GroupsResponse struct {
 
 func (x *GroupsResponse) Reset() {
 	*x = GroupsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[32]
+	mi := &file_apipb_api_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2496,7 +2690,7 @@ func (x *GroupsResponse) String() string {
 func (*GroupsResponse) ProtoMessage() {}
 
 func (x *GroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[32]
+	mi := &file_apipb_api_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2509,7 +2703,7 @@ func (x *GroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupsResponse.ProtoReflect.Descriptor instead.
 func (*GroupsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{32}
+	return file_apipb_api_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GroupsResponse) GetGroups() []*Group {
@@ -2530,7 +2724,7 @@ type SetGroupRequest struct {
 
 func (x *SetGroupRequest) Reset() {
 	*x = SetGroupRequest{}
-	mi := &file_apipb_api_proto_msgTypes[33]
+	mi := &file_apipb_api_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2542,7 +2736,7 @@ func (x *SetGroupRequest) String() string {
 func (*SetGroupRequest) ProtoMessage() {}
 
 func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[33]
+	mi := &file_apipb_api_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2555,7 +2749,7 @@ func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupRequest.ProtoReflect.Descriptor instead.
 func (*SetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{33}
+	return file_apipb_api_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SetGroupRequest) GetName() string {
@@ -2588,7 +2782,7 @@ type SetGroupResponse struct {
 
 func (x *SetGroupResponse) Reset() {
 	*x = SetGroupResponse{}
-	mi := &file_apipb_api_proto_msgTypes[34]
+	mi := &file_apipb_api_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2600,7 +2794,7 @@ func (x *SetGroupResponse) String() string {
 func (*SetGroupResponse) ProtoMessage() {}
 
 func (x *SetGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[34]
+	mi := &file_apipb_api_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2613,7 +2807,7 @@ func (x *SetGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupResponse.ProtoReflect.Descriptor instead.
 func (*SetGroupResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{34}
+	return file_apipb_api_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SetGroupResponse) GetGroup() *Group {
@@ -2632,7 +2826,7 @@ type DeleteGroupRequest struct {
 
 func (x *DeleteGroupRequest) Reset() {
 	*x = DeleteGroupRequest{}
-	mi := &file_apipb_api_proto_msgTypes[35]
+	mi := &file_apipb_api_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2644,7 +2838,7 @@ func (x *DeleteGroupRequest) String() string {
 func (*DeleteGroupRequest) ProtoMessage() {}
 
 func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[35]
+	mi := &file_apipb_api_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2657,7 +2851,7 @@ func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGroupRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{35}
+	return file_apipb_api_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *DeleteGroupRequest) GetName() string {
@@ -2675,7 +2869,7 @@ type DeleteGroupResponse struct {
 
 func (x *DeleteGroupResponse) Reset() {
 	*x = DeleteGroupResponse{}
-	mi := &file_apipb_api_proto_msgTypes[36]
+	mi := &file_apipb_api_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +2881,7 @@ func (x *DeleteGroupResponse) String() string {
 func (*DeleteGroupResponse) ProtoMessage() {}
 
 func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[36]
+	mi := &file_apipb_api_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +2894,7 @@ func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupResponse.ProtoReflect.Descriptor instead.
 func (*DeleteGroupResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{36}
+	return file_apipb_api_proto_rawDescGZIP(), []int{38}
 }
 
 type CertsRequest struct {
@@ -2713,7 +2907,7 @@ type CertsRequest struct {
 
 func (x *CertsRequest) Reset() {
 	*x = CertsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[37]
+	mi := &file_apipb_api_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2725,7 +2919,7 @@ func (x *CertsRequest) String() string {
 func (*CertsRequest) ProtoMessage() {}
 
 func (x *CertsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[37]
+	mi := &file_apipb_api_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2738,7 +2932,7 @@ func (x *CertsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsRequest.ProtoReflect.Descriptor instead.
 func (*CertsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{37}
+	return file_apipb_api_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *CertsRequest) GetPendingOnly() bool {
@@ -2765,7 +2959,7 @@ type CertsResponse struct {
 
 func (x *CertsResponse) Reset() {
 	*x = CertsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[38]
+	mi := &file_apipb_api_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2777,7 +2971,7 @@ func (x *CertsResponse) String() string {
 func (*CertsResponse) ProtoMessage() {}
 
 func (x *CertsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[38]
+	mi := &file_apipb_api_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2790,7 +2984,7 @@ func (x *CertsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsResponse.ProtoReflect.Descriptor instead.
 func (*CertsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{38}
+	return file_apipb_api_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CertsResponse) GetPending() []*PendingRequest {
@@ -2823,7 +3017,7 @@ type PendingRequest struct {
 
 func (x *PendingRequest) Reset() {
 	*x = PendingRequest{}
-	mi := &file_apipb_api_proto_msgTypes[39]
+	mi := &file_apipb_api_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2835,7 +3029,7 @@ func (x *PendingRequest) String() string {
 func (*PendingRequest) ProtoMessage() {}
 
 func (x *PendingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[39]
+	mi := &file_apipb_api_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2848,7 +3042,7 @@ func (x *PendingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingRequest.ProtoReflect.Descriptor instead.
 func (*PendingRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{39}
+	return file_apipb_api_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PendingRequest) GetName() string {
@@ -2924,7 +3118,7 @@ type Cert struct {
 
 func (x *Cert) Reset() {
 	*x = Cert{}
-	mi := &file_apipb_api_proto_msgTypes[40]
+	mi := &file_apipb_api_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2936,7 +3130,7 @@ func (x *Cert) String() string {
 func (*Cert) ProtoMessage() {}
 
 func (x *Cert) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[40]
+	mi := &file_apipb_api_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2949,7 +3143,7 @@ func (x *Cert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cert.ProtoReflect.Descriptor instead.
 func (*Cert) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{40}
+	return file_apipb_api_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Cert) GetName() string {
@@ -3026,7 +3220,7 @@ type SignCertRequest struct {
 
 func (x *SignCertRequest) Reset() {
 	*x = SignCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[41]
+	mi := &file_apipb_api_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3038,7 +3232,7 @@ func (x *SignCertRequest) String() string {
 func (*SignCertRequest) ProtoMessage() {}
 
 func (x *SignCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[41]
+	mi := &file_apipb_api_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3051,7 +3245,7 @@ func (x *SignCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCertRequest.ProtoReflect.Descriptor instead.
 func (*SignCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{41}
+	return file_apipb_api_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *SignCertRequest) GetName() string {
@@ -3085,7 +3279,7 @@ type SignCertResponse struct {
 
 func (x *SignCertResponse) Reset() {
 	*x = SignCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[42]
+	mi := &file_apipb_api_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3097,7 +3291,7 @@ func (x *SignCertResponse) String() string {
 func (*SignCertResponse) ProtoMessage() {}
 
 func (x *SignCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[42]
+	mi := &file_apipb_api_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3110,7 +3304,7 @@ func (x *SignCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCertResponse.ProtoReflect.Descriptor instead.
 func (*SignCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{42}
+	return file_apipb_api_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SignCertResponse) GetSigned() []string {
@@ -3137,7 +3331,7 @@ type RejectCertRequest struct {
 
 func (x *RejectCertRequest) Reset() {
 	*x = RejectCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[43]
+	mi := &file_apipb_api_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3149,7 +3343,7 @@ func (x *RejectCertRequest) String() string {
 func (*RejectCertRequest) ProtoMessage() {}
 
 func (x *RejectCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[43]
+	mi := &file_apipb_api_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3162,7 +3356,7 @@ func (x *RejectCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectCertRequest.ProtoReflect.Descriptor instead.
 func (*RejectCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{43}
+	return file_apipb_api_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *RejectCertRequest) GetName() string {
@@ -3188,7 +3382,7 @@ type RejectCertResponse struct {
 
 func (x *RejectCertResponse) Reset() {
 	*x = RejectCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[44]
+	mi := &file_apipb_api_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3200,7 +3394,7 @@ func (x *RejectCertResponse) String() string {
 func (*RejectCertResponse) ProtoMessage() {}
 
 func (x *RejectCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[44]
+	mi := &file_apipb_api_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3213,7 +3407,7 @@ func (x *RejectCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectCertResponse.ProtoReflect.Descriptor instead.
 func (*RejectCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{44}
+	return file_apipb_api_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RejectCertResponse) GetRejected() []string {
@@ -3235,7 +3429,7 @@ type RevokeCertRequest struct {
 
 func (x *RevokeCertRequest) Reset() {
 	*x = RevokeCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[45]
+	mi := &file_apipb_api_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3247,7 +3441,7 @@ func (x *RevokeCertRequest) String() string {
 func (*RevokeCertRequest) ProtoMessage() {}
 
 func (x *RevokeCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[45]
+	mi := &file_apipb_api_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3260,7 +3454,7 @@ func (x *RevokeCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{45}
+	return file_apipb_api_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RevokeCertRequest) GetName() string {
@@ -3301,7 +3495,7 @@ type RevokeCertResponse struct {
 
 func (x *RevokeCertResponse) Reset() {
 	*x = RevokeCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[46]
+	mi := &file_apipb_api_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3313,7 +3507,7 @@ func (x *RevokeCertResponse) String() string {
 func (*RevokeCertResponse) ProtoMessage() {}
 
 func (x *RevokeCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[46]
+	mi := &file_apipb_api_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3326,7 +3520,7 @@ func (x *RevokeCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertResponse.ProtoReflect.Descriptor instead.
 func (*RevokeCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{46}
+	return file_apipb_api_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RevokeCertResponse) GetSerials() []string {
@@ -3357,7 +3551,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_apipb_api_proto_msgTypes[47]
+	mi := &file_apipb_api_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3369,7 +3563,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[47]
+	mi := &file_apipb_api_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3382,7 +3576,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{47}
+	return file_apipb_api_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *CreateTokenRequest) GetName() string {
@@ -3437,7 +3631,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_apipb_api_proto_msgTypes[48]
+	mi := &file_apipb_api_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3449,7 +3643,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[48]
+	mi := &file_apipb_api_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3462,7 +3656,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{48}
+	return file_apipb_api_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -3496,7 +3690,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_apipb_api_proto_msgTypes[49]
+	mi := &file_apipb_api_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3508,7 +3702,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[49]
+	mi := &file_apipb_api_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3521,7 +3715,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{49}
+	return file_apipb_api_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Token) GetId() string {
@@ -3595,7 +3789,7 @@ type TokensRequest struct {
 
 func (x *TokensRequest) Reset() {
 	*x = TokensRequest{}
-	mi := &file_apipb_api_proto_msgTypes[50]
+	mi := &file_apipb_api_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3607,7 +3801,7 @@ func (x *TokensRequest) String() string {
 func (*TokensRequest) ProtoMessage() {}
 
 func (x *TokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[50]
+	mi := &file_apipb_api_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3620,7 +3814,7 @@ func (x *TokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensRequest.ProtoReflect.Descriptor instead.
 func (*TokensRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{50}
+	return file_apipb_api_proto_rawDescGZIP(), []int{52}
 }
 
 type TokensResponse struct {
@@ -3632,7 +3826,7 @@ type TokensResponse struct {
 
 func (x *TokensResponse) Reset() {
 	*x = TokensResponse{}
-	mi := &file_apipb_api_proto_msgTypes[51]
+	mi := &file_apipb_api_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3644,7 +3838,7 @@ func (x *TokensResponse) String() string {
 func (*TokensResponse) ProtoMessage() {}
 
 func (x *TokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[51]
+	mi := &file_apipb_api_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3657,7 +3851,7 @@ func (x *TokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensResponse.ProtoReflect.Descriptor instead.
 func (*TokensResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{51}
+	return file_apipb_api_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *TokensResponse) GetTokens() []*Token {
@@ -3676,7 +3870,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_apipb_api_proto_msgTypes[52]
+	mi := &file_apipb_api_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3688,7 +3882,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[52]
+	mi := &file_apipb_api_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3701,7 +3895,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{52}
+	return file_apipb_api_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -3719,7 +3913,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_apipb_api_proto_msgTypes[53]
+	mi := &file_apipb_api_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3731,7 +3925,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[53]
+	mi := &file_apipb_api_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3744,7 +3938,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{53}
+	return file_apipb_api_proto_rawDescGZIP(), []int{55}
 }
 
 type AddOperatorRequest struct {
@@ -3757,7 +3951,7 @@ type AddOperatorRequest struct {
 
 func (x *AddOperatorRequest) Reset() {
 	*x = AddOperatorRequest{}
-	mi := &file_apipb_api_proto_msgTypes[54]
+	mi := &file_apipb_api_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3769,7 +3963,7 @@ func (x *AddOperatorRequest) String() string {
 func (*AddOperatorRequest) ProtoMessage() {}
 
 func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[54]
+	mi := &file_apipb_api_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3782,7 +3976,7 @@ func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddOperatorRequest.ProtoReflect.Descriptor instead.
 func (*AddOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{54}
+	return file_apipb_api_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *AddOperatorRequest) GetName() string {
@@ -3809,7 +4003,7 @@ type AddOperatorResponse struct {
 
 func (x *AddOperatorResponse) Reset() {
 	*x = AddOperatorResponse{}
-	mi := &file_apipb_api_proto_msgTypes[55]
+	mi := &file_apipb_api_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3821,7 +4015,7 @@ func (x *AddOperatorResponse) String() string {
 func (*AddOperatorResponse) ProtoMessage() {}
 
 func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[55]
+	mi := &file_apipb_api_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3834,7 +4028,7 @@ func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddOperatorResponse.ProtoReflect.Descriptor instead.
 func (*AddOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{55}
+	return file_apipb_api_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *AddOperatorResponse) GetToken() string {
@@ -3859,7 +4053,7 @@ type OperatorsRequest struct {
 
 func (x *OperatorsRequest) Reset() {
 	*x = OperatorsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[56]
+	mi := &file_apipb_api_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3871,7 +4065,7 @@ func (x *OperatorsRequest) String() string {
 func (*OperatorsRequest) ProtoMessage() {}
 
 func (x *OperatorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[56]
+	mi := &file_apipb_api_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3884,7 +4078,7 @@ func (x *OperatorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorsRequest.ProtoReflect.Descriptor instead.
 func (*OperatorsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{56}
+	return file_apipb_api_proto_rawDescGZIP(), []int{58}
 }
 
 type OperatorsResponse struct {
@@ -3896,7 +4090,7 @@ type OperatorsResponse struct {
 
 func (x *OperatorsResponse) Reset() {
 	*x = OperatorsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[57]
+	mi := &file_apipb_api_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3908,7 +4102,7 @@ func (x *OperatorsResponse) String() string {
 func (*OperatorsResponse) ProtoMessage() {}
 
 func (x *OperatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[57]
+	mi := &file_apipb_api_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3921,7 +4115,7 @@ func (x *OperatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorsResponse.ProtoReflect.Descriptor instead.
 func (*OperatorsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{57}
+	return file_apipb_api_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *OperatorsResponse) GetOperators() []*Cert {
@@ -3940,7 +4134,7 @@ type RenewOperatorRequest struct {
 
 func (x *RenewOperatorRequest) Reset() {
 	*x = RenewOperatorRequest{}
-	mi := &file_apipb_api_proto_msgTypes[58]
+	mi := &file_apipb_api_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3952,7 +4146,7 @@ func (x *RenewOperatorRequest) String() string {
 func (*RenewOperatorRequest) ProtoMessage() {}
 
 func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[58]
+	mi := &file_apipb_api_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3965,7 +4159,7 @@ func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorRequest.ProtoReflect.Descriptor instead.
 func (*RenewOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{58}
+	return file_apipb_api_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *RenewOperatorRequest) GetCsr() []byte {
@@ -3984,7 +4178,7 @@ type RenewOperatorResponse struct {
 
 func (x *RenewOperatorResponse) Reset() {
 	*x = RenewOperatorResponse{}
-	mi := &file_apipb_api_proto_msgTypes[59]
+	mi := &file_apipb_api_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3996,7 +4190,7 @@ func (x *RenewOperatorResponse) String() string {
 func (*RenewOperatorResponse) ProtoMessage() {}
 
 func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[59]
+	mi := &file_apipb_api_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4009,7 +4203,7 @@ func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorResponse.ProtoReflect.Descriptor instead.
 func (*RenewOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{59}
+	return file_apipb_api_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *RenewOperatorResponse) GetChain() [][]byte {
@@ -4033,7 +4227,7 @@ type AuditListRequest struct {
 
 func (x *AuditListRequest) Reset() {
 	*x = AuditListRequest{}
-	mi := &file_apipb_api_proto_msgTypes[60]
+	mi := &file_apipb_api_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4045,7 +4239,7 @@ func (x *AuditListRequest) String() string {
 func (*AuditListRequest) ProtoMessage() {}
 
 func (x *AuditListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[60]
+	mi := &file_apipb_api_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4058,7 +4252,7 @@ func (x *AuditListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditListRequest.ProtoReflect.Descriptor instead.
 func (*AuditListRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{60}
+	return file_apipb_api_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *AuditListRequest) GetFrom() uint64 {
@@ -4114,7 +4308,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_apipb_api_proto_msgTypes[61]
+	mi := &file_apipb_api_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4126,7 +4320,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[61]
+	mi := &file_apipb_api_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4139,7 +4333,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{61}
+	return file_apipb_api_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *AuditRecord) GetIndex() uint64 {
@@ -4172,7 +4366,7 @@ type AuditVerifyRequest struct {
 
 func (x *AuditVerifyRequest) Reset() {
 	*x = AuditVerifyRequest{}
-	mi := &file_apipb_api_proto_msgTypes[62]
+	mi := &file_apipb_api_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4184,7 +4378,7 @@ func (x *AuditVerifyRequest) String() string {
 func (*AuditVerifyRequest) ProtoMessage() {}
 
 func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[62]
+	mi := &file_apipb_api_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4197,7 +4391,7 @@ func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyRequest.ProtoReflect.Descriptor instead.
 func (*AuditVerifyRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{62}
+	return file_apipb_api_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *AuditVerifyRequest) GetFleet() bool {
@@ -4221,7 +4415,7 @@ type AuditVerifyEvent struct {
 
 func (x *AuditVerifyEvent) Reset() {
 	*x = AuditVerifyEvent{}
-	mi := &file_apipb_api_proto_msgTypes[63]
+	mi := &file_apipb_api_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4233,7 +4427,7 @@ func (x *AuditVerifyEvent) String() string {
 func (*AuditVerifyEvent) ProtoMessage() {}
 
 func (x *AuditVerifyEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[63]
+	mi := &file_apipb_api_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4246,7 +4440,7 @@ func (x *AuditVerifyEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyEvent.ProtoReflect.Descriptor instead.
 func (*AuditVerifyEvent) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{63}
+	return file_apipb_api_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *AuditVerifyEvent) GetChecked() uint64 {
@@ -4300,7 +4494,7 @@ type AuditHeadRequest struct {
 
 func (x *AuditHeadRequest) Reset() {
 	*x = AuditHeadRequest{}
-	mi := &file_apipb_api_proto_msgTypes[64]
+	mi := &file_apipb_api_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4312,7 +4506,7 @@ func (x *AuditHeadRequest) String() string {
 func (*AuditHeadRequest) ProtoMessage() {}
 
 func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[64]
+	mi := &file_apipb_api_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4325,7 +4519,7 @@ func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditHeadRequest.ProtoReflect.Descriptor instead.
 func (*AuditHeadRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{64}
+	return file_apipb_api_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *AuditHeadRequest) GetRemembered() []byte {
@@ -4348,7 +4542,7 @@ type AuditHeadResponse struct {
 
 func (x *AuditHeadResponse) Reset() {
 	*x = AuditHeadResponse{}
-	mi := &file_apipb_api_proto_msgTypes[65]
+	mi := &file_apipb_api_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4360,7 +4554,7 @@ func (x *AuditHeadResponse) String() string {
 func (*AuditHeadResponse) ProtoMessage() {}
 
 func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[65]
+	mi := &file_apipb_api_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4373,7 +4567,7 @@ func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditHeadResponse.ProtoReflect.Descriptor instead.
 func (*AuditHeadResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{65}
+	return file_apipb_api_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *AuditHeadResponse) GetCheckpoint() []byte {
@@ -4420,7 +4614,7 @@ type AuditRecoverRequest struct {
 
 func (x *AuditRecoverRequest) Reset() {
 	*x = AuditRecoverRequest{}
-	mi := &file_apipb_api_proto_msgTypes[66]
+	mi := &file_apipb_api_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4432,7 +4626,7 @@ func (x *AuditRecoverRequest) String() string {
 func (*AuditRecoverRequest) ProtoMessage() {}
 
 func (x *AuditRecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[66]
+	mi := &file_apipb_api_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4445,7 +4639,7 @@ func (x *AuditRecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecoverRequest.ProtoReflect.Descriptor instead.
 func (*AuditRecoverRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{66}
+	return file_apipb_api_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *AuditRecoverRequest) GetConfirm() bool {
@@ -4467,7 +4661,7 @@ type AuditRecoverResponse struct {
 
 func (x *AuditRecoverResponse) Reset() {
 	*x = AuditRecoverResponse{}
-	mi := &file_apipb_api_proto_msgTypes[67]
+	mi := &file_apipb_api_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4479,7 +4673,7 @@ func (x *AuditRecoverResponse) String() string {
 func (*AuditRecoverResponse) ProtoMessage() {}
 
 func (x *AuditRecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[67]
+	mi := &file_apipb_api_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4492,7 +4686,7 @@ func (x *AuditRecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecoverResponse.ProtoReflect.Descriptor instead.
 func (*AuditRecoverResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{67}
+	return file_apipb_api_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *AuditRecoverResponse) GetEpoch() uint64 {
@@ -4533,7 +4727,7 @@ type AuditVerifyEvent_Problem struct {
 
 func (x *AuditVerifyEvent_Problem) Reset() {
 	*x = AuditVerifyEvent_Problem{}
-	mi := &file_apipb_api_proto_msgTypes[68]
+	mi := &file_apipb_api_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4545,7 +4739,7 @@ func (x *AuditVerifyEvent_Problem) String() string {
 func (*AuditVerifyEvent_Problem) ProtoMessage() {}
 
 func (x *AuditVerifyEvent_Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[68]
+	mi := &file_apipb_api_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4558,7 +4752,7 @@ func (x *AuditVerifyEvent_Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyEvent_Problem.ProtoReflect.Descriptor instead.
 func (*AuditVerifyEvent_Problem) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{63, 0}
+	return file_apipb_api_proto_rawDescGZIP(), []int{65, 0}
 }
 
 func (x *AuditVerifyEvent_Problem) GetIndex() int64 {
@@ -4579,24 +4773,34 @@ var File_apipb_api_proto protoreflect.FileDescriptor
 
 const file_apipb_api_proto_rawDesc = "" +
 	"\n" +
-	"\x0fapipb/api.proto\x12\vdominion.v1\"J\n" +
+	"\x0fapipb/api.proto\x12\vdominion.v1\"\x84\x01\n" +
 	"\fEnrolRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x14\n" +
-	"\x05token\x18\x03 \x01(\tR\x05token\"\xa7\x02\n" +
+	"\x05token\x18\x03 \x01(\tR\x05token\x128\n" +
+	"\boverlord\x18\x04 \x01(\v2\x1c.dominion.v1.OverlordRequestR\boverlord\"\x80\x01\n" +
+	"\x0fOverlordRequest\x12\x1f\n" +
+	"\vissuing_csr\x18\x01 \x01(\fR\n" +
+	"issuingCsr\x12\x17\n" +
+	"\alog_key\x18\x02 \x01(\fR\x06logKey\x12\x15\n" +
+	"\x06log_id\x18\x03 \x01(\tR\x05logId\x12\x1c\n" +
+	"\tsignature\x18\x04 \x01(\fR\tsignature\"\xf7\x02\n" +
 	"\rEnrolResponse\x126\n" +
 	"\x05state\x18\x01 \x01(\x0e2 .dominion.v1.EnrolResponse.StateR\x05state\x12\x14\n" +
 	"\x05chain\x18\x02 \x03(\fR\x05chain\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x12$\n" +
 	"\x0eretry_after_ms\x18\x04 \x01(\x04R\fretryAfterMs\x12 \n" +
 	"\vrevocations\x18\x05 \x01(\fR\vrevocations\x12 \n" +
-	"\vfingerprint\x18\x06 \x01(\tR\vfingerprint\"F\n" +
+	"\vfingerprint\x18\x06 \x01(\tR\vfingerprint\x12\x18\n" +
+	"\aissuing\x18\a \x01(\fR\aissuing\x12\x17\n" +
+	"\alog_key\x18\b \x01(\fR\x06logKey\x12\x1b\n" +
+	"\troot_host\x18\t \x01(\tR\brootHost\"F\n" +
 	"\x05State\x12\x15\n" +
 	"\x11STATE_UNSPECIFIED\x10\x00\x12\v\n" +
 	"\aPENDING\x10\x01\x12\v\n" +
 	"\aGRANTED\x10\x02\x12\f\n" +
 	"\bREJECTED\x10\x03\"\x0f\n" +
-	"\rStatusRequest\"\xe0\x03\n" +
+	"\rStatusRequest\"\xaa\x04\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\"\n" +
@@ -4613,7 +4817,14 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x11revocation_number\x18\f \x01(\x04R\x10revocationNumber\x12\"\n" +
 	"\rroot_key_here\x18\r \x01(\bR\vrootKeyHere\x12#\n" +
 	"\rstore_problem\x18\x0e \x01(\tR\fstoreProblem\x12\x10\n" +
-	"\x03pin\x18\x0f \x01(\tR\x03pin\"X\n" +
+	"\x03pin\x18\x0f \x01(\tR\x03pin\x12+\n" +
+	"\x06parent\x18\x10 \x01(\v2\x13.dominion.v1.ParentR\x06parent\x12\x1b\n" +
+	"\troot_host\x18\x11 \x01(\tR\brootHost\"o\n" +
+	"\x06Parent\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1c\n" +
+	"\tconnected\x18\x03 \x01(\bR\tconnected\x12\x19\n" +
+	"\bsince_ms\x18\x04 \x01(\x03R\asinceMs\"X\n" +
 	"\x0eResolveRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x18\n" +
 	"\aexclude\x18\x02 \x01(\tR\aexclude\x12\x14\n" +
@@ -4634,7 +4845,7 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x05certs\x18\x04 \x01(\bR\x05certs\"Z\n" +
 	"\x0fMinionsResponse\x12-\n" +
 	"\aminions\x18\x01 \x03(\v2\x13.dominion.v1.MinionR\aminions\x12\x18\n" +
-	"\aunknown\x18\x02 \x01(\tR\aunknown\"\x89\x03\n" +
+	"\aunknown\x18\x02 \x01(\tR\aunknown\"\xa5\x03\n" +
 	"\x06Minion\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x19\n" +
@@ -4650,7 +4861,8 @@ const file_apipb_api_proto_rawDesc = "" +
 	" \x01(\fR\x05facts\x12\x1e\n" +
 	"\vfacts_at_ms\x18\v \x01(\x03R\tfactsAtMs\x12\x18\n" +
 	"\aproblem\x18\f \x01(\tR\aproblem\x12\x14\n" +
-	"\x05chain\x18\r \x03(\fR\x05chain\"I\n" +
+	"\x05chain\x18\r \x03(\fR\x05chain\x12\x1a\n" +
+	"\boverlord\x18\x0e \x01(\bR\boverlord\"I\n" +
 	"\x10SetMinionRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12!\n" +
 	"\fdial_address\x18\x02 \x01(\tR\vdialAddress\"\x13\n" +
@@ -4967,166 +5179,170 @@ func file_apipb_api_proto_rawDescGZIP() []byte {
 }
 
 var file_apipb_api_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_apipb_api_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
+var file_apipb_api_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_apipb_api_proto_goTypes = []any{
 	(EnrolResponse_State)(0),         // 0: dominion.v1.EnrolResponse.State
 	(SetGroupRequest_Mode)(0),        // 1: dominion.v1.SetGroupRequest.Mode
 	(*EnrolRequest)(nil),             // 2: dominion.v1.EnrolRequest
-	(*EnrolResponse)(nil),            // 3: dominion.v1.EnrolResponse
-	(*StatusRequest)(nil),            // 4: dominion.v1.StatusRequest
-	(*StatusResponse)(nil),           // 5: dominion.v1.StatusResponse
-	(*ResolveRequest)(nil),           // 6: dominion.v1.ResolveRequest
-	(*ResolveResponse)(nil),          // 7: dominion.v1.ResolveResponse
-	(*MinionsRequest)(nil),           // 8: dominion.v1.MinionsRequest
-	(*MinionsResponse)(nil),          // 9: dominion.v1.MinionsResponse
-	(*Minion)(nil),                   // 10: dominion.v1.Minion
-	(*SetMinionRequest)(nil),         // 11: dominion.v1.SetMinionRequest
-	(*SetMinionResponse)(nil),        // 12: dominion.v1.SetMinionResponse
-	(*ModulesRequest)(nil),           // 13: dominion.v1.ModulesRequest
-	(*ModulesResponse)(nil),          // 14: dominion.v1.ModulesResponse
-	(*PingRequest)(nil),              // 15: dominion.v1.PingRequest
-	(*PingEvent)(nil),                // 16: dominion.v1.PingEvent
-	(*Pong)(nil),                     // 17: dominion.v1.Pong
-	(*Counts)(nil),                   // 18: dominion.v1.Counts
-	(*CallRequest)(nil),              // 19: dominion.v1.CallRequest
-	(*WatchRequest)(nil),             // 20: dominion.v1.WatchRequest
-	(*JobsRequest)(nil),              // 21: dominion.v1.JobsRequest
-	(*JobsResponse)(nil),             // 22: dominion.v1.JobsResponse
-	(*Job)(nil),                      // 23: dominion.v1.Job
-	(*CallEvent)(nil),                // 24: dominion.v1.CallEvent
-	(*Accepted)(nil),                 // 25: dominion.v1.Accepted
-	(*Output)(nil),                   // 26: dominion.v1.Output
-	(*ResultGroup)(nil),              // 27: dominion.v1.ResultGroup
-	(*Progress)(nil),                 // 28: dominion.v1.Progress
-	(*Closed)(nil),                   // 29: dominion.v1.Closed
-	(*CancelRequest)(nil),            // 30: dominion.v1.CancelRequest
-	(*CancelResponse)(nil),           // 31: dominion.v1.CancelResponse
-	(*GroupsRequest)(nil),            // 32: dominion.v1.GroupsRequest
-	(*Group)(nil),                    // 33: dominion.v1.Group
-	(*GroupsResponse)(nil),           // 34: dominion.v1.GroupsResponse
-	(*SetGroupRequest)(nil),          // 35: dominion.v1.SetGroupRequest
-	(*SetGroupResponse)(nil),         // 36: dominion.v1.SetGroupResponse
-	(*DeleteGroupRequest)(nil),       // 37: dominion.v1.DeleteGroupRequest
-	(*DeleteGroupResponse)(nil),      // 38: dominion.v1.DeleteGroupResponse
-	(*CertsRequest)(nil),             // 39: dominion.v1.CertsRequest
-	(*CertsResponse)(nil),            // 40: dominion.v1.CertsResponse
-	(*PendingRequest)(nil),           // 41: dominion.v1.PendingRequest
-	(*Cert)(nil),                     // 42: dominion.v1.Cert
-	(*SignCertRequest)(nil),          // 43: dominion.v1.SignCertRequest
-	(*SignCertResponse)(nil),         // 44: dominion.v1.SignCertResponse
-	(*RejectCertRequest)(nil),        // 45: dominion.v1.RejectCertRequest
-	(*RejectCertResponse)(nil),       // 46: dominion.v1.RejectCertResponse
-	(*RevokeCertRequest)(nil),        // 47: dominion.v1.RevokeCertRequest
-	(*RevokeCertResponse)(nil),       // 48: dominion.v1.RevokeCertResponse
-	(*CreateTokenRequest)(nil),       // 49: dominion.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 50: dominion.v1.CreateTokenResponse
-	(*Token)(nil),                    // 51: dominion.v1.Token
-	(*TokensRequest)(nil),            // 52: dominion.v1.TokensRequest
-	(*TokensResponse)(nil),           // 53: dominion.v1.TokensResponse
-	(*RevokeTokenRequest)(nil),       // 54: dominion.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),      // 55: dominion.v1.RevokeTokenResponse
-	(*AddOperatorRequest)(nil),       // 56: dominion.v1.AddOperatorRequest
-	(*AddOperatorResponse)(nil),      // 57: dominion.v1.AddOperatorResponse
-	(*OperatorsRequest)(nil),         // 58: dominion.v1.OperatorsRequest
-	(*OperatorsResponse)(nil),        // 59: dominion.v1.OperatorsResponse
-	(*RenewOperatorRequest)(nil),     // 60: dominion.v1.RenewOperatorRequest
-	(*RenewOperatorResponse)(nil),    // 61: dominion.v1.RenewOperatorResponse
-	(*AuditListRequest)(nil),         // 62: dominion.v1.AuditListRequest
-	(*AuditRecord)(nil),              // 63: dominion.v1.AuditRecord
-	(*AuditVerifyRequest)(nil),       // 64: dominion.v1.AuditVerifyRequest
-	(*AuditVerifyEvent)(nil),         // 65: dominion.v1.AuditVerifyEvent
-	(*AuditHeadRequest)(nil),         // 66: dominion.v1.AuditHeadRequest
-	(*AuditHeadResponse)(nil),        // 67: dominion.v1.AuditHeadResponse
-	(*AuditRecoverRequest)(nil),      // 68: dominion.v1.AuditRecoverRequest
-	(*AuditRecoverResponse)(nil),     // 69: dominion.v1.AuditRecoverResponse
-	(*AuditVerifyEvent_Problem)(nil), // 70: dominion.v1.AuditVerifyEvent.Problem
+	(*OverlordRequest)(nil),          // 3: dominion.v1.OverlordRequest
+	(*EnrolResponse)(nil),            // 4: dominion.v1.EnrolResponse
+	(*StatusRequest)(nil),            // 5: dominion.v1.StatusRequest
+	(*StatusResponse)(nil),           // 6: dominion.v1.StatusResponse
+	(*Parent)(nil),                   // 7: dominion.v1.Parent
+	(*ResolveRequest)(nil),           // 8: dominion.v1.ResolveRequest
+	(*ResolveResponse)(nil),          // 9: dominion.v1.ResolveResponse
+	(*MinionsRequest)(nil),           // 10: dominion.v1.MinionsRequest
+	(*MinionsResponse)(nil),          // 11: dominion.v1.MinionsResponse
+	(*Minion)(nil),                   // 12: dominion.v1.Minion
+	(*SetMinionRequest)(nil),         // 13: dominion.v1.SetMinionRequest
+	(*SetMinionResponse)(nil),        // 14: dominion.v1.SetMinionResponse
+	(*ModulesRequest)(nil),           // 15: dominion.v1.ModulesRequest
+	(*ModulesResponse)(nil),          // 16: dominion.v1.ModulesResponse
+	(*PingRequest)(nil),              // 17: dominion.v1.PingRequest
+	(*PingEvent)(nil),                // 18: dominion.v1.PingEvent
+	(*Pong)(nil),                     // 19: dominion.v1.Pong
+	(*Counts)(nil),                   // 20: dominion.v1.Counts
+	(*CallRequest)(nil),              // 21: dominion.v1.CallRequest
+	(*WatchRequest)(nil),             // 22: dominion.v1.WatchRequest
+	(*JobsRequest)(nil),              // 23: dominion.v1.JobsRequest
+	(*JobsResponse)(nil),             // 24: dominion.v1.JobsResponse
+	(*Job)(nil),                      // 25: dominion.v1.Job
+	(*CallEvent)(nil),                // 26: dominion.v1.CallEvent
+	(*Accepted)(nil),                 // 27: dominion.v1.Accepted
+	(*Output)(nil),                   // 28: dominion.v1.Output
+	(*ResultGroup)(nil),              // 29: dominion.v1.ResultGroup
+	(*Progress)(nil),                 // 30: dominion.v1.Progress
+	(*Closed)(nil),                   // 31: dominion.v1.Closed
+	(*CancelRequest)(nil),            // 32: dominion.v1.CancelRequest
+	(*CancelResponse)(nil),           // 33: dominion.v1.CancelResponse
+	(*GroupsRequest)(nil),            // 34: dominion.v1.GroupsRequest
+	(*Group)(nil),                    // 35: dominion.v1.Group
+	(*GroupsResponse)(nil),           // 36: dominion.v1.GroupsResponse
+	(*SetGroupRequest)(nil),          // 37: dominion.v1.SetGroupRequest
+	(*SetGroupResponse)(nil),         // 38: dominion.v1.SetGroupResponse
+	(*DeleteGroupRequest)(nil),       // 39: dominion.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),      // 40: dominion.v1.DeleteGroupResponse
+	(*CertsRequest)(nil),             // 41: dominion.v1.CertsRequest
+	(*CertsResponse)(nil),            // 42: dominion.v1.CertsResponse
+	(*PendingRequest)(nil),           // 43: dominion.v1.PendingRequest
+	(*Cert)(nil),                     // 44: dominion.v1.Cert
+	(*SignCertRequest)(nil),          // 45: dominion.v1.SignCertRequest
+	(*SignCertResponse)(nil),         // 46: dominion.v1.SignCertResponse
+	(*RejectCertRequest)(nil),        // 47: dominion.v1.RejectCertRequest
+	(*RejectCertResponse)(nil),       // 48: dominion.v1.RejectCertResponse
+	(*RevokeCertRequest)(nil),        // 49: dominion.v1.RevokeCertRequest
+	(*RevokeCertResponse)(nil),       // 50: dominion.v1.RevokeCertResponse
+	(*CreateTokenRequest)(nil),       // 51: dominion.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 52: dominion.v1.CreateTokenResponse
+	(*Token)(nil),                    // 53: dominion.v1.Token
+	(*TokensRequest)(nil),            // 54: dominion.v1.TokensRequest
+	(*TokensResponse)(nil),           // 55: dominion.v1.TokensResponse
+	(*RevokeTokenRequest)(nil),       // 56: dominion.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),      // 57: dominion.v1.RevokeTokenResponse
+	(*AddOperatorRequest)(nil),       // 58: dominion.v1.AddOperatorRequest
+	(*AddOperatorResponse)(nil),      // 59: dominion.v1.AddOperatorResponse
+	(*OperatorsRequest)(nil),         // 60: dominion.v1.OperatorsRequest
+	(*OperatorsResponse)(nil),        // 61: dominion.v1.OperatorsResponse
+	(*RenewOperatorRequest)(nil),     // 62: dominion.v1.RenewOperatorRequest
+	(*RenewOperatorResponse)(nil),    // 63: dominion.v1.RenewOperatorResponse
+	(*AuditListRequest)(nil),         // 64: dominion.v1.AuditListRequest
+	(*AuditRecord)(nil),              // 65: dominion.v1.AuditRecord
+	(*AuditVerifyRequest)(nil),       // 66: dominion.v1.AuditVerifyRequest
+	(*AuditVerifyEvent)(nil),         // 67: dominion.v1.AuditVerifyEvent
+	(*AuditHeadRequest)(nil),         // 68: dominion.v1.AuditHeadRequest
+	(*AuditHeadResponse)(nil),        // 69: dominion.v1.AuditHeadResponse
+	(*AuditRecoverRequest)(nil),      // 70: dominion.v1.AuditRecoverRequest
+	(*AuditRecoverResponse)(nil),     // 71: dominion.v1.AuditRecoverResponse
+	(*AuditVerifyEvent_Problem)(nil), // 72: dominion.v1.AuditVerifyEvent.Problem
 }
 var file_apipb_api_proto_depIdxs = []int32{
-	0,  // 0: dominion.v1.EnrolResponse.state:type_name -> dominion.v1.EnrolResponse.State
-	10, // 1: dominion.v1.MinionsResponse.minions:type_name -> dominion.v1.Minion
-	17, // 2: dominion.v1.PingEvent.pongs:type_name -> dominion.v1.Pong
-	18, // 3: dominion.v1.PingEvent.closed:type_name -> dominion.v1.Counts
-	23, // 4: dominion.v1.JobsResponse.jobs:type_name -> dominion.v1.Job
-	18, // 5: dominion.v1.Job.counts:type_name -> dominion.v1.Counts
-	25, // 6: dominion.v1.CallEvent.accepted:type_name -> dominion.v1.Accepted
-	26, // 7: dominion.v1.CallEvent.output:type_name -> dominion.v1.Output
-	27, // 8: dominion.v1.CallEvent.results:type_name -> dominion.v1.ResultGroup
-	28, // 9: dominion.v1.CallEvent.progress:type_name -> dominion.v1.Progress
-	29, // 10: dominion.v1.CallEvent.closed:type_name -> dominion.v1.Closed
-	18, // 11: dominion.v1.Accepted.counts:type_name -> dominion.v1.Counts
-	18, // 12: dominion.v1.Progress.counts:type_name -> dominion.v1.Counts
-	18, // 13: dominion.v1.Closed.counts:type_name -> dominion.v1.Counts
-	33, // 14: dominion.v1.GroupsResponse.groups:type_name -> dominion.v1.Group
-	1,  // 15: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
-	33, // 16: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
-	41, // 17: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
-	42, // 18: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
-	51, // 19: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
-	51, // 20: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
-	51, // 21: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
-	42, // 22: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
-	70, // 23: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
-	2,  // 24: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
-	4,  // 25: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
-	6,  // 26: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
-	8,  // 27: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
-	11, // 28: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
-	13, // 29: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
-	15, // 30: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
-	19, // 31: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
-	20, // 32: dominion.v1.FleetService.Watch:input_type -> dominion.v1.WatchRequest
-	21, // 33: dominion.v1.FleetService.Jobs:input_type -> dominion.v1.JobsRequest
-	30, // 34: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
-	32, // 35: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
-	35, // 36: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
-	37, // 37: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
-	39, // 38: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
-	43, // 39: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
-	45, // 40: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
-	47, // 41: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
-	49, // 42: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
-	52, // 43: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
-	54, // 44: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
-	56, // 45: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
-	58, // 46: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
-	60, // 47: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
-	62, // 48: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
-	64, // 49: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
-	66, // 50: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
-	68, // 51: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
-	3,  // 52: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
-	5,  // 53: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
-	7,  // 54: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
-	9,  // 55: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
-	12, // 56: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
-	14, // 57: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
-	16, // 58: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
-	24, // 59: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
-	24, // 60: dominion.v1.FleetService.Watch:output_type -> dominion.v1.CallEvent
-	22, // 61: dominion.v1.FleetService.Jobs:output_type -> dominion.v1.JobsResponse
-	31, // 62: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
-	34, // 63: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
-	36, // 64: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
-	38, // 65: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
-	40, // 66: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
-	44, // 67: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
-	46, // 68: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
-	48, // 69: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
-	50, // 70: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
-	53, // 71: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
-	55, // 72: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
-	57, // 73: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
-	59, // 74: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
-	61, // 75: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
-	63, // 76: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
-	65, // 77: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
-	67, // 78: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
-	69, // 79: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
-	52, // [52:80] is the sub-list for method output_type
-	24, // [24:52] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	3,  // 0: dominion.v1.EnrolRequest.overlord:type_name -> dominion.v1.OverlordRequest
+	0,  // 1: dominion.v1.EnrolResponse.state:type_name -> dominion.v1.EnrolResponse.State
+	7,  // 2: dominion.v1.StatusResponse.parent:type_name -> dominion.v1.Parent
+	12, // 3: dominion.v1.MinionsResponse.minions:type_name -> dominion.v1.Minion
+	19, // 4: dominion.v1.PingEvent.pongs:type_name -> dominion.v1.Pong
+	20, // 5: dominion.v1.PingEvent.closed:type_name -> dominion.v1.Counts
+	25, // 6: dominion.v1.JobsResponse.jobs:type_name -> dominion.v1.Job
+	20, // 7: dominion.v1.Job.counts:type_name -> dominion.v1.Counts
+	27, // 8: dominion.v1.CallEvent.accepted:type_name -> dominion.v1.Accepted
+	28, // 9: dominion.v1.CallEvent.output:type_name -> dominion.v1.Output
+	29, // 10: dominion.v1.CallEvent.results:type_name -> dominion.v1.ResultGroup
+	30, // 11: dominion.v1.CallEvent.progress:type_name -> dominion.v1.Progress
+	31, // 12: dominion.v1.CallEvent.closed:type_name -> dominion.v1.Closed
+	20, // 13: dominion.v1.Accepted.counts:type_name -> dominion.v1.Counts
+	20, // 14: dominion.v1.Progress.counts:type_name -> dominion.v1.Counts
+	20, // 15: dominion.v1.Closed.counts:type_name -> dominion.v1.Counts
+	35, // 16: dominion.v1.GroupsResponse.groups:type_name -> dominion.v1.Group
+	1,  // 17: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
+	35, // 18: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
+	43, // 19: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
+	44, // 20: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
+	53, // 21: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
+	53, // 22: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
+	53, // 23: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
+	44, // 24: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
+	72, // 25: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
+	2,  // 26: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
+	5,  // 27: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
+	8,  // 28: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
+	10, // 29: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
+	13, // 30: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
+	15, // 31: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
+	17, // 32: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
+	21, // 33: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
+	22, // 34: dominion.v1.FleetService.Watch:input_type -> dominion.v1.WatchRequest
+	23, // 35: dominion.v1.FleetService.Jobs:input_type -> dominion.v1.JobsRequest
+	32, // 36: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
+	34, // 37: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
+	37, // 38: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
+	39, // 39: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
+	41, // 40: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
+	45, // 41: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
+	47, // 42: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
+	49, // 43: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
+	51, // 44: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
+	54, // 45: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
+	56, // 46: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
+	58, // 47: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
+	60, // 48: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
+	62, // 49: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
+	64, // 50: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
+	66, // 51: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
+	68, // 52: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
+	70, // 53: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
+	4,  // 54: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
+	6,  // 55: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
+	9,  // 56: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
+	11, // 57: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
+	14, // 58: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
+	16, // 59: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
+	18, // 60: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
+	26, // 61: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
+	26, // 62: dominion.v1.FleetService.Watch:output_type -> dominion.v1.CallEvent
+	24, // 63: dominion.v1.FleetService.Jobs:output_type -> dominion.v1.JobsResponse
+	33, // 64: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
+	36, // 65: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
+	38, // 66: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
+	40, // 67: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
+	42, // 68: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
+	46, // 69: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
+	48, // 70: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
+	50, // 71: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
+	52, // 72: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
+	55, // 73: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
+	57, // 74: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
+	59, // 75: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
+	61, // 76: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
+	63, // 77: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
+	65, // 78: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
+	67, // 79: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
+	69, // 80: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
+	71, // 81: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
+	54, // [54:82] is the sub-list for method output_type
+	26, // [26:54] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_apipb_api_proto_init() }
@@ -5134,7 +5350,7 @@ func file_apipb_api_proto_init() {
 	if File_apipb_api_proto != nil {
 		return
 	}
-	file_apipb_api_proto_msgTypes[22].OneofWrappers = []any{
+	file_apipb_api_proto_msgTypes[24].OneofWrappers = []any{
 		(*CallEvent_Accepted)(nil),
 		(*CallEvent_Output)(nil),
 		(*CallEvent_Results)(nil),
@@ -5147,7 +5363,7 @@ func file_apipb_api_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_apipb_api_proto_rawDesc), len(file_apipb_api_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   69,
+			NumMessages:   71,
 			NumExtensions: 0,
 			NumServices:   4,
 		},

@@ -102,10 +102,14 @@ func (a *app) certSignCmd() *cobra.Command {
 		Use: "sign NAME", Short: "Grant what a machine asked for",
 		Long: `Sign grants the certificate that NAME asked for; NAME may be a glob. When
 several keys ask for one name, --fingerprint tells which. A name that is in use
-needs --replace, which revokes the certificate it has now.`,
+needs --replace, which revokes the certificate it has now.
+
+Operators and overlords are signed one at a time, as operator/NAME or
+overlord/NAME together with the fingerprint.`,
 		Example: `  dominion cert sign web1
   dominion cert sign 'web*'
-  dominion cert sign web1 --replace --fingerprint sha256:…`,
+  dominion cert sign web1 --replace --fingerprint sha256:…
+  dominion cert sign overlord/dc1 --fingerprint sha256:…`,
 		Args: args(1, 1, "a name or a glob"),
 	}
 	cmd.RunE = a.withConn(func(ctx context.Context, conn *client.Conn, words []string) error {

@@ -80,6 +80,13 @@ func (s *site) write(name, text string) string {
 // there are new flags, and returns when it answers.
 func (s *site) up(flags ...string) {
 	s.t.Helper()
+	s.launch(flags...)
+	s.answers()
+}
+
+// launch is up without the waiting.
+func (s *site) launch(flags ...string) {
+	s.t.Helper()
 	if len(flags) > 0 || s.flags == nil {
 		s.flags = flags
 	}
@@ -95,6 +102,11 @@ func (s *site) up(flags ...string) {
 		args = append(args, "--config", s.config)
 	}
 	s.overlord = s.daemon("overlord", append(args, s.flags...)...)
+}
+
+// answers returns when the overlord that was launched answers.
+func (s *site) answers() {
+	s.t.Helper()
 	s.until("the overlord answers", func() bool {
 		if s.overlord.hasEnded() {
 			s.t.Fatalf("the overlord ended: %s", s.overlord.tail())

@@ -89,7 +89,11 @@ func minionKey(trust *pki.Trust, m *apipb.Minion) (*ecdsa.PublicKey, error) {
 		return nil, fmt.Errorf("its certificate does not hold: %w", err)
 	}
 	key, ok := v.Leaf.PublicKey.(*ecdsa.PublicKey)
-	if want := (pki.Identity{Role: pki.Minion, Name: m.GetName()}); v.Identity != want || !ok {
+	want := pki.Identity{Role: pki.Minion, Name: m.GetName()}
+	if m.GetOverlord() { // its agent has the overlord's own certificate
+		want.Role = pki.Overlord
+	}
+	if v.Identity != want || !ok {
 		return nil, fmt.Errorf("the certificate shown for it is of %s", v.Identity)
 	}
 	return key, nil

@@ -29,13 +29,14 @@ type minionDoc struct {
 	Problem     string          `json:"problem,omitempty"`
 	Facts       json.RawMessage `json:"facts,omitempty"`
 	FactsAt     *time.Time      `json:"facts_at,omitempty"`
+	Overlord    bool            `json:"overlord,omitempty"` // a sub-overlord's own agent
 }
 
 func minionDocOf(m *apipb.Minion) minionDoc {
 	d := minionDoc{
 		Name: m.GetName(), Connected: m.GetConnected(), Since: jsonTime(m.GetSinceMs()), LastSeen: jsonTime(m.GetLastSeenMs()),
 		Version: m.GetAgentVersion(), Address: m.GetAddress(), Fingerprint: m.GetFingerprint(), CertExpires: jsonTime(m.GetCertExpiresMs()),
-		DialAddress: m.GetDialAddress(), Problem: m.GetProblem(), FactsAt: jsonTime(m.GetFactsAtMs()),
+		DialAddress: m.GetDialAddress(), Problem: m.GetProblem(), FactsAt: jsonTime(m.GetFactsAtMs()), Overlord: m.GetOverlord(),
 	}
 	if len(m.GetFacts()) > 0 {
 		d.Facts = rawJSON(m.GetFacts())
@@ -127,6 +128,9 @@ func (a *app) showMinions(docs []minionDoc, facts bool) error {
 		}
 		if d.DialAddress != "" {
 			note = strings.TrimSuffix("dialled at "+d.DialAddress+"; "+note, "; ")
+		}
+		if d.Overlord {
+			note = strings.TrimSuffix("overlord; "+note, "; ")
 		}
 		return []string{d.Name, state, since, d.Version, d.Address, note}
 	})

@@ -29,6 +29,16 @@ type statusDoc struct {
 	Revocations  uint64     `json:"revocation_number"`
 	RootKeyHere  bool       `json:"root_key_here"`
 	Pin          string     `json:"pin"`
+	RootHost     string     `json:"root_host,omitempty"` // the overlord that holds the root's key; empty: this one
+	Parent       *parentDoc `json:"parent,omitempty"`    // of a sub-overlord
+}
+
+// parentDoc is the overlord above in json.
+type parentDoc struct {
+	Name      string     `json:"name"`
+	Address   string     `json:"address"`
+	Connected bool       `json:"connected"`
+	Since     *time.Time `json:"since,omitempty"` // of the session
 }
 
 func (a *app) statusCmd() *cobra.Command {
@@ -49,7 +59,10 @@ when the store takes no writes or the audit log is damaged.`,
 				Name: s.GetName(), Version: s.GetVersion(), Started: jsonTime(s.GetStartedAtMs()), Time: jsonTime(s.GetTimeMs()),
 				Minions: s.GetMinions(), Connected: s.GetConnected(), Pending: s.GetPendingRequests(), RunningJobs: s.GetRunningJobs(),
 				LogID: s.GetLogId(), LogSize: s.GetLogSize(), AuditProblem: s.GetAuditProblem(), StoreProblem: s.GetStoreProblem(),
-				Revocations: s.GetRevocationNumber(), RootKeyHere: s.GetRootKeyHere(), Pin: s.GetPin(),
+				Revocations: s.GetRevocationNumber(), RootKeyHere: s.GetRootKeyHere(), Pin: s.GetPin(), RootHost: s.GetRootHost(),
+			}
+			if p := s.GetParent(); p != nil {
+				d.Parent = &parentDoc{Name: p.GetName(), Address: p.GetAddress(), Connected: p.GetConnected(), Since: jsonTime(p.GetSinceMs())}
 			}
 			if a.output != outText {
 				err = a.document(d)
@@ -79,8 +92,19 @@ func statusTable(d statusDoc) table {
 	if d.Started != nil {
 		t = append(t, []string{"started", stamp(d.Started.UnixMilli())})
 	}
+	if p := d.Parent; p != nil {
+		state := "not connected"
+		if p.Connected {
+			state = "connected"
+		}
+		t = append(t, []string{"parent", p.Name + " at " + p.Address + ", " + state})
+	}
 	if !d.RootKeyHere {
-		t = append(t, []string{"root key", "not here: operators, revocation and renewal of overlords wait for its host"})
+		host := d.RootHost
+		if host == "" {
+			host = "elsewhere"
+		}
+		t = append(t, []string{"root key", "on " + host + ": operators, revocation and renewal of overlords need it"})
 	}
 	if d.AuditProblem != "" {
 		t = append(t, []string{"AUDIT", d.AuditProblem})

@@ -55,9 +55,11 @@ func (a *app) tokenCreateCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "create --name NAME", Short: "Make a join token",
 		Long: `Create prints the token alone on standard output; it is kept nowhere and shown
-only once. It enrols minions whose names match --name.`,
+only once. It enrols minions whose names match --name; with --role overlord one
+overlord of exactly that name, on the overlord that holds the root's key.`,
 		Example: `  dominion token create --name 'web*' --uses 10 --for 1h > token
-  dominion token create --name web1 --replace --network 10.0.0.0/8`,
+  dominion token create --name web1 --replace --network 10.0.0.0/8
+  dominion token create --role overlord --name dc1 > token`,
 		Args: args(0, 0, "flags only"),
 	}
 	cmd.RunE = a.withConn(func(ctx context.Context, conn *client.Conn, _ []string) error {
@@ -82,7 +84,7 @@ only once. It enrols minions whose names match --name.`,
 	f.StringVar(&req.Name, "name", "", "`NAME` or glob of the machines it may enrol")
 	f.Uint64Var(&req.Uses, "uses", 1, "how `MANY` machines it enrols")
 	f.DurationVar(&life, "for", time.Hour, "how long it is good for, a `DURATION`")
-	f.StringVar(&req.Role, "role", "minion", "`ROLE` it grants")
+	f.StringVar(&req.Role, "role", "minion", "`ROLE` it grants: minion or overlord")
 	f.BoolVar(&req.Replace, "replace", false, "revoke the certificate that the name has now")
 	f.StringSliceVar(&req.Networks, "network", nil, "only from this `CIDR`; may be repeated")
 	return cmd

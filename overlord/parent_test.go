@@ -1,0 +1,229 @@
+package overlord
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"dominion/enrol"
+	"dominion/pki"
+)
+
+var noPin = "sha256:" + strings.Repeat("ab", 32)
+
+func TestOpenParent(t *testing.T) {
+	at := func(addr, pin string) Config { return Config{Parent: addr, Pin: pin} }
+	other := "sha256:" + strings.Repeat("cd", 32)
+	for _, tt := range []struct {
+		name   string
+		before string // file that is there; empty: none
+		first  *Config
+		cfg    Config
+		want   string // address; empty: there is no parent
+		err    string
+	}{
+		{name: "an overlord of its own", cfg: Config{}},
+		{name: "a fresh directory", cfg: at("a:1", noPin), want: "a:1"},
+		{name: "an old root", before: fileRootKey, cfg: at("a:1", noPin), err: "--parent is for a fresh one"},
+		{name: "half an old root", before: fileRootCert, cfg: at("a:1", noPin), err: "--parent is for a fresh one"},
+		{name: "an old store", before: fileStore, cfg: at("a:1", noPin), err: "store.db"},
+		{name: "an old log key", before: fileLogKey, cfg: at("a:1", noPin), err: "log.key"},
+		{name: "started again without flags", first: new(at("a:1", noPin)), cfg: Config{}, want: "a:1"},
+		{name: "started again with the same flags", first: new(at("a:1", noPin)), before: fileTLSKey, cfg: at("a:1", noPin), want: "a:1"},
+		{name: "the parent has moved", first: new(at("a:1", noPin)), cfg: at("b:2", noPin), want: "b:2"},
+		{name: "another fleet", first: new(at("a:1", noPin)), cfg: at("a:1", other), err: "under the root " + noPin},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			dir, err := pki.OpenDir(filepath.Join(t.TempDir(), "state"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer dir.Close()
+			if tt.first != nil {
+				if _, err := openParent(dir, *tt.first); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if tt.before != "" {
+				if err := dir.WriteFile(tt.before, []byte("x")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			p, err := openParent(dir, tt.cfg)
+			switch {
+			case tt.err != "":
+				if err == nil || !strings.Contains(err.Error(), tt.err) {
+					t.Errorf("openParent = %v; want %q", err, tt.err)
+				}
+			case err != nil:
+				t.Error(err)
+			case tt.want == "":
+				if p != nil {
+					t.Errorf("openParent = %+v; want none", p)
+				}
+			case p == nil || p.Address != tt.want || p.Pin != noPin:
+				t.Errorf("openParent = %+v; want %s", p, tt.want)
+			}
+		})
+	}
+}
+
+func TestSettleParent(t *testing.T) {
+	for _, tt := range []struct {
+		cfg  Config
+		want string // the address; or, with a blank, the error
+	}{
+		{Config{Parent: "top.example.org", Pin: noPin}, "top.example.org:51235"},
+		{Config{Parent: "::1", Pin: noPin}, "[::1]:51235"},
+		{Config{Parent: "[::1]:7", Pin: noPin}, "[::1]:7"},
+		{Config{Parent: "10.0.0.1:7", Pin: noPin}, "10.0.0.1:7"},
+		{Config{Parent: "top"}, "the pin of the fleet's root is needed"},
+		{Config{Parent: "top", Pin: "x"}, "pin: not a pin"},
+		{Config{Parent: "a b", Pin: noPin}, "is not host:port"},
+		{Config{Parent: ":7", Pin: noPin}, "is not host:port"},
+		{Config{Pin: noPin}, "with a parent; give"},
+		{Config{TokenFile: "f"}, "with a parent; give"},
+	} {
+		c := tt.cfg
+		err := c.settleParent()
+		if strings.Contains(tt.want, " ") {
+			if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%+v: %v; want %q", tt.cfg.Parent, err, tt.want)
+			}
+		} else if err != nil || c.Parent != tt.want {
+			t.Errorf("%q: %q, %v; want %q", tt.cfg.Parent, c.Parent, err, tt.want)
+		}
+	}
+}
+
+func TestPassing(t *testing.T) {
+	var p passing
+	now := time.Now()
+	for i := range passBurst {
+		if !p.take(now) {
+			t.Fatalf("request %d is refused", i)
+		}
+	}
+	if p.take(now) {
+		t.Error("one more than the burst is passed on")
+	}
+	if !p.take(now.Add(passEvery)) || p.take(now.Add(passEvery)) {
+		t.Errorf("after %s: want one more, and no other", passEvery)
+	}
+}
+
+func TestTimeFor(t *testing.T) {
+	for ms, want := range map[uint64]time.Duration{
+		0: minionCall, 1: time.Millisecond, 1000: 980 * time.Millisecond, 30_000: minionCall - 20*time.Millisecond, 1 << 60: minionCall,
+	} {
+		if got := timeFor(ms); got != want {
+			t.Errorf("timeFor(%d) = %s; want %s", ms, got, want)
+		}
+	}
+}
+
+// started runs an overlord until the test ends.
+func started(t *testing.T, cfg Config) *Overlord {
+	t.Helper()
+	cfg.State, cfg.Listen = filepath.Join(t.TempDir(), cfg.Name), "127.0.0.1:0"
+	cfg, err := cfg.settle()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
+	o, err := open(ctx, cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
+	if err != nil {
+		stop()
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", cfg.Listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sock, err := o.listenSocket()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(cfg.State, fileAddress), []byte(ln.Addr().String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- o.run(ctx, ln, sock) }()
+	t.Cleanup(func() {
+		stop()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if err := o.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return o
+}
+
+func (o *Overlord) address(t *testing.T) string {
+	b, err := os.ReadFile(filepath.Join(o.dir.Path(), fileAddress))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// below starts an overlord below p, with a token of top.
+func below(t *testing.T, top, p *Overlord, name string) *Overlord {
+	t.Helper()
+	text, _, err := top.registrar.CreateToken(t.Context(), "local/root", enrol.TokenSpec{Name: name, Role: pki.Overlord})
+	if err != nil {
+		t.Fatal(err)
+	}
+	o := started(t, Config{Name: name, Parent: p.address(t), Pin: top.keys.pin(), Token: text})
+	await(t, name+" has a session with its parent", func() bool { _, ok := o.parent.agent.Connected(); return ok })
+	return o
+}
+
+func await(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for late := time.After(30 * time.Second); !ok(); {
+		select {
+		case <-tick.C:
+		case <-late:
+			t.Fatalf("it did not come true that %s", what)
+		}
+	}
+}
+
+// Certificates are renewed over two sessions; what comes is written and used.
+func TestRenewSub(t *testing.T) {
+	top := started(t, Config{Name: "top"})
+	mid := below(t, top, top, "mid")
+	low := below(t, top, mid, "low")
+	for _, o := range []*Overlord{mid, low} {
+		since, _ := o.parent.agent.Connected()
+		if err := os.Remove(filepath.Join(o.dir.Path(), fileTLSCert)); err != nil {
+			t.Fatal(err)
+		}
+		if err := o.renewSub(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(filepath.Join(o.dir.Path(), fileTLSCert)); err != nil {
+			t.Errorf("the renewed certificate is not on the disk: %v", err)
+		}
+		await(t, "the agent has another session", func() bool { s, ok := o.parent.agent.Connected(); return ok && s.After(since) })
+	}
+	id := pki.Identity{Role: pki.Overlord, Name: "low"}
+	if _, _, err := top.registrar.Revoke(t.Context(), "local/root", id, "", "sold"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "low knows that it is revoked", func() bool { _, yes := low.revoked().Revoked(low.keys.server.Load().Leaf); return yes })
+	await(t, "low has no session", func() bool { _, ok := low.parent.agent.Connected(); return !ok })
+	if err := low.renewSub(t.Context()); err == nil {
+		t.Error("a revoked overlord renews itself")
+	}
+}
