@@ -59,6 +59,8 @@ type Options struct {
 	// OnRevocations is told of each newer list that was taken, after it is in force
 	// here: the list and its signed form. It must not block. Nil: nobody is.
 	OnRevocations func(signed []byte, list *pki.RevocationList)
+	// Host is the overlord in whose process the agent is embedded; nil: none.
+	Host Host
 	// Credit is the process's pool of stream windows; nil: one per session.
 	Credit *session.Pool
 	// Heartbeat sends the process's pings; nil: none are sent.
@@ -91,6 +93,7 @@ type Agent struct {
 	patience time.Duration // of Drain with calls that were cancelled
 	opened   func()        // called when a session has begun; may be nil
 	onList   func(signed []byte, list *pki.RevocationList)
+	host     Host
 
 	verifier verifier
 	books    books
@@ -125,6 +128,7 @@ func New(opt Options) (*Agent, error) {
 		opt:      session.Options{Credit: opt.Credit, Heartbeat: opt.Heartbeat, Stats: opt.Stats, Log: opt.Log},
 		own:      recorder{log: opt.Own},
 		onList:   opt.OnRevocations,
+		host:     opt.Host,
 		patience: cancelTime,
 	}
 	if a.books.disk = opt.Journal; opt.Journal != nil {

@@ -46,6 +46,7 @@ type daemon struct {
 	wake  chan struct{} // of one: a session has begun, so a renewal can be tried
 
 	onList func(signed []byte, list *pki.RevocationList) // see Options.OnRevocations
+	host   Host                                          // see Options.Host
 
 	mu        sync.Mutex
 	overlords map[string]string      // dialled address to the overlord found there
@@ -135,7 +136,7 @@ func (d *daemon) makeAgent(pol *policy.Policy) error {
 	d.agent, err = New(Options{
 		Name: d.cfg.name, Trust: d.trust, Table: table, Overlords: d.enrolledWith(), Policy: pol, Own: d.own, Journal: d.jobs,
 		Save: d.dir.WriteFile, Saved: saved, Credit: session.NewPool(0), Heartbeat: d.clock, Log: d.log,
-		Version: d.cfg.version, Now: d.cfg.now, MaxRunning: d.cfg.running, MaxQueued: d.cfg.queued, OnRevocations: d.onList,
+		Version: d.cfg.version, Now: d.cfg.now, MaxRunning: d.cfg.running, MaxQueued: d.cfg.queued, OnRevocations: d.onList, Host: d.host,
 	})
 	if err != nil {
 		return err

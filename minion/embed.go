@@ -33,6 +33,7 @@ type Embed struct {
 	Certificate func() *tls.Certificate
 	// OnRevocations is as in Options.
 	OnRevocations func(signed []byte, list *pki.RevocationList)
+	Host          Host   // answers the parent; required
 	Version       string // of the agent; empty: "devel"
 	// Reload, when not nil, makes Run read the agent's policy again each time it yields.
 	Reload <-chan os.Signal
@@ -59,7 +60,7 @@ func NewEmbedded(e Embed) (*Embedded, error) {
 		e.Log = slog.New(slog.DiscardHandler)
 	}
 	d := newDaemon(s, e.Log)
-	d.key, d.trust, d.onList = e.Key, e.Trust, e.OnRevocations
+	d.key, d.trust, d.onList, d.host = e.Key, e.Trust, e.OnRevocations, e.Host
 	m := &Embedded{d: d, parent: e.Parent, addr: s.overlords[0], cert: e.Certificate, reload: e.Reload}
 	if d.dir, err = pki.OpenDir(s.state); err == nil {
 		if err = d.dir.Lock(); err == nil {

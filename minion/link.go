@@ -1,6 +1,7 @@
 package minion
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"strings"
@@ -39,6 +40,8 @@ type link struct {
 	asked int              // bytes of the session's own calls that are being answered
 	audit error            // why the overlord's log is not accepted; nil: it is
 	skew  skew
+
+	delegations map[uint64]*delegation // by call; of an embedded agent
 }
 
 // skew is what HELLO told of the overlord's clock.
@@ -135,6 +138,10 @@ func (l *link) view(now time.Time) sessionView {
 // Call implements session.Handler. Verification costs some 60 µs of the reader's
 // time; everything that takes longer runs elsewhere.
 func (l *link) Call(s *session.Session, id uint64, c *fleetpb.Call) {
+	if c.Method == session.MethodDelegate && l.agent.host != nil {
+		l.delegate(s, id, c)
+		return
+	}
 	if strings.HasPrefix(c.Method, "session.") {
 		l.ask(s, id, c)
 		return
@@ -218,8 +225,12 @@ func (l *link) forget(id uint64) {
 // Cancel implements session.Handler.
 func (l *link) Cancel(_ *session.Session, id uint64) {
 	l.mu.Lock()
-	w := l.calls[id]
+	w, d := l.calls[id], l.delegations[id]
 	l.mu.Unlock()
+	if d != nil {
+		d.withdraw(ErrWithdrawn)
+		return
+	}
 	if w == nil {
 		return // answered already, or one of the session's own
 	}
@@ -241,8 +252,9 @@ func (l *link) Ack(_ *session.Session, _ uint64, m *fleetpb.Ack) {
 	}
 }
 
-// Open implements session.Handler. No overlord opens a stream towards a minion.
-func (l *link) Open(*session.Session, *session.Stream) {}
+// Open implements session.Handler. No overlord opens a stream towards a minion,
+// but for an order to a sub-overlord.
+func (l *link) Open(_ *session.Session, st *session.Stream) { l.openedOrder(st) }
 
 // Closed implements session.Handler.
 func (l *link) Closed(_ *session.Session, err error) {
@@ -341,6 +353,13 @@ func (l *link) answer(c *fleetpb.Call) (any, error) {
 			return nil, err
 		}
 		return l.checkpoint(in.Head)
+	case session.MethodMap, session.MethodGroups:
+		if a.host == nil {
+			break
+		}
+		ctx, cancel := context.WithTimeout(l.ctx, cmp.Or(millis(c.TimeoutMs), hostTime))
+		defer cancel()
+		return a.host.Answer(ctx, c.Method, c.Args)
 	}
 	return nil, call.Errorf(call.NotFound, "a minion has no method %q", cut(c.Method, call.MaxMethod))
 }

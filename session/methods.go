@@ -142,3 +142,57 @@ type RevokeResult struct {
 	Number uint64 `json:"number"`
 	List   []byte `json:"list"` // an encoded fleetpb.Signed
 }
+
+// An overlord calls these at the agent inside a sub-overlord.
+const (
+	// MethodDelegate passes an order on; its arguments are an encoded
+	// fleetpb.Delegate. The receiver opens a stream "events" of apipb.CallEvents, each
+	// behind its length as a varint, and with live output another, "output".
+	// The answer, without output, comes when every machine has a stored result.
+	MethodDelegate = "session.delegate"
+	// MethodMap asks for what is directly below: MapArgs, answered by MapResult.
+	MethodMap = "session.map"
+	// MethodGroups asks who is in groups: GroupsArgs, answered by GroupsResult.
+	MethodGroups = "session.groups"
+)
+
+// MaxHops is how many overlords an order, or a question about the map, may go
+// through.
+const MaxHops = 16
+
+// MapArgs asks an overlord for the machines directly below it, or below the
+// one that Path leads to from there.
+type MapArgs struct {
+	Path  []string `json:"path,omitempty"`  // at most MaxHops; each overlord takes the first off
+	After string   `json:"after,omitempty"` // the last name of the page before; empty: from the first
+}
+
+// MapResult answers MapArgs.
+type MapResult struct {
+	Machines []MapMachine `json:"machines"` // sorted by name; at most MaxMapPage
+	More     bool         `json:"more,omitempty"`
+}
+
+// MaxMapPage is how many machines one MapResult names.
+const MaxMapPage = 10_000
+
+// MapMachine is a machine of an overlord.
+type MapMachine struct {
+	Name        string `json:"name"`
+	Fingerprint string `json:"fingerprint,omitempty"` // sha256:… of its key
+	Alive       bool   `json:"alive,omitempty"`       // it has a session
+	Overlord    bool   `json:"overlord,omitempty"`
+	Problem     string `json:"problem,omitempty"` // why it has no session
+}
+
+// GroupsArgs asks who is in groups, as an overlord and those below it know them.
+type GroupsArgs struct {
+	Names []string `json:"names"`          // without @
+	Hops  int      `json:"hops,omitempty"` // overlords that have passed it on; at most MaxHops
+}
+
+// GroupsResult answers GroupsArgs. A group that nobody knows is left out.
+type GroupsResult struct {
+	Groups map[string]string `json:"groups,omitempty"` // name to folded members
+	Silent string            `json:"silent,omitempty"` // folded; sub-overlords that did not answer
+}

@@ -651,7 +651,9 @@ type ResolveRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
 	Exclude       string                 `protobuf:"bytes,2,opt,name=exclude,proto3" json:"exclude,omitempty"`
-	Limit         uint64                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"` // refuse more than that; 0: no limit
+	Limit         uint64                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`       // refuse more than that; 0: no limit
+	Delegate      bool                   `protobuf:"varint,4,opt,name=delegate,proto3" json:"delegate,omitempty"` // against the map: machines below sub-overlords, too
+	Map           []byte                 `protobuf:"bytes,5,opt,name=map,proto3" json:"map,omitempty"`            // with delegate: the map's file; empty: the overlord's own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -707,6 +709,20 @@ func (x *ResolveRequest) GetLimit() uint64 {
 	return 0
 }
 
+func (x *ResolveRequest) GetDelegate() bool {
+	if x != nil {
+		return x.Delegate
+	}
+	return false
+}
+
+func (x *ResolveRequest) GetMap() []byte {
+	if x != nil {
+		return x.Map
+	}
+	return nil
+}
+
 type ResolveResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Names         string                 `protobuf:"bytes,1,opt,name=names,proto3" json:"names,omitempty"` // folded, machines that are known
@@ -715,7 +731,9 @@ type ResolveResponse struct {
 	UnknownCount  uint64                 `protobuf:"varint,4,opt,name=unknown_count,json=unknownCount,proto3" json:"unknown_count,omitempty"`
 	UsesGroups    bool                   `protobuf:"varint,5,opt,name=uses_groups,json=usesGroups,proto3" json:"uses_groups,omitempty"` // the expression named a group: the caller cannot check it alone
 	TimeMs        int64                  `protobuf:"varint,6,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
-	Guard         uint64                 `protobuf:"varint,7,opt,name=guard,proto3" json:"guard,omitempty"` // a change on more machines than this needs Order.confirmed, as does every destroy
+	Guard         uint64                 `protobuf:"varint,7,opt,name=guard,proto3" json:"guard,omitempty"`        // a change on more machines than this needs Order.confirmed, as does every destroy
+	Conflicts     string                 `protobuf:"bytes,8,opt,name=conflicts,proto3" json:"conflicts,omitempty"` // folded; with delegate: matched, and not routed, because machines with different keys bear the name
+	Silent        string                 `protobuf:"bytes,9,opt,name=silent,proto3" json:"silent,omitempty"`       // folded; with delegate: sub-overlords that did not say who is in their groups
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -797,6 +815,20 @@ func (x *ResolveResponse) GetGuard() uint64 {
 		return x.Guard
 	}
 	return 0
+}
+
+func (x *ResolveResponse) GetConflicts() string {
+	if x != nil {
+		return x.Conflicts
+	}
+	return ""
+}
+
+func (x *ResolveResponse) GetSilent() string {
+	if x != nil {
+		return x.Silent
+	}
+	return ""
 }
 
 type MinionsRequest struct {
@@ -1528,6 +1560,8 @@ type CallRequest struct {
 	Stream        bool                   `protobuf:"varint,9,opt,name=stream,proto3" json:"stream,omitempty"`                        // live output wanted
 	Target        string                 `protobuf:"bytes,10,opt,name=target,proto3" json:"target,omitempty"`                        // as the operator wrote it
 	Wait          bool                   `protobuf:"varint,11,opt,name=wait,proto3" json:"wait,omitempty"`                           // machines that are away get the call when they are back, until the order's expiry
+	Delegate      bool                   `protobuf:"varint,12,opt,name=delegate,proto3" json:"delegate,omitempty"`                   // through sub-overlords, by the map
+	Map           []byte                 `protobuf:"bytes,13,opt,name=map,proto3" json:"map,omitempty"`                              // with delegate: the map's file; empty: the overlord's own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1637,6 +1671,20 @@ func (x *CallRequest) GetWait() bool {
 		return x.Wait
 	}
 	return false
+}
+
+func (x *CallRequest) GetDelegate() bool {
+	if x != nil {
+		return x.Delegate
+	}
+	return false
+}
+
+func (x *CallRequest) GetMap() []byte {
+	if x != nil {
+		return x.Map
+	}
+	return nil
 }
 
 type WatchRequest struct {
@@ -2897,6 +2945,419 @@ func (*DeleteGroupResponse) Descriptor() ([]byte, []int) {
 	return file_apipb_api_proto_rawDescGZIP(), []int{38}
 }
 
+type BuildMapRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Append        bool                   `protobuf:"varint,1,opt,name=append,proto3" json:"append,omitempty"`                        // merge with the map that is there
+	OnlyAlive     bool                   `protobuf:"varint,2,opt,name=only_alive,json=onlyAlive,proto3" json:"only_alive,omitempty"` // leave out what did not answer, at every level
+	TimeoutMs     uint64                 `protobuf:"varint,3,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"` // of each probe; 0: 60 s
+	Dry           bool                   `protobuf:"varint,4,opt,name=dry,proto3" json:"dry,omitempty"`                              // write nothing: the caller keeps the map
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BuildMapRequest) Reset() {
+	*x = BuildMapRequest{}
+	mi := &file_apipb_api_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BuildMapRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BuildMapRequest) ProtoMessage() {}
+
+func (x *BuildMapRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BuildMapRequest.ProtoReflect.Descriptor instead.
+func (*BuildMapRequest) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *BuildMapRequest) GetAppend() bool {
+	if x != nil {
+		return x.Append
+	}
+	return false
+}
+
+func (x *BuildMapRequest) GetOnlyAlive() bool {
+	if x != nil {
+		return x.OnlyAlive
+	}
+	return false
+}
+
+func (x *BuildMapRequest) GetTimeoutMs() uint64 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *BuildMapRequest) GetDry() bool {
+	if x != nil {
+		return x.Dry
+	}
+	return false
+}
+
+type BuildMapEvent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Line          string                 `protobuf:"bytes,1,opt,name=line,proto3" json:"line,omitempty"`        // for people: what is probed, what answered, what was merged, where it was written
+	Warning       bool                   `protobuf:"varint,2,opt,name=warning,proto3" json:"warning,omitempty"` // line is about something that went wrong
+	Map           *FleetMap              `protobuf:"bytes,3,opt,name=map,proto3" json:"map,omitempty"`          // in the last event
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BuildMapEvent) Reset() {
+	*x = BuildMapEvent{}
+	mi := &file_apipb_api_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BuildMapEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BuildMapEvent) ProtoMessage() {}
+
+func (x *BuildMapEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BuildMapEvent.ProtoReflect.Descriptor instead.
+func (*BuildMapEvent) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *BuildMapEvent) GetLine() string {
+	if x != nil {
+		return x.Line
+	}
+	return ""
+}
+
+func (x *BuildMapEvent) GetWarning() bool {
+	if x != nil {
+		return x.Warning
+	}
+	return false
+}
+
+func (x *BuildMapEvent) GetMap() *FleetMap {
+	if x != nil {
+		return x.Map
+	}
+	return nil
+}
+
+type MapRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MapRequest) Reset() {
+	*x = MapRequest{}
+	mi := &file_apipb_api_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MapRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MapRequest) ProtoMessage() {}
+
+func (x *MapRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MapRequest.ProtoReflect.Descriptor instead.
+func (*MapRequest) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{41}
+}
+
+type MapResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Map           *FleetMap              `protobuf:"bytes,1,opt,name=map,proto3" json:"map,omitempty"`
+	BuiltMs       int64                  `protobuf:"varint,2,opt,name=built_ms,json=builtMs,proto3" json:"built_ms,omitempty"` // 0: not by this overlord
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MapResponse) Reset() {
+	*x = MapResponse{}
+	mi := &file_apipb_api_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MapResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MapResponse) ProtoMessage() {}
+
+func (x *MapResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MapResponse.ProtoReflect.Descriptor instead.
+func (*MapResponse) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *MapResponse) GetMap() *FleetMap {
+	if x != nil {
+		return x.Map
+	}
+	return nil
+}
+
+func (x *MapResponse) GetBuiltMs() int64 {
+	if x != nil {
+		return x.BuiltMs
+	}
+	return 0
+}
+
+// FleetMap is the tree below an overlord.
+type FleetMap struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Root          *MapNode               `protobuf:"bytes,1,opt,name=root,proto3" json:"root,omitempty"` // the overlord itself
+	Conflicts     []*MapConflict         `protobuf:"bytes,2,rep,name=conflicts,proto3" json:"conflicts,omitempty"`
+	Cuts          []string               `protobuf:"bytes,3,rep,name=cuts,proto3" json:"cuts,omitempty"` // for people: what was left out, and why
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FleetMap) Reset() {
+	*x = FleetMap{}
+	mi := &file_apipb_api_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FleetMap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FleetMap) ProtoMessage() {}
+
+func (x *FleetMap) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FleetMap.ProtoReflect.Descriptor instead.
+func (*FleetMap) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *FleetMap) GetRoot() *MapNode {
+	if x != nil {
+		return x.Root
+	}
+	return nil
+}
+
+func (x *FleetMap) GetConflicts() []*MapConflict {
+	if x != nil {
+		return x.Conflicts
+	}
+	return nil
+}
+
+func (x *FleetMap) GetCuts() []string {
+	if x != nil {
+		return x.Cuts
+	}
+	return nil
+}
+
+type MapNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Life          uint32                 `protobuf:"varint,2,opt,name=life,proto3" json:"life,omitempty"`              // delegation.Life
+	Fingerprint   string                 `protobuf:"bytes,3,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"` // sha256:… of its key; empty: not known
+	Overlord      bool                   `protobuf:"varint,4,opt,name=overlord,proto3" json:"overlord,omitempty"`
+	Problem       string                 `protobuf:"bytes,5,opt,name=problem,proto3" json:"problem,omitempty"` // why it did not answer
+	Below         []*MapNode             `protobuf:"bytes,6,rep,name=below,proto3" json:"below,omitempty"`     // sorted by name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MapNode) Reset() {
+	*x = MapNode{}
+	mi := &file_apipb_api_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MapNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MapNode) ProtoMessage() {}
+
+func (x *MapNode) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MapNode.ProtoReflect.Descriptor instead.
+func (*MapNode) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *MapNode) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MapNode) GetLife() uint32 {
+	if x != nil {
+		return x.Life
+	}
+	return 0
+}
+
+func (x *MapNode) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *MapNode) GetOverlord() bool {
+	if x != nil {
+		return x.Overlord
+	}
+	return false
+}
+
+func (x *MapNode) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *MapNode) GetBelow() []*MapNode {
+	if x != nil {
+		return x.Below
+	}
+	return nil
+}
+
+type MapConflict struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Places        []string               `protobuf:"bytes,2,rep,name=places,proto3" json:"places,omitempty"` // for people: path and key
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MapConflict) Reset() {
+	*x = MapConflict{}
+	mi := &file_apipb_api_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MapConflict) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MapConflict) ProtoMessage() {}
+
+func (x *MapConflict) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MapConflict.ProtoReflect.Descriptor instead.
+func (*MapConflict) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *MapConflict) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *MapConflict) GetPlaces() []string {
+	if x != nil {
+		return x.Places
+	}
+	return nil
+}
+
 type CertsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	PendingOnly   bool                   `protobuf:"varint,1,opt,name=pending_only,json=pendingOnly,proto3" json:"pending_only,omitempty"`
@@ -2907,7 +3368,7 @@ type CertsRequest struct {
 
 func (x *CertsRequest) Reset() {
 	*x = CertsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[39]
+	mi := &file_apipb_api_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2919,7 +3380,7 @@ func (x *CertsRequest) String() string {
 func (*CertsRequest) ProtoMessage() {}
 
 func (x *CertsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[39]
+	mi := &file_apipb_api_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2932,7 +3393,7 @@ func (x *CertsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsRequest.ProtoReflect.Descriptor instead.
 func (*CertsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{39}
+	return file_apipb_api_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CertsRequest) GetPendingOnly() bool {
@@ -2959,7 +3420,7 @@ type CertsResponse struct {
 
 func (x *CertsResponse) Reset() {
 	*x = CertsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[40]
+	mi := &file_apipb_api_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2971,7 +3432,7 @@ func (x *CertsResponse) String() string {
 func (*CertsResponse) ProtoMessage() {}
 
 func (x *CertsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[40]
+	mi := &file_apipb_api_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2984,7 +3445,7 @@ func (x *CertsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsResponse.ProtoReflect.Descriptor instead.
 func (*CertsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{40}
+	return file_apipb_api_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CertsResponse) GetPending() []*PendingRequest {
@@ -3017,7 +3478,7 @@ type PendingRequest struct {
 
 func (x *PendingRequest) Reset() {
 	*x = PendingRequest{}
-	mi := &file_apipb_api_proto_msgTypes[41]
+	mi := &file_apipb_api_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3029,7 +3490,7 @@ func (x *PendingRequest) String() string {
 func (*PendingRequest) ProtoMessage() {}
 
 func (x *PendingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[41]
+	mi := &file_apipb_api_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3042,7 +3503,7 @@ func (x *PendingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingRequest.ProtoReflect.Descriptor instead.
 func (*PendingRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{41}
+	return file_apipb_api_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PendingRequest) GetName() string {
@@ -3118,7 +3579,7 @@ type Cert struct {
 
 func (x *Cert) Reset() {
 	*x = Cert{}
-	mi := &file_apipb_api_proto_msgTypes[42]
+	mi := &file_apipb_api_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3130,7 +3591,7 @@ func (x *Cert) String() string {
 func (*Cert) ProtoMessage() {}
 
 func (x *Cert) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[42]
+	mi := &file_apipb_api_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3143,7 +3604,7 @@ func (x *Cert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cert.ProtoReflect.Descriptor instead.
 func (*Cert) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{42}
+	return file_apipb_api_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Cert) GetName() string {
@@ -3220,7 +3681,7 @@ type SignCertRequest struct {
 
 func (x *SignCertRequest) Reset() {
 	*x = SignCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[43]
+	mi := &file_apipb_api_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3232,7 +3693,7 @@ func (x *SignCertRequest) String() string {
 func (*SignCertRequest) ProtoMessage() {}
 
 func (x *SignCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[43]
+	mi := &file_apipb_api_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3245,7 +3706,7 @@ func (x *SignCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCertRequest.ProtoReflect.Descriptor instead.
 func (*SignCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{43}
+	return file_apipb_api_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *SignCertRequest) GetName() string {
@@ -3279,7 +3740,7 @@ type SignCertResponse struct {
 
 func (x *SignCertResponse) Reset() {
 	*x = SignCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[44]
+	mi := &file_apipb_api_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3291,7 +3752,7 @@ func (x *SignCertResponse) String() string {
 func (*SignCertResponse) ProtoMessage() {}
 
 func (x *SignCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[44]
+	mi := &file_apipb_api_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3304,7 +3765,7 @@ func (x *SignCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCertResponse.ProtoReflect.Descriptor instead.
 func (*SignCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{44}
+	return file_apipb_api_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SignCertResponse) GetSigned() []string {
@@ -3331,7 +3792,7 @@ type RejectCertRequest struct {
 
 func (x *RejectCertRequest) Reset() {
 	*x = RejectCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[45]
+	mi := &file_apipb_api_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3343,7 +3804,7 @@ func (x *RejectCertRequest) String() string {
 func (*RejectCertRequest) ProtoMessage() {}
 
 func (x *RejectCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[45]
+	mi := &file_apipb_api_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3356,7 +3817,7 @@ func (x *RejectCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectCertRequest.ProtoReflect.Descriptor instead.
 func (*RejectCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{45}
+	return file_apipb_api_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RejectCertRequest) GetName() string {
@@ -3382,7 +3843,7 @@ type RejectCertResponse struct {
 
 func (x *RejectCertResponse) Reset() {
 	*x = RejectCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[46]
+	mi := &file_apipb_api_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3394,7 +3855,7 @@ func (x *RejectCertResponse) String() string {
 func (*RejectCertResponse) ProtoMessage() {}
 
 func (x *RejectCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[46]
+	mi := &file_apipb_api_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3407,7 +3868,7 @@ func (x *RejectCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectCertResponse.ProtoReflect.Descriptor instead.
 func (*RejectCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{46}
+	return file_apipb_api_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RejectCertResponse) GetRejected() []string {
@@ -3429,7 +3890,7 @@ type RevokeCertRequest struct {
 
 func (x *RevokeCertRequest) Reset() {
 	*x = RevokeCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[47]
+	mi := &file_apipb_api_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3441,7 +3902,7 @@ func (x *RevokeCertRequest) String() string {
 func (*RevokeCertRequest) ProtoMessage() {}
 
 func (x *RevokeCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[47]
+	mi := &file_apipb_api_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3454,7 +3915,7 @@ func (x *RevokeCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{47}
+	return file_apipb_api_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *RevokeCertRequest) GetName() string {
@@ -3495,7 +3956,7 @@ type RevokeCertResponse struct {
 
 func (x *RevokeCertResponse) Reset() {
 	*x = RevokeCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[48]
+	mi := &file_apipb_api_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3507,7 +3968,7 @@ func (x *RevokeCertResponse) String() string {
 func (*RevokeCertResponse) ProtoMessage() {}
 
 func (x *RevokeCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[48]
+	mi := &file_apipb_api_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3520,7 +3981,7 @@ func (x *RevokeCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertResponse.ProtoReflect.Descriptor instead.
 func (*RevokeCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{48}
+	return file_apipb_api_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *RevokeCertResponse) GetSerials() []string {
@@ -3551,7 +4012,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_apipb_api_proto_msgTypes[49]
+	mi := &file_apipb_api_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3563,7 +4024,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[49]
+	mi := &file_apipb_api_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3576,7 +4037,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{49}
+	return file_apipb_api_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CreateTokenRequest) GetName() string {
@@ -3631,7 +4092,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_apipb_api_proto_msgTypes[50]
+	mi := &file_apipb_api_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3643,7 +4104,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[50]
+	mi := &file_apipb_api_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3656,7 +4117,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{50}
+	return file_apipb_api_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -3690,7 +4151,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_apipb_api_proto_msgTypes[51]
+	mi := &file_apipb_api_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3702,7 +4163,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[51]
+	mi := &file_apipb_api_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3715,7 +4176,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{51}
+	return file_apipb_api_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Token) GetId() string {
@@ -3789,7 +4250,7 @@ type TokensRequest struct {
 
 func (x *TokensRequest) Reset() {
 	*x = TokensRequest{}
-	mi := &file_apipb_api_proto_msgTypes[52]
+	mi := &file_apipb_api_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3801,7 +4262,7 @@ func (x *TokensRequest) String() string {
 func (*TokensRequest) ProtoMessage() {}
 
 func (x *TokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[52]
+	mi := &file_apipb_api_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3814,7 +4275,7 @@ func (x *TokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensRequest.ProtoReflect.Descriptor instead.
 func (*TokensRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{52}
+	return file_apipb_api_proto_rawDescGZIP(), []int{59}
 }
 
 type TokensResponse struct {
@@ -3826,7 +4287,7 @@ type TokensResponse struct {
 
 func (x *TokensResponse) Reset() {
 	*x = TokensResponse{}
-	mi := &file_apipb_api_proto_msgTypes[53]
+	mi := &file_apipb_api_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3838,7 +4299,7 @@ func (x *TokensResponse) String() string {
 func (*TokensResponse) ProtoMessage() {}
 
 func (x *TokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[53]
+	mi := &file_apipb_api_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3851,7 +4312,7 @@ func (x *TokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensResponse.ProtoReflect.Descriptor instead.
 func (*TokensResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{53}
+	return file_apipb_api_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *TokensResponse) GetTokens() []*Token {
@@ -3870,7 +4331,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_apipb_api_proto_msgTypes[54]
+	mi := &file_apipb_api_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3882,7 +4343,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[54]
+	mi := &file_apipb_api_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3895,7 +4356,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{54}
+	return file_apipb_api_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -3913,7 +4374,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_apipb_api_proto_msgTypes[55]
+	mi := &file_apipb_api_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3925,7 +4386,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[55]
+	mi := &file_apipb_api_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3938,7 +4399,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{55}
+	return file_apipb_api_proto_rawDescGZIP(), []int{62}
 }
 
 type AddOperatorRequest struct {
@@ -3951,7 +4412,7 @@ type AddOperatorRequest struct {
 
 func (x *AddOperatorRequest) Reset() {
 	*x = AddOperatorRequest{}
-	mi := &file_apipb_api_proto_msgTypes[56]
+	mi := &file_apipb_api_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3963,7 +4424,7 @@ func (x *AddOperatorRequest) String() string {
 func (*AddOperatorRequest) ProtoMessage() {}
 
 func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[56]
+	mi := &file_apipb_api_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3976,7 +4437,7 @@ func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddOperatorRequest.ProtoReflect.Descriptor instead.
 func (*AddOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{56}
+	return file_apipb_api_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *AddOperatorRequest) GetName() string {
@@ -4003,7 +4464,7 @@ type AddOperatorResponse struct {
 
 func (x *AddOperatorResponse) Reset() {
 	*x = AddOperatorResponse{}
-	mi := &file_apipb_api_proto_msgTypes[57]
+	mi := &file_apipb_api_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4015,7 +4476,7 @@ func (x *AddOperatorResponse) String() string {
 func (*AddOperatorResponse) ProtoMessage() {}
 
 func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[57]
+	mi := &file_apipb_api_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4028,7 +4489,7 @@ func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddOperatorResponse.ProtoReflect.Descriptor instead.
 func (*AddOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{57}
+	return file_apipb_api_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *AddOperatorResponse) GetToken() string {
@@ -4053,7 +4514,7 @@ type OperatorsRequest struct {
 
 func (x *OperatorsRequest) Reset() {
 	*x = OperatorsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[58]
+	mi := &file_apipb_api_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4065,7 +4526,7 @@ func (x *OperatorsRequest) String() string {
 func (*OperatorsRequest) ProtoMessage() {}
 
 func (x *OperatorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[58]
+	mi := &file_apipb_api_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4078,7 +4539,7 @@ func (x *OperatorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorsRequest.ProtoReflect.Descriptor instead.
 func (*OperatorsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{58}
+	return file_apipb_api_proto_rawDescGZIP(), []int{65}
 }
 
 type OperatorsResponse struct {
@@ -4090,7 +4551,7 @@ type OperatorsResponse struct {
 
 func (x *OperatorsResponse) Reset() {
 	*x = OperatorsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[59]
+	mi := &file_apipb_api_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4102,7 +4563,7 @@ func (x *OperatorsResponse) String() string {
 func (*OperatorsResponse) ProtoMessage() {}
 
 func (x *OperatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[59]
+	mi := &file_apipb_api_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4115,7 +4576,7 @@ func (x *OperatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorsResponse.ProtoReflect.Descriptor instead.
 func (*OperatorsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{59}
+	return file_apipb_api_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *OperatorsResponse) GetOperators() []*Cert {
@@ -4134,7 +4595,7 @@ type RenewOperatorRequest struct {
 
 func (x *RenewOperatorRequest) Reset() {
 	*x = RenewOperatorRequest{}
-	mi := &file_apipb_api_proto_msgTypes[60]
+	mi := &file_apipb_api_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4146,7 +4607,7 @@ func (x *RenewOperatorRequest) String() string {
 func (*RenewOperatorRequest) ProtoMessage() {}
 
 func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[60]
+	mi := &file_apipb_api_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4159,7 +4620,7 @@ func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorRequest.ProtoReflect.Descriptor instead.
 func (*RenewOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{60}
+	return file_apipb_api_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RenewOperatorRequest) GetCsr() []byte {
@@ -4178,7 +4639,7 @@ type RenewOperatorResponse struct {
 
 func (x *RenewOperatorResponse) Reset() {
 	*x = RenewOperatorResponse{}
-	mi := &file_apipb_api_proto_msgTypes[61]
+	mi := &file_apipb_api_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4190,7 +4651,7 @@ func (x *RenewOperatorResponse) String() string {
 func (*RenewOperatorResponse) ProtoMessage() {}
 
 func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[61]
+	mi := &file_apipb_api_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4203,7 +4664,7 @@ func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorResponse.ProtoReflect.Descriptor instead.
 func (*RenewOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{61}
+	return file_apipb_api_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *RenewOperatorResponse) GetChain() [][]byte {
@@ -4227,7 +4688,7 @@ type AuditListRequest struct {
 
 func (x *AuditListRequest) Reset() {
 	*x = AuditListRequest{}
-	mi := &file_apipb_api_proto_msgTypes[62]
+	mi := &file_apipb_api_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4239,7 +4700,7 @@ func (x *AuditListRequest) String() string {
 func (*AuditListRequest) ProtoMessage() {}
 
 func (x *AuditListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[62]
+	mi := &file_apipb_api_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4252,7 +4713,7 @@ func (x *AuditListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditListRequest.ProtoReflect.Descriptor instead.
 func (*AuditListRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{62}
+	return file_apipb_api_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *AuditListRequest) GetFrom() uint64 {
@@ -4308,7 +4769,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_apipb_api_proto_msgTypes[63]
+	mi := &file_apipb_api_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4320,7 +4781,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[63]
+	mi := &file_apipb_api_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4333,7 +4794,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{63}
+	return file_apipb_api_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *AuditRecord) GetIndex() uint64 {
@@ -4366,7 +4827,7 @@ type AuditVerifyRequest struct {
 
 func (x *AuditVerifyRequest) Reset() {
 	*x = AuditVerifyRequest{}
-	mi := &file_apipb_api_proto_msgTypes[64]
+	mi := &file_apipb_api_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4378,7 +4839,7 @@ func (x *AuditVerifyRequest) String() string {
 func (*AuditVerifyRequest) ProtoMessage() {}
 
 func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[64]
+	mi := &file_apipb_api_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4391,7 +4852,7 @@ func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyRequest.ProtoReflect.Descriptor instead.
 func (*AuditVerifyRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{64}
+	return file_apipb_api_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *AuditVerifyRequest) GetFleet() bool {
@@ -4415,7 +4876,7 @@ type AuditVerifyEvent struct {
 
 func (x *AuditVerifyEvent) Reset() {
 	*x = AuditVerifyEvent{}
-	mi := &file_apipb_api_proto_msgTypes[65]
+	mi := &file_apipb_api_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4427,7 +4888,7 @@ func (x *AuditVerifyEvent) String() string {
 func (*AuditVerifyEvent) ProtoMessage() {}
 
 func (x *AuditVerifyEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[65]
+	mi := &file_apipb_api_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4440,7 +4901,7 @@ func (x *AuditVerifyEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyEvent.ProtoReflect.Descriptor instead.
 func (*AuditVerifyEvent) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{65}
+	return file_apipb_api_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *AuditVerifyEvent) GetChecked() uint64 {
@@ -4494,7 +4955,7 @@ type AuditHeadRequest struct {
 
 func (x *AuditHeadRequest) Reset() {
 	*x = AuditHeadRequest{}
-	mi := &file_apipb_api_proto_msgTypes[66]
+	mi := &file_apipb_api_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4506,7 +4967,7 @@ func (x *AuditHeadRequest) String() string {
 func (*AuditHeadRequest) ProtoMessage() {}
 
 func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[66]
+	mi := &file_apipb_api_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4519,7 +4980,7 @@ func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditHeadRequest.ProtoReflect.Descriptor instead.
 func (*AuditHeadRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{66}
+	return file_apipb_api_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *AuditHeadRequest) GetRemembered() []byte {
@@ -4542,7 +5003,7 @@ type AuditHeadResponse struct {
 
 func (x *AuditHeadResponse) Reset() {
 	*x = AuditHeadResponse{}
-	mi := &file_apipb_api_proto_msgTypes[67]
+	mi := &file_apipb_api_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4554,7 +5015,7 @@ func (x *AuditHeadResponse) String() string {
 func (*AuditHeadResponse) ProtoMessage() {}
 
 func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[67]
+	mi := &file_apipb_api_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4567,7 +5028,7 @@ func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditHeadResponse.ProtoReflect.Descriptor instead.
 func (*AuditHeadResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{67}
+	return file_apipb_api_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *AuditHeadResponse) GetCheckpoint() []byte {
@@ -4614,7 +5075,7 @@ type AuditRecoverRequest struct {
 
 func (x *AuditRecoverRequest) Reset() {
 	*x = AuditRecoverRequest{}
-	mi := &file_apipb_api_proto_msgTypes[68]
+	mi := &file_apipb_api_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4626,7 +5087,7 @@ func (x *AuditRecoverRequest) String() string {
 func (*AuditRecoverRequest) ProtoMessage() {}
 
 func (x *AuditRecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[68]
+	mi := &file_apipb_api_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4639,7 +5100,7 @@ func (x *AuditRecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecoverRequest.ProtoReflect.Descriptor instead.
 func (*AuditRecoverRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{68}
+	return file_apipb_api_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *AuditRecoverRequest) GetConfirm() bool {
@@ -4661,7 +5122,7 @@ type AuditRecoverResponse struct {
 
 func (x *AuditRecoverResponse) Reset() {
 	*x = AuditRecoverResponse{}
-	mi := &file_apipb_api_proto_msgTypes[69]
+	mi := &file_apipb_api_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4673,7 +5134,7 @@ func (x *AuditRecoverResponse) String() string {
 func (*AuditRecoverResponse) ProtoMessage() {}
 
 func (x *AuditRecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[69]
+	mi := &file_apipb_api_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4686,7 +5147,7 @@ func (x *AuditRecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecoverResponse.ProtoReflect.Descriptor instead.
 func (*AuditRecoverResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{69}
+	return file_apipb_api_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *AuditRecoverResponse) GetEpoch() uint64 {
@@ -4727,7 +5188,7 @@ type AuditVerifyEvent_Problem struct {
 
 func (x *AuditVerifyEvent_Problem) Reset() {
 	*x = AuditVerifyEvent_Problem{}
-	mi := &file_apipb_api_proto_msgTypes[70]
+	mi := &file_apipb_api_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4739,7 +5200,7 @@ func (x *AuditVerifyEvent_Problem) String() string {
 func (*AuditVerifyEvent_Problem) ProtoMessage() {}
 
 func (x *AuditVerifyEvent_Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[70]
+	mi := &file_apipb_api_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4752,7 +5213,7 @@ func (x *AuditVerifyEvent_Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyEvent_Problem.ProtoReflect.Descriptor instead.
 func (*AuditVerifyEvent_Problem) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{65, 0}
+	return file_apipb_api_proto_rawDescGZIP(), []int{72, 0}
 }
 
 func (x *AuditVerifyEvent_Problem) GetIndex() int64 {
@@ -4824,11 +5285,13 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1c\n" +
 	"\tconnected\x18\x03 \x01(\bR\tconnected\x12\x19\n" +
-	"\bsince_ms\x18\x04 \x01(\x03R\asinceMs\"X\n" +
+	"\bsince_ms\x18\x04 \x01(\x03R\asinceMs\"\x86\x01\n" +
 	"\x0eResolveRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x18\n" +
 	"\aexclude\x18\x02 \x01(\tR\aexclude\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\x04R\x05limit\"\xcc\x01\n" +
+	"\x05limit\x18\x03 \x01(\x04R\x05limit\x12\x1a\n" +
+	"\bdelegate\x18\x04 \x01(\bR\bdelegate\x12\x10\n" +
+	"\x03map\x18\x05 \x01(\fR\x03map\"\x82\x02\n" +
 	"\x0fResolveResponse\x12\x14\n" +
 	"\x05names\x18\x01 \x01(\tR\x05names\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x18\n" +
@@ -4837,7 +5300,9 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\vuses_groups\x18\x05 \x01(\bR\n" +
 	"usesGroups\x12\x17\n" +
 	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\x12\x14\n" +
-	"\x05guard\x18\a \x01(\x04R\x05guard\"n\n" +
+	"\x05guard\x18\a \x01(\x04R\x05guard\x12\x1c\n" +
+	"\tconflicts\x18\b \x01(\tR\tconflicts\x12\x16\n" +
+	"\x06silent\x18\t \x01(\tR\x06silent\"n\n" +
 	"\x0eMinionsRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x18\n" +
 	"\aexclude\x18\x02 \x01(\tR\aexclude\x12\x14\n" +
@@ -4891,7 +5356,7 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\banswered\x18\x02 \x01(\x04R\banswered\x12\x16\n" +
 	"\x06failed\x18\x03 \x01(\x04R\x06failed\x12 \n" +
 	"\vunreachable\x18\x04 \x01(\x04R\vunreachable\x12\x18\n" +
-	"\askipped\x18\x05 \x01(\x04R\askipped\"\xa1\x02\n" +
+	"\askipped\x18\x05 \x01(\x04R\askipped\"\xcf\x02\n" +
 	"\vCallRequest\x12\x14\n" +
 	"\x05order\x18\x01 \x01(\fR\x05order\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\x12#\n" +
@@ -4905,7 +5370,9 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x06stream\x18\t \x01(\bR\x06stream\x12\x16\n" +
 	"\x06target\x18\n" +
 	" \x01(\tR\x06target\x12\x12\n" +
-	"\x04wait\x18\v \x01(\bR\x04wait\"F\n" +
+	"\x04wait\x18\v \x01(\bR\x04wait\x12\x1a\n" +
+	"\bdelegate\x18\f \x01(\bR\bdelegate\x12\x10\n" +
+	"\x03map\x18\r \x01(\fR\x03map\"F\n" +
 	"\fWatchRequest\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x12\n" +
 	"\x04seen\x18\x02 \x01(\x04R\x04seen\x12\x10\n" +
@@ -4999,7 +5466,37 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x05group\x18\x01 \x01(\v2\x12.dominion.v1.GroupR\x05group\"(\n" +
 	"\x12DeleteGroupRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x15\n" +
-	"\x13DeleteGroupResponse\"E\n" +
+	"\x13DeleteGroupResponse\"y\n" +
+	"\x0fBuildMapRequest\x12\x16\n" +
+	"\x06append\x18\x01 \x01(\bR\x06append\x12\x1d\n" +
+	"\n" +
+	"only_alive\x18\x02 \x01(\bR\tonlyAlive\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\x03 \x01(\x04R\ttimeoutMs\x12\x10\n" +
+	"\x03dry\x18\x04 \x01(\bR\x03dry\"f\n" +
+	"\rBuildMapEvent\x12\x12\n" +
+	"\x04line\x18\x01 \x01(\tR\x04line\x12\x18\n" +
+	"\awarning\x18\x02 \x01(\bR\awarning\x12'\n" +
+	"\x03map\x18\x03 \x01(\v2\x15.dominion.v1.FleetMapR\x03map\"\f\n" +
+	"\n" +
+	"MapRequest\"Q\n" +
+	"\vMapResponse\x12'\n" +
+	"\x03map\x18\x01 \x01(\v2\x15.dominion.v1.FleetMapR\x03map\x12\x19\n" +
+	"\bbuilt_ms\x18\x02 \x01(\x03R\abuiltMs\"\x80\x01\n" +
+	"\bFleetMap\x12(\n" +
+	"\x04root\x18\x01 \x01(\v2\x14.dominion.v1.MapNodeR\x04root\x126\n" +
+	"\tconflicts\x18\x02 \x03(\v2\x18.dominion.v1.MapConflictR\tconflicts\x12\x12\n" +
+	"\x04cuts\x18\x03 \x03(\tR\x04cuts\"\xb5\x01\n" +
+	"\aMapNode\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04life\x18\x02 \x01(\rR\x04life\x12 \n" +
+	"\vfingerprint\x18\x03 \x01(\tR\vfingerprint\x12\x1a\n" +
+	"\boverlord\x18\x04 \x01(\bR\boverlord\x12\x18\n" +
+	"\aproblem\x18\x05 \x01(\tR\aproblem\x12*\n" +
+	"\x05below\x18\x06 \x03(\v2\x14.dominion.v1.MapNodeR\x05below\"9\n" +
+	"\vMapConflict\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06places\x18\x02 \x03(\tR\x06places\"E\n" +
 	"\fCertsRequest\x12!\n" +
 	"\fpending_only\x18\x01 \x01(\bR\vpendingOnly\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"o\n" +
@@ -5146,7 +5643,11 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x06Cancel\x12\x1a.dominion.v1.CancelRequest\x1a\x1b.dominion.v1.CancelResponse\x12F\n" +
 	"\x06Groups\x12\x1a.dominion.v1.GroupsRequest\x1a\x1b.dominion.v1.GroupsResponse\"\x03\x90\x02\x01\x12G\n" +
 	"\bSetGroup\x12\x1c.dominion.v1.SetGroupRequest\x1a\x1d.dominion.v1.SetGroupResponse\x12P\n" +
-	"\vDeleteGroup\x12\x1f.dominion.v1.DeleteGroupRequest\x1a .dominion.v1.DeleteGroupResponse2\xa1\x06\n" +
+	"\vDeleteGroup\x12\x1f.dominion.v1.DeleteGroupRequest\x1a .dominion.v1.DeleteGroupResponse2\x90\x01\n" +
+	"\n" +
+	"MapService\x12C\n" +
+	"\x05Build\x12\x1c.dominion.v1.BuildMapRequest\x1a\x1a.dominion.v1.BuildMapEvent0\x01\x12=\n" +
+	"\x03Map\x12\x17.dominion.v1.MapRequest\x1a\x18.dominion.v1.MapResponse\"\x03\x90\x02\x012\xa1\x06\n" +
 	"\fAdminService\x12C\n" +
 	"\x05Certs\x12\x19.dominion.v1.CertsRequest\x1a\x1a.dominion.v1.CertsResponse\"\x03\x90\x02\x01\x12G\n" +
 	"\bSignCert\x12\x1c.dominion.v1.SignCertRequest\x1a\x1d.dominion.v1.SignCertResponse\x12M\n" +
@@ -5179,7 +5680,7 @@ func file_apipb_api_proto_rawDescGZIP() []byte {
 }
 
 var file_apipb_api_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_apipb_api_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
+var file_apipb_api_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
 var file_apipb_api_proto_goTypes = []any{
 	(EnrolResponse_State)(0),         // 0: dominion.v1.EnrolResponse.State
 	(SetGroupRequest_Mode)(0),        // 1: dominion.v1.SetGroupRequest.Mode
@@ -5222,38 +5723,45 @@ var file_apipb_api_proto_goTypes = []any{
 	(*SetGroupResponse)(nil),         // 38: dominion.v1.SetGroupResponse
 	(*DeleteGroupRequest)(nil),       // 39: dominion.v1.DeleteGroupRequest
 	(*DeleteGroupResponse)(nil),      // 40: dominion.v1.DeleteGroupResponse
-	(*CertsRequest)(nil),             // 41: dominion.v1.CertsRequest
-	(*CertsResponse)(nil),            // 42: dominion.v1.CertsResponse
-	(*PendingRequest)(nil),           // 43: dominion.v1.PendingRequest
-	(*Cert)(nil),                     // 44: dominion.v1.Cert
-	(*SignCertRequest)(nil),          // 45: dominion.v1.SignCertRequest
-	(*SignCertResponse)(nil),         // 46: dominion.v1.SignCertResponse
-	(*RejectCertRequest)(nil),        // 47: dominion.v1.RejectCertRequest
-	(*RejectCertResponse)(nil),       // 48: dominion.v1.RejectCertResponse
-	(*RevokeCertRequest)(nil),        // 49: dominion.v1.RevokeCertRequest
-	(*RevokeCertResponse)(nil),       // 50: dominion.v1.RevokeCertResponse
-	(*CreateTokenRequest)(nil),       // 51: dominion.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 52: dominion.v1.CreateTokenResponse
-	(*Token)(nil),                    // 53: dominion.v1.Token
-	(*TokensRequest)(nil),            // 54: dominion.v1.TokensRequest
-	(*TokensResponse)(nil),           // 55: dominion.v1.TokensResponse
-	(*RevokeTokenRequest)(nil),       // 56: dominion.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),      // 57: dominion.v1.RevokeTokenResponse
-	(*AddOperatorRequest)(nil),       // 58: dominion.v1.AddOperatorRequest
-	(*AddOperatorResponse)(nil),      // 59: dominion.v1.AddOperatorResponse
-	(*OperatorsRequest)(nil),         // 60: dominion.v1.OperatorsRequest
-	(*OperatorsResponse)(nil),        // 61: dominion.v1.OperatorsResponse
-	(*RenewOperatorRequest)(nil),     // 62: dominion.v1.RenewOperatorRequest
-	(*RenewOperatorResponse)(nil),    // 63: dominion.v1.RenewOperatorResponse
-	(*AuditListRequest)(nil),         // 64: dominion.v1.AuditListRequest
-	(*AuditRecord)(nil),              // 65: dominion.v1.AuditRecord
-	(*AuditVerifyRequest)(nil),       // 66: dominion.v1.AuditVerifyRequest
-	(*AuditVerifyEvent)(nil),         // 67: dominion.v1.AuditVerifyEvent
-	(*AuditHeadRequest)(nil),         // 68: dominion.v1.AuditHeadRequest
-	(*AuditHeadResponse)(nil),        // 69: dominion.v1.AuditHeadResponse
-	(*AuditRecoverRequest)(nil),      // 70: dominion.v1.AuditRecoverRequest
-	(*AuditRecoverResponse)(nil),     // 71: dominion.v1.AuditRecoverResponse
-	(*AuditVerifyEvent_Problem)(nil), // 72: dominion.v1.AuditVerifyEvent.Problem
+	(*BuildMapRequest)(nil),          // 41: dominion.v1.BuildMapRequest
+	(*BuildMapEvent)(nil),            // 42: dominion.v1.BuildMapEvent
+	(*MapRequest)(nil),               // 43: dominion.v1.MapRequest
+	(*MapResponse)(nil),              // 44: dominion.v1.MapResponse
+	(*FleetMap)(nil),                 // 45: dominion.v1.FleetMap
+	(*MapNode)(nil),                  // 46: dominion.v1.MapNode
+	(*MapConflict)(nil),              // 47: dominion.v1.MapConflict
+	(*CertsRequest)(nil),             // 48: dominion.v1.CertsRequest
+	(*CertsResponse)(nil),            // 49: dominion.v1.CertsResponse
+	(*PendingRequest)(nil),           // 50: dominion.v1.PendingRequest
+	(*Cert)(nil),                     // 51: dominion.v1.Cert
+	(*SignCertRequest)(nil),          // 52: dominion.v1.SignCertRequest
+	(*SignCertResponse)(nil),         // 53: dominion.v1.SignCertResponse
+	(*RejectCertRequest)(nil),        // 54: dominion.v1.RejectCertRequest
+	(*RejectCertResponse)(nil),       // 55: dominion.v1.RejectCertResponse
+	(*RevokeCertRequest)(nil),        // 56: dominion.v1.RevokeCertRequest
+	(*RevokeCertResponse)(nil),       // 57: dominion.v1.RevokeCertResponse
+	(*CreateTokenRequest)(nil),       // 58: dominion.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),      // 59: dominion.v1.CreateTokenResponse
+	(*Token)(nil),                    // 60: dominion.v1.Token
+	(*TokensRequest)(nil),            // 61: dominion.v1.TokensRequest
+	(*TokensResponse)(nil),           // 62: dominion.v1.TokensResponse
+	(*RevokeTokenRequest)(nil),       // 63: dominion.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),      // 64: dominion.v1.RevokeTokenResponse
+	(*AddOperatorRequest)(nil),       // 65: dominion.v1.AddOperatorRequest
+	(*AddOperatorResponse)(nil),      // 66: dominion.v1.AddOperatorResponse
+	(*OperatorsRequest)(nil),         // 67: dominion.v1.OperatorsRequest
+	(*OperatorsResponse)(nil),        // 68: dominion.v1.OperatorsResponse
+	(*RenewOperatorRequest)(nil),     // 69: dominion.v1.RenewOperatorRequest
+	(*RenewOperatorResponse)(nil),    // 70: dominion.v1.RenewOperatorResponse
+	(*AuditListRequest)(nil),         // 71: dominion.v1.AuditListRequest
+	(*AuditRecord)(nil),              // 72: dominion.v1.AuditRecord
+	(*AuditVerifyRequest)(nil),       // 73: dominion.v1.AuditVerifyRequest
+	(*AuditVerifyEvent)(nil),         // 74: dominion.v1.AuditVerifyEvent
+	(*AuditHeadRequest)(nil),         // 75: dominion.v1.AuditHeadRequest
+	(*AuditHeadResponse)(nil),        // 76: dominion.v1.AuditHeadResponse
+	(*AuditRecoverRequest)(nil),      // 77: dominion.v1.AuditRecoverRequest
+	(*AuditRecoverResponse)(nil),     // 78: dominion.v1.AuditRecoverResponse
+	(*AuditVerifyEvent_Problem)(nil), // 79: dominion.v1.AuditVerifyEvent.Problem
 }
 var file_apipb_api_proto_depIdxs = []int32{
 	3,  // 0: dominion.v1.EnrolRequest.overlord:type_name -> dominion.v1.OverlordRequest
@@ -5275,74 +5783,83 @@ var file_apipb_api_proto_depIdxs = []int32{
 	35, // 16: dominion.v1.GroupsResponse.groups:type_name -> dominion.v1.Group
 	1,  // 17: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
 	35, // 18: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
-	43, // 19: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
-	44, // 20: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
-	53, // 21: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
-	53, // 22: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
-	53, // 23: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
-	44, // 24: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
-	72, // 25: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
-	2,  // 26: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
-	5,  // 27: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
-	8,  // 28: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
-	10, // 29: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
-	13, // 30: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
-	15, // 31: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
-	17, // 32: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
-	21, // 33: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
-	22, // 34: dominion.v1.FleetService.Watch:input_type -> dominion.v1.WatchRequest
-	23, // 35: dominion.v1.FleetService.Jobs:input_type -> dominion.v1.JobsRequest
-	32, // 36: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
-	34, // 37: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
-	37, // 38: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
-	39, // 39: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
-	41, // 40: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
-	45, // 41: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
-	47, // 42: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
-	49, // 43: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
-	51, // 44: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
-	54, // 45: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
-	56, // 46: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
-	58, // 47: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
-	60, // 48: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
-	62, // 49: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
-	64, // 50: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
-	66, // 51: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
-	68, // 52: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
-	70, // 53: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
-	4,  // 54: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
-	6,  // 55: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
-	9,  // 56: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
-	11, // 57: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
-	14, // 58: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
-	16, // 59: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
-	18, // 60: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
-	26, // 61: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
-	26, // 62: dominion.v1.FleetService.Watch:output_type -> dominion.v1.CallEvent
-	24, // 63: dominion.v1.FleetService.Jobs:output_type -> dominion.v1.JobsResponse
-	33, // 64: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
-	36, // 65: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
-	38, // 66: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
-	40, // 67: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
-	42, // 68: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
-	46, // 69: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
-	48, // 70: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
-	50, // 71: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
-	52, // 72: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
-	55, // 73: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
-	57, // 74: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
-	59, // 75: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
-	61, // 76: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
-	63, // 77: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
-	65, // 78: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
-	67, // 79: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
-	69, // 80: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
-	71, // 81: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
-	54, // [54:82] is the sub-list for method output_type
-	26, // [26:54] is the sub-list for method input_type
-	26, // [26:26] is the sub-list for extension type_name
-	26, // [26:26] is the sub-list for extension extendee
-	0,  // [0:26] is the sub-list for field type_name
+	45, // 19: dominion.v1.BuildMapEvent.map:type_name -> dominion.v1.FleetMap
+	45, // 20: dominion.v1.MapResponse.map:type_name -> dominion.v1.FleetMap
+	46, // 21: dominion.v1.FleetMap.root:type_name -> dominion.v1.MapNode
+	47, // 22: dominion.v1.FleetMap.conflicts:type_name -> dominion.v1.MapConflict
+	46, // 23: dominion.v1.MapNode.below:type_name -> dominion.v1.MapNode
+	50, // 24: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
+	51, // 25: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
+	60, // 26: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
+	60, // 27: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
+	60, // 28: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
+	51, // 29: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
+	79, // 30: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
+	2,  // 31: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
+	5,  // 32: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
+	8,  // 33: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
+	10, // 34: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
+	13, // 35: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
+	15, // 36: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
+	17, // 37: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
+	21, // 38: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
+	22, // 39: dominion.v1.FleetService.Watch:input_type -> dominion.v1.WatchRequest
+	23, // 40: dominion.v1.FleetService.Jobs:input_type -> dominion.v1.JobsRequest
+	32, // 41: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
+	34, // 42: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
+	37, // 43: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
+	39, // 44: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
+	41, // 45: dominion.v1.MapService.Build:input_type -> dominion.v1.BuildMapRequest
+	43, // 46: dominion.v1.MapService.Map:input_type -> dominion.v1.MapRequest
+	48, // 47: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
+	52, // 48: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
+	54, // 49: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
+	56, // 50: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
+	58, // 51: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
+	61, // 52: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
+	63, // 53: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
+	65, // 54: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
+	67, // 55: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
+	69, // 56: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
+	71, // 57: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
+	73, // 58: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
+	75, // 59: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
+	77, // 60: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
+	4,  // 61: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
+	6,  // 62: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
+	9,  // 63: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
+	11, // 64: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
+	14, // 65: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
+	16, // 66: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
+	18, // 67: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
+	26, // 68: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
+	26, // 69: dominion.v1.FleetService.Watch:output_type -> dominion.v1.CallEvent
+	24, // 70: dominion.v1.FleetService.Jobs:output_type -> dominion.v1.JobsResponse
+	33, // 71: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
+	36, // 72: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
+	38, // 73: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
+	40, // 74: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
+	42, // 75: dominion.v1.MapService.Build:output_type -> dominion.v1.BuildMapEvent
+	44, // 76: dominion.v1.MapService.Map:output_type -> dominion.v1.MapResponse
+	49, // 77: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
+	53, // 78: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
+	55, // 79: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
+	57, // 80: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
+	59, // 81: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
+	62, // 82: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
+	64, // 83: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
+	66, // 84: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
+	68, // 85: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
+	70, // 86: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
+	72, // 87: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
+	74, // 88: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
+	76, // 89: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
+	78, // 90: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
+	61, // [61:91] is the sub-list for method output_type
+	31, // [31:61] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_apipb_api_proto_init() }
@@ -5363,9 +5880,9 @@ func file_apipb_api_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_apipb_api_proto_rawDesc), len(file_apipb_api_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   71,
+			NumMessages:   78,
 			NumExtensions: 0,
-			NumServices:   4,
+			NumServices:   5,
 		},
 		GoTypes:           file_apipb_api_proto_goTypes,
 		DependencyIndexes: file_apipb_api_proto_depIdxs,

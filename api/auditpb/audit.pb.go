@@ -29,7 +29,7 @@ type Record struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TimeMs        int64                  `protobuf:"varint,1,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
 	Actor         string                 `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`     // "operator/alice", "minion/web1", "local/root", "overlord/dc1"
-	Action        string                 `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`   // "order", "results", "denied", "enrolled", "revoked", "token.create", "recovery", …
+	Action        string                 `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`   // "order", "delegation", "results", "denied", "enrolled", "revoked", "token.create", "recovery", …
 	Subject       string                 `protobuf:"bytes,4,opt,name=subject,proto3" json:"subject,omitempty"` // a job id, a machine, a token id, an operator
 	Detail        string                 `protobuf:"bytes,5,opt,name=detail,proto3" json:"detail,omitempty"`   // for people, at most 4 KiB
 	Digest        []byte                 `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`   // SHA-256 of what the record vouches for, where it is kept elsewhere
@@ -141,6 +141,7 @@ type Order struct {
 	OperatorCert  []byte                 `protobuf:"bytes,3,opt,name=operator_cert,json=operatorCert,proto3" json:"operator_cert,omitempty"`
 	Names         string                 `protobuf:"bytes,4,opt,name=names,proto3" json:"names,omitempty"`     // folded; the signed set
 	Unknown       string                 `protobuf:"bytes,5,opt,name=unknown,proto3" json:"unknown,omitempty"` // folded; named by the operator but known to nobody
+	Reach         string                 `protobuf:"bytes,6,opt,name=reach,proto3" json:"reach,omitempty"`     // folded; of names, those that this overlord was sent; empty: all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -206,6 +207,13 @@ func (x *Order) GetNames() string {
 func (x *Order) GetUnknown() string {
 	if x != nil {
 		return x.Unknown
+	}
+	return ""
+}
+
+func (x *Order) GetReach() string {
+	if x != nil {
+		return x.Reach
 	}
 	return ""
 }
@@ -434,13 +442,14 @@ const file_auditpb_audit_proto_rawDesc = "" +
 	"\x06digest\x18\x06 \x01(\fR\x06digest\x12.\n" +
 	"\x05order\x18\a \x01(\v2\x18.dominion.audit.v1.OrderR\x05order\x124\n" +
 	"\aresults\x18\b \x01(\v2\x1a.dominion.audit.v1.ResultsR\aresults\x12\x1c\n" +
-	"\tstatement\x18\t \x01(\fR\tstatement\"\x90\x01\n" +
+	"\tstatement\x18\t \x01(\fR\tstatement\"\xa6\x01\n" +
 	"\x05Order\x12\x14\n" +
 	"\x05order\x18\x01 \x01(\fR\x05order\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\x12#\n" +
 	"\roperator_cert\x18\x03 \x01(\fR\foperatorCert\x12\x14\n" +
 	"\x05names\x18\x04 \x01(\tR\x05names\x12\x18\n" +
-	"\aunknown\x18\x05 \x01(\tR\aunknown\"\xd5\x01\n" +
+	"\aunknown\x18\x05 \x01(\tR\aunknown\x12\x14\n" +
+	"\x05reach\x18\x06 \x01(\tR\x05reach\"\xd5\x01\n" +
 	"\aResults\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\fR\x03job\x12\x14\n" +
 	"\x05group\x18\x02 \x01(\x04R\x05group\x12\x14\n" +

@@ -76,7 +76,7 @@ func (x Ack_State) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Ack_State.Descriptor instead.
 func (Ack_State) EnumDescriptor() ([]byte, []int) {
-	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{6, 0}
+	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{8, 0}
 }
 
 // Hello is the first frame of either side. The minion sends its own first, the
@@ -644,6 +644,234 @@ func (x *Result) GetTookUs() uint64 {
 	return 0
 }
 
+// Delegate is an order on its way down: the arguments of session.delegate, in
+// place of JSON. With streamed alone it comes as a stream named "order".
+type Delegate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Order         []byte                 `protobuf:"bytes,1,opt,name=order,proto3" json:"order,omitempty"` // as in Call, and so the next four
+	Signature     []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	OperatorCert  []byte                 `protobuf:"bytes,3,opt,name=operator_cert,json=operatorCert,proto3" json:"operator_cert,omitempty"`
+	Salt          []byte                 `protobuf:"bytes,4,opt,name=salt,proto3" json:"salt,omitempty"`
+	Args          []byte                 `protobuf:"bytes,5,opt,name=args,proto3" json:"args,omitempty"`
+	Names         string                 `protobuf:"bytes,6,opt,name=names,proto3" json:"names,omitempty"`                           // folded; every machine of the order, for the proofs
+	Reach         *Branch                `protobuf:"bytes,7,opt,name=reach,proto3" json:"reach,omitempty"`                           // whom the receiver is to reach, and through whom
+	TimeoutMs     uint64                 `protobuf:"varint,8,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"` // time that remains for the calls, or with wait: for each; 0: no limit
+	NominalMs     uint64                 `protobuf:"varint,9,opt,name=nominal_ms,json=nominalMs,proto3" json:"nominal_ms,omitempty"` // the time-out as the operator gave it; for people
+	Stream        bool                   `protobuf:"varint,10,opt,name=stream,proto3" json:"stream,omitempty"`                       // live output is wanted
+	Wait          bool                   `protobuf:"varint,11,opt,name=wait,proto3" json:"wait,omitempty"`                           // machines that are away get it when they are back
+	Seen          uint64                 `protobuf:"varint,12,opt,name=seen,proto3" json:"seen,omitempty"`                           // groups of results that the sender has of this job
+	Cancel        bool                   `protobuf:"varint,13,opt,name=cancel,proto3" json:"cancel,omitempty"`                       // the order is withdrawn: what has not begun never does
+	Target        string                 `protobuf:"bytes,14,opt,name=target,proto3" json:"target,omitempty"`                        // as the operator wrote it
+	Via           []string               `protobuf:"bytes,15,rep,name=via,proto3" json:"via,omitempty"`                              // overlords that it came through, the top first
+	Streamed      bool                   `protobuf:"varint,16,opt,name=streamed,proto3" json:"streamed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Delegate) Reset() {
+	*x = Delegate{}
+	mi := &file_fleetpb_fleet_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Delegate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Delegate) ProtoMessage() {}
+
+func (x *Delegate) ProtoReflect() protoreflect.Message {
+	mi := &file_fleetpb_fleet_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Delegate.ProtoReflect.Descriptor instead.
+func (*Delegate) Descriptor() ([]byte, []int) {
+	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Delegate) GetOrder() []byte {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
+func (x *Delegate) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *Delegate) GetOperatorCert() []byte {
+	if x != nil {
+		return x.OperatorCert
+	}
+	return nil
+}
+
+func (x *Delegate) GetSalt() []byte {
+	if x != nil {
+		return x.Salt
+	}
+	return nil
+}
+
+func (x *Delegate) GetArgs() []byte {
+	if x != nil {
+		return x.Args
+	}
+	return nil
+}
+
+func (x *Delegate) GetNames() string {
+	if x != nil {
+		return x.Names
+	}
+	return ""
+}
+
+func (x *Delegate) GetReach() *Branch {
+	if x != nil {
+		return x.Reach
+	}
+	return nil
+}
+
+func (x *Delegate) GetTimeoutMs() uint64 {
+	if x != nil {
+		return x.TimeoutMs
+	}
+	return 0
+}
+
+func (x *Delegate) GetNominalMs() uint64 {
+	if x != nil {
+		return x.NominalMs
+	}
+	return 0
+}
+
+func (x *Delegate) GetStream() bool {
+	if x != nil {
+		return x.Stream
+	}
+	return false
+}
+
+func (x *Delegate) GetWait() bool {
+	if x != nil {
+		return x.Wait
+	}
+	return false
+}
+
+func (x *Delegate) GetSeen() uint64 {
+	if x != nil {
+		return x.Seen
+	}
+	return 0
+}
+
+func (x *Delegate) GetCancel() bool {
+	if x != nil {
+		return x.Cancel
+	}
+	return false
+}
+
+func (x *Delegate) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Delegate) GetVia() []string {
+	if x != nil {
+		return x.Via
+	}
+	return nil
+}
+
+func (x *Delegate) GetStreamed() bool {
+	if x != nil {
+		return x.Streamed
+	}
+	return false
+}
+
+// Branch is a part of the map: machines of one overlord, and the branches of
+// the sub-overlords that lead to others. A machine may stand in several.
+type Branch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`         // of the overlord
+	Machines      string                 `protobuf:"bytes,2,opt,name=machines,proto3" json:"machines,omitempty"` // folded; those of its own that are to run the method
+	Below         []*Branch              `protobuf:"bytes,3,rep,name=below,proto3" json:"below,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Branch) Reset() {
+	*x = Branch{}
+	mi := &file_fleetpb_fleet_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Branch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Branch) ProtoMessage() {}
+
+func (x *Branch) ProtoReflect() protoreflect.Message {
+	mi := &file_fleetpb_fleet_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Branch.ProtoReflect.Descriptor instead.
+func (*Branch) Descriptor() ([]byte, []int) {
+	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Branch) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Branch) GetMachines() string {
+	if x != nil {
+		return x.Machines
+	}
+	return ""
+}
+
+func (x *Branch) GetBelow() []*Branch {
+	if x != nil {
+		return x.Below
+	}
+	return nil
+}
+
 // Ack says that a result is safe and need not be kept (from the overlord), or
 // that a call was received or started, or that results wait to be asked for
 // (from the minion).
@@ -657,7 +885,7 @@ type Ack struct {
 
 func (x *Ack) Reset() {
 	*x = Ack{}
-	mi := &file_fleetpb_fleet_proto_msgTypes[6]
+	mi := &file_fleetpb_fleet_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -669,7 +897,7 @@ func (x *Ack) String() string {
 func (*Ack) ProtoMessage() {}
 
 func (x *Ack) ProtoReflect() protoreflect.Message {
-	mi := &file_fleetpb_fleet_proto_msgTypes[6]
+	mi := &file_fleetpb_fleet_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -682,7 +910,7 @@ func (x *Ack) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ack.ProtoReflect.Descriptor instead.
 func (*Ack) Descriptor() ([]byte, []int) {
-	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{6}
+	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Ack) GetState() Ack_State {
@@ -703,14 +931,14 @@ func (x *Ack) GetJobs() [][]byte {
 type Open struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	CallId        uint64                 `protobuf:"varint,1,opt,name=call_id,json=callId,proto3" json:"call_id,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // "stdout", "stderr", "result"
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"` // "stdout", "stderr", "result"; of a delegation "order", "events", "output"
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Open) Reset() {
 	*x = Open{}
-	mi := &file_fleetpb_fleet_proto_msgTypes[7]
+	mi := &file_fleetpb_fleet_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -722,7 +950,7 @@ func (x *Open) String() string {
 func (*Open) ProtoMessage() {}
 
 func (x *Open) ProtoReflect() protoreflect.Message {
-	mi := &file_fleetpb_fleet_proto_msgTypes[7]
+	mi := &file_fleetpb_fleet_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -735,7 +963,7 @@ func (x *Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Open.ProtoReflect.Descriptor instead.
 func (*Open) Descriptor() ([]byte, []int) {
-	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{7}
+	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Open) GetCallId() uint64 {
@@ -762,7 +990,7 @@ type Credit struct {
 
 func (x *Credit) Reset() {
 	*x = Credit{}
-	mi := &file_fleetpb_fleet_proto_msgTypes[8]
+	mi := &file_fleetpb_fleet_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -774,7 +1002,7 @@ func (x *Credit) String() string {
 func (*Credit) ProtoMessage() {}
 
 func (x *Credit) ProtoReflect() protoreflect.Message {
-	mi := &file_fleetpb_fleet_proto_msgTypes[8]
+	mi := &file_fleetpb_fleet_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -787,7 +1015,7 @@ func (x *Credit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Credit.ProtoReflect.Descriptor instead.
 func (*Credit) Descriptor() ([]byte, []int) {
-	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{8}
+	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Credit) GetBytes() uint32 {
@@ -807,7 +1035,7 @@ type Close struct {
 
 func (x *Close) Reset() {
 	*x = Close{}
-	mi := &file_fleetpb_fleet_proto_msgTypes[9]
+	mi := &file_fleetpb_fleet_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -819,7 +1047,7 @@ func (x *Close) String() string {
 func (*Close) ProtoMessage() {}
 
 func (x *Close) ProtoReflect() protoreflect.Message {
-	mi := &file_fleetpb_fleet_proto_msgTypes[9]
+	mi := &file_fleetpb_fleet_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -832,7 +1060,7 @@ func (x *Close) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Close.ProtoReflect.Descriptor instead.
 func (*Close) Descriptor() ([]byte, []int) {
-	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{9}
+	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Close) GetReason() string {
@@ -852,7 +1080,7 @@ type Cancel struct {
 
 func (x *Cancel) Reset() {
 	*x = Cancel{}
-	mi := &file_fleetpb_fleet_proto_msgTypes[10]
+	mi := &file_fleetpb_fleet_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -864,7 +1092,7 @@ func (x *Cancel) String() string {
 func (*Cancel) ProtoMessage() {}
 
 func (x *Cancel) ProtoReflect() protoreflect.Message {
-	mi := &file_fleetpb_fleet_proto_msgTypes[10]
+	mi := &file_fleetpb_fleet_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -877,7 +1105,7 @@ func (x *Cancel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cancel.ProtoReflect.Descriptor instead.
 func (*Cancel) Descriptor() ([]byte, []int) {
-	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{10}
+	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Cancel) GetReason() string {
@@ -897,7 +1125,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_fleetpb_fleet_proto_msgTypes[11]
+	mi := &file_fleetpb_fleet_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -909,7 +1137,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_fleetpb_fleet_proto_msgTypes[11]
+	mi := &file_fleetpb_fleet_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -922,7 +1150,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{11}
+	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Ping) GetToken() uint64 {
@@ -944,7 +1172,7 @@ type Goaway struct {
 
 func (x *Goaway) Reset() {
 	*x = Goaway{}
-	mi := &file_fleetpb_fleet_proto_msgTypes[12]
+	mi := &file_fleetpb_fleet_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -956,7 +1184,7 @@ func (x *Goaway) String() string {
 func (*Goaway) ProtoMessage() {}
 
 func (x *Goaway) ProtoReflect() protoreflect.Message {
-	mi := &file_fleetpb_fleet_proto_msgTypes[12]
+	mi := &file_fleetpb_fleet_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -969,7 +1197,7 @@ func (x *Goaway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Goaway.ProtoReflect.Descriptor instead.
 func (*Goaway) Descriptor() ([]byte, []int) {
-	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{12}
+	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Goaway) GetCode() uint32 {
@@ -1005,7 +1233,7 @@ type RevocationList struct {
 
 func (x *RevocationList) Reset() {
 	*x = RevocationList{}
-	mi := &file_fleetpb_fleet_proto_msgTypes[13]
+	mi := &file_fleetpb_fleet_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +1245,7 @@ func (x *RevocationList) String() string {
 func (*RevocationList) ProtoMessage() {}
 
 func (x *RevocationList) ProtoReflect() protoreflect.Message {
-	mi := &file_fleetpb_fleet_proto_msgTypes[13]
+	mi := &file_fleetpb_fleet_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +1258,7 @@ func (x *RevocationList) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevocationList.ProtoReflect.Descriptor instead.
 func (*RevocationList) Descriptor() ([]byte, []int) {
-	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{13}
+	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RevocationList) GetNumber() uint64 {
@@ -1068,7 +1296,7 @@ type Revoked struct {
 
 func (x *Revoked) Reset() {
 	*x = Revoked{}
-	mi := &file_fleetpb_fleet_proto_msgTypes[14]
+	mi := &file_fleetpb_fleet_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1308,7 @@ func (x *Revoked) String() string {
 func (*Revoked) ProtoMessage() {}
 
 func (x *Revoked) ProtoReflect() protoreflect.Message {
-	mi := &file_fleetpb_fleet_proto_msgTypes[14]
+	mi := &file_fleetpb_fleet_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1321,7 @@ func (x *Revoked) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Revoked.ProtoReflect.Descriptor instead.
 func (*Revoked) Descriptor() ([]byte, []int) {
-	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{14}
+	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Revoked) GetSerial() []byte {
@@ -1143,7 +1371,7 @@ type Signed struct {
 
 func (x *Signed) Reset() {
 	*x = Signed{}
-	mi := &file_fleetpb_fleet_proto_msgTypes[15]
+	mi := &file_fleetpb_fleet_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1155,7 +1383,7 @@ func (x *Signed) String() string {
 func (*Signed) ProtoMessage() {}
 
 func (x *Signed) ProtoReflect() protoreflect.Message {
-	mi := &file_fleetpb_fleet_proto_msgTypes[15]
+	mi := &file_fleetpb_fleet_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1168,7 +1396,7 @@ func (x *Signed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Signed.ProtoReflect.Descriptor instead.
 func (*Signed) Descriptor() ([]byte, []int) {
-	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{15}
+	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Signed) GetBody() []byte {
@@ -1199,7 +1427,7 @@ type LogKey struct {
 
 func (x *LogKey) Reset() {
 	*x = LogKey{}
-	mi := &file_fleetpb_fleet_proto_msgTypes[16]
+	mi := &file_fleetpb_fleet_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1439,7 @@ func (x *LogKey) String() string {
 func (*LogKey) ProtoMessage() {}
 
 func (x *LogKey) ProtoReflect() protoreflect.Message {
-	mi := &file_fleetpb_fleet_proto_msgTypes[16]
+	mi := &file_fleetpb_fleet_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1452,7 @@ func (x *LogKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LogKey.ProtoReflect.Descriptor instead.
 func (*LogKey) Descriptor() ([]byte, []int) {
-	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{16}
+	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *LogKey) GetLogId() string {
@@ -1272,7 +1500,7 @@ type Recovery struct {
 
 func (x *Recovery) Reset() {
 	*x = Recovery{}
-	mi := &file_fleetpb_fleet_proto_msgTypes[17]
+	mi := &file_fleetpb_fleet_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1284,7 +1512,7 @@ func (x *Recovery) String() string {
 func (*Recovery) ProtoMessage() {}
 
 func (x *Recovery) ProtoReflect() protoreflect.Message {
-	mi := &file_fleetpb_fleet_proto_msgTypes[17]
+	mi := &file_fleetpb_fleet_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1297,7 +1525,7 @@ func (x *Recovery) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recovery.ProtoReflect.Descriptor instead.
 func (*Recovery) Descriptor() ([]byte, []int) {
-	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{17}
+	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Recovery) GetLogId() string {
@@ -1410,7 +1638,31 @@ const file_fleetpb_fleet_proto_rawDesc = "" +
 	"\x06detail\x18\x02 \x01(\tR\x06detail\x12\x16\n" +
 	"\x06output\x18\x03 \x01(\fR\x06output\x12#\n" +
 	"\routput_stream\x18\x04 \x01(\x04R\foutputStream\x12\x17\n" +
-	"\atook_us\x18\x05 \x01(\x04R\x06tookUs\"\xa2\x01\n" +
+	"\atook_us\x18\x05 \x01(\x04R\x06tookUs\"\xae\x03\n" +
+	"\bDelegate\x12\x14\n" +
+	"\x05order\x18\x01 \x01(\fR\x05order\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\x12#\n" +
+	"\roperator_cert\x18\x03 \x01(\fR\foperatorCert\x12\x12\n" +
+	"\x04salt\x18\x04 \x01(\fR\x04salt\x12\x12\n" +
+	"\x04args\x18\x05 \x01(\fR\x04args\x12\x14\n" +
+	"\x05names\x18\x06 \x01(\tR\x05names\x12/\n" +
+	"\x05reach\x18\a \x01(\v2\x19.dominion.fleet.v1.BranchR\x05reach\x12\x1d\n" +
+	"\n" +
+	"timeout_ms\x18\b \x01(\x04R\ttimeoutMs\x12\x1d\n" +
+	"\n" +
+	"nominal_ms\x18\t \x01(\x04R\tnominalMs\x12\x16\n" +
+	"\x06stream\x18\n" +
+	" \x01(\bR\x06stream\x12\x12\n" +
+	"\x04wait\x18\v \x01(\bR\x04wait\x12\x12\n" +
+	"\x04seen\x18\f \x01(\x04R\x04seen\x12\x16\n" +
+	"\x06cancel\x18\r \x01(\bR\x06cancel\x12\x16\n" +
+	"\x06target\x18\x0e \x01(\tR\x06target\x12\x10\n" +
+	"\x03via\x18\x0f \x03(\tR\x03via\x12\x1a\n" +
+	"\bstreamed\x18\x10 \x01(\bR\bstreamed\"i\n" +
+	"\x06Branch\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1a\n" +
+	"\bmachines\x18\x02 \x01(\tR\bmachines\x12/\n" +
+	"\x05below\x18\x03 \x03(\v2\x19.dominion.fleet.v1.BranchR\x05below\"\xa2\x01\n" +
 	"\x03Ack\x122\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x1c.dominion.fleet.v1.Ack.StateR\x05state\x12\x12\n" +
 	"\x04jobs\x18\x02 \x03(\fR\x04jobs\"S\n" +
@@ -1481,7 +1733,7 @@ func file_fleetpb_fleet_proto_rawDescGZIP() []byte {
 }
 
 var file_fleetpb_fleet_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_fleetpb_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_fleetpb_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
 var file_fleetpb_fleet_proto_goTypes = []any{
 	(Ack_State)(0),         // 0: dominion.fleet.v1.Ack.State
 	(*Hello)(nil),          // 1: dominion.fleet.v1.Hello
@@ -1490,29 +1742,33 @@ var file_fleetpb_fleet_proto_goTypes = []any{
 	(*Call)(nil),           // 4: dominion.fleet.v1.Call
 	(*Order)(nil),          // 5: dominion.fleet.v1.Order
 	(*Result)(nil),         // 6: dominion.fleet.v1.Result
-	(*Ack)(nil),            // 7: dominion.fleet.v1.Ack
-	(*Open)(nil),           // 8: dominion.fleet.v1.Open
-	(*Credit)(nil),         // 9: dominion.fleet.v1.Credit
-	(*Close)(nil),          // 10: dominion.fleet.v1.Close
-	(*Cancel)(nil),         // 11: dominion.fleet.v1.Cancel
-	(*Ping)(nil),           // 12: dominion.fleet.v1.Ping
-	(*Goaway)(nil),         // 13: dominion.fleet.v1.Goaway
-	(*RevocationList)(nil), // 14: dominion.fleet.v1.RevocationList
-	(*Revoked)(nil),        // 15: dominion.fleet.v1.Revoked
-	(*Signed)(nil),         // 16: dominion.fleet.v1.Signed
-	(*LogKey)(nil),         // 17: dominion.fleet.v1.LogKey
-	(*Recovery)(nil),       // 18: dominion.fleet.v1.Recovery
+	(*Delegate)(nil),       // 7: dominion.fleet.v1.Delegate
+	(*Branch)(nil),         // 8: dominion.fleet.v1.Branch
+	(*Ack)(nil),            // 9: dominion.fleet.v1.Ack
+	(*Open)(nil),           // 10: dominion.fleet.v1.Open
+	(*Credit)(nil),         // 11: dominion.fleet.v1.Credit
+	(*Close)(nil),          // 12: dominion.fleet.v1.Close
+	(*Cancel)(nil),         // 13: dominion.fleet.v1.Cancel
+	(*Ping)(nil),           // 14: dominion.fleet.v1.Ping
+	(*Goaway)(nil),         // 15: dominion.fleet.v1.Goaway
+	(*RevocationList)(nil), // 16: dominion.fleet.v1.RevocationList
+	(*Revoked)(nil),        // 17: dominion.fleet.v1.Revoked
+	(*Signed)(nil),         // 18: dominion.fleet.v1.Signed
+	(*LogKey)(nil),         // 19: dominion.fleet.v1.LogKey
+	(*Recovery)(nil),       // 20: dominion.fleet.v1.Recovery
 }
 var file_fleetpb_fleet_proto_depIdxs = []int32{
 	3,  // 0: dominion.fleet.v1.Hello.log_head:type_name -> dominion.fleet.v1.LogHead
 	2,  // 1: dominion.fleet.v1.Hello.sharers:type_name -> dominion.fleet.v1.OverlordName
-	0,  // 2: dominion.fleet.v1.Ack.state:type_name -> dominion.fleet.v1.Ack.State
-	15, // 3: dominion.fleet.v1.RevocationList.entries:type_name -> dominion.fleet.v1.Revoked
-	4,  // [4:4] is the sub-list for method output_type
-	4,  // [4:4] is the sub-list for method input_type
-	4,  // [4:4] is the sub-list for extension type_name
-	4,  // [4:4] is the sub-list for extension extendee
-	0,  // [0:4] is the sub-list for field type_name
+	8,  // 2: dominion.fleet.v1.Delegate.reach:type_name -> dominion.fleet.v1.Branch
+	8,  // 3: dominion.fleet.v1.Branch.below:type_name -> dominion.fleet.v1.Branch
+	0,  // 4: dominion.fleet.v1.Ack.state:type_name -> dominion.fleet.v1.Ack.State
+	17, // 5: dominion.fleet.v1.RevocationList.entries:type_name -> dominion.fleet.v1.Revoked
+	6,  // [6:6] is the sub-list for method output_type
+	6,  // [6:6] is the sub-list for method input_type
+	6,  // [6:6] is the sub-list for extension type_name
+	6,  // [6:6] is the sub-list for extension extendee
+	0,  // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_fleetpb_fleet_proto_init() }
@@ -1526,7 +1782,7 @@ func file_fleetpb_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleetpb_fleet_proto_rawDesc), len(file_fleetpb_fleet_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   18,
+			NumMessages:   20,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

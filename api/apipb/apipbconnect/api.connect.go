@@ -28,6 +28,8 @@ const (
 	EnrolServiceName = "dominion.v1.EnrolService"
 	// FleetServiceName is the fully-qualified name of the FleetService service.
 	FleetServiceName = "dominion.v1.FleetService"
+	// MapServiceName is the fully-qualified name of the MapService service.
+	MapServiceName = "dominion.v1.MapService"
 	// AdminServiceName is the fully-qualified name of the AdminService service.
 	AdminServiceName = "dominion.v1.AdminService"
 	// AuditServiceName is the fully-qualified name of the AuditService service.
@@ -71,6 +73,10 @@ const (
 	// FleetServiceDeleteGroupProcedure is the fully-qualified name of the FleetService's DeleteGroup
 	// RPC.
 	FleetServiceDeleteGroupProcedure = "/dominion.v1.FleetService/DeleteGroup"
+	// MapServiceBuildProcedure is the fully-qualified name of the MapService's Build RPC.
+	MapServiceBuildProcedure = "/dominion.v1.MapService/Build"
+	// MapServiceMapProcedure is the fully-qualified name of the MapService's Map RPC.
+	MapServiceMapProcedure = "/dominion.v1.MapService/Map"
 	// AdminServiceCertsProcedure is the fully-qualified name of the AdminService's Certs RPC.
 	AdminServiceCertsProcedure = "/dominion.v1.AdminService/Certs"
 	// AdminServiceSignCertProcedure is the fully-qualified name of the AdminService's SignCert RPC.
@@ -589,6 +595,108 @@ func (UnimplementedFleetServiceHandler) SetGroup(context.Context, *connect.Reque
 
 func (UnimplementedFleetServiceHandler) DeleteGroup(context.Context, *connect.Request[apipb.DeleteGroupRequest]) (*connect.Response[apipb.DeleteGroupResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.FleetService.DeleteGroup is not implemented"))
+}
+
+// MapServiceClient is a client for the dominion.v1.MapService service.
+type MapServiceClient interface {
+	// Build asks every sub-overlord below for what is below it, and writes the map.
+	Build(context.Context, *connect.Request[apipb.BuildMapRequest]) (*connect.ServerStreamForClient[apipb.BuildMapEvent], error)
+	// Map gives the map as it was written last, and what its building found.
+	Map(context.Context, *connect.Request[apipb.MapRequest]) (*connect.Response[apipb.MapResponse], error)
+}
+
+// NewMapServiceClient constructs a client for the dominion.v1.MapService service. By default, it
+// uses the Connect protocol with the binary Protobuf Codec, asks for gzipped responses, and sends
+// uncompressed requests. To use the gRPC or gRPC-Web protocols, supply the connect.WithGRPC() or
+// connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewMapServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) MapServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	mapServiceMethods := apipb.File_apipb_api_proto.Services().ByName("MapService").Methods()
+	return &mapServiceClient{
+		build: connect.NewClient[apipb.BuildMapRequest, apipb.BuildMapEvent](
+			httpClient,
+			baseURL+MapServiceBuildProcedure,
+			connect.WithSchema(mapServiceMethods.ByName("Build")),
+			connect.WithClientOptions(opts...),
+		),
+		_map: connect.NewClient[apipb.MapRequest, apipb.MapResponse](
+			httpClient,
+			baseURL+MapServiceMapProcedure,
+			connect.WithSchema(mapServiceMethods.ByName("Map")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// mapServiceClient implements MapServiceClient.
+type mapServiceClient struct {
+	build *connect.Client[apipb.BuildMapRequest, apipb.BuildMapEvent]
+	_map  *connect.Client[apipb.MapRequest, apipb.MapResponse]
+}
+
+// Build calls dominion.v1.MapService.Build.
+func (c *mapServiceClient) Build(ctx context.Context, req *connect.Request[apipb.BuildMapRequest]) (*connect.ServerStreamForClient[apipb.BuildMapEvent], error) {
+	return c.build.CallServerStream(ctx, req)
+}
+
+// Map calls dominion.v1.MapService.Map.
+func (c *mapServiceClient) Map(ctx context.Context, req *connect.Request[apipb.MapRequest]) (*connect.Response[apipb.MapResponse], error) {
+	return c._map.CallUnary(ctx, req)
+}
+
+// MapServiceHandler is an implementation of the dominion.v1.MapService service.
+type MapServiceHandler interface {
+	// Build asks every sub-overlord below for what is below it, and writes the map.
+	Build(context.Context, *connect.Request[apipb.BuildMapRequest], *connect.ServerStream[apipb.BuildMapEvent]) error
+	// Map gives the map as it was written last, and what its building found.
+	Map(context.Context, *connect.Request[apipb.MapRequest]) (*connect.Response[apipb.MapResponse], error)
+}
+
+// NewMapServiceHandler builds an HTTP handler from the service implementation. It returns the path
+// on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewMapServiceHandler(svc MapServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	mapServiceMethods := apipb.File_apipb_api_proto.Services().ByName("MapService").Methods()
+	mapServiceBuildHandler := connect.NewServerStreamHandler(
+		MapServiceBuildProcedure,
+		svc.Build,
+		connect.WithSchema(mapServiceMethods.ByName("Build")),
+		connect.WithHandlerOptions(opts...),
+	)
+	mapServiceMapHandler := connect.NewUnaryHandler(
+		MapServiceMapProcedure,
+		svc.Map,
+		connect.WithSchema(mapServiceMethods.ByName("Map")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/dominion.v1.MapService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case MapServiceBuildProcedure:
+			mapServiceBuildHandler.ServeHTTP(w, r)
+		case MapServiceMapProcedure:
+			mapServiceMapHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedMapServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedMapServiceHandler struct{}
+
+func (UnimplementedMapServiceHandler) Build(context.Context, *connect.Request[apipb.BuildMapRequest], *connect.ServerStream[apipb.BuildMapEvent]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.MapService.Build is not implemented"))
+}
+
+func (UnimplementedMapServiceHandler) Map(context.Context, *connect.Request[apipb.MapRequest]) (*connect.Response[apipb.MapResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.MapService.Map is not implemented"))
 }
 
 // AdminServiceClient is a client for the dominion.v1.AdminService service.
