@@ -88,6 +88,19 @@ func (f *fleet) isSub(name string) bool {
 	return m != nil && m.sub
 }
 
+// subs gives the sorted names of the sub-overlords of ours.
+func (f *fleet) subs() []string {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	var out []string
+	for _, n := range f.names {
+		if f.known[n].sub {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
 func (f *fleet) addLocked(name string) *minionState {
 	m := f.known[name]
 	if m == nil {
