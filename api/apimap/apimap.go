@@ -3,16 +3,28 @@ package apimap
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"dominion/api/apipb"
 	"dominion/delegation"
 )
 
 // Encode gives a map the form that travels, with its conflicts and cuts in
-// words. It shares nothing with m but strings.
-func Encode(m delegation.Map) *apipb.FleetMap {
+// words; more are those that m does not show. It shares nothing with m but
+// strings.
+func Encode(m delegation.Map, more ...delegation.Conflict) *apipb.FleetMap {
 	out := &apipb.FleetMap{Root: encode(&m.Self)}
-	for _, c := range delegation.Conflicts(m) {
+	byName := func(a, b delegation.Conflict) int { return strings.Compare(a.Name, b.Name) }
+	seen := delegation.Conflicts(m)
+	conflicts := slices.Clone(seen)
+	for _, c := range more {
+		if _, found := slices.BinarySearchFunc(seen, c, byName); !found {
+			conflicts = append(conflicts, c)
+		}
+	}
+	slices.SortFunc(conflicts, byName)
+	for _, c := range conflicts {
 		pb := &apipb.MapConflict{Name: c.Name}
 		for _, p := range c.Places {
 			pb.Places = append(pb.Places, p.Path.String()+" "+p.Fingerprint)

@@ -38,6 +38,13 @@ func TestRoundTrip(t *testing.T) {
 	if got := apimap.Conflicts(pb); len(got) != 1 || got[0] != "web1" || strings.Join(pb.Conflicts[0].Places, ", ") != "web1 k3, dc1/web1 k2" {
 		t.Errorf("conflicts %v", pb.Conflicts)
 	}
+	more := apimap.Encode(delegation.OnlyAlive(m), delegation.Conflicts(m)...)
+	if got := apimap.Conflicts(more); len(got) != 1 || got[0] != "web1" {
+		t.Errorf("conflicts that are given %v", more.Conflicts)
+	}
+	if pb = apimap.Encode(m, delegation.Conflicts(m)...); len(pb.Conflicts) != 1 {
+		t.Errorf("conflicts that are given, and there %v", pb.Conflicts)
+	}
 	back, err := apimap.Decode(pb)
 	if err != nil {
 		t.Fatal(err)
