@@ -51,12 +51,13 @@ type Endpoint struct {
 	Contexts string // directory of the contexts; empty: ContextsDir()
 }
 
-// Conn is a connection to an overlord's API. The three services answer with
+// Conn is a connection to an overlord's API. The services answer with
 // *call.Error. It may be used by several goroutines.
 type Conn struct {
 	Fleet apipbconnect.FleetServiceClient
 	Admin apipbconnect.AdminServiceClient
 	Audit apipbconnect.AuditServiceClient
+	Maps  apipbconnect.MapServiceClient
 
 	where   string
 	state   string     // not empty: over the socket in it
@@ -218,6 +219,7 @@ func newConn(tr *http.Transport, base string, mapper errorMapper, set func(*Conn
 	c.Fleet = apipbconnect.NewFleetServiceClient(hc, base, opts...)
 	c.Admin = apipbconnect.NewAdminServiceClient(hc, base, opts...)
 	c.Audit = apipbconnect.NewAuditServiceClient(hc, base, opts...)
+	c.Maps = apipbconnect.NewMapServiceClient(hc, base, opts...)
 	return c
 }
 

@@ -21,7 +21,6 @@ import (
 const (
 	groupsTime  = 5 * time.Second // for all that is below the overlord that the operator asks
 	groupsWidth = 1024            // sub-overlords that are asked at a time
-	hopMargin   = 20 * time.Millisecond
 )
 
 // errGroups is wrapped by every error about an answer to session.groups.

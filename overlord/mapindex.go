@@ -13,6 +13,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"dominion/api/apimap"
 	"dominion/api/apipb"
 	"dominion/call"
 	"dominion/delegation"
@@ -70,9 +71,13 @@ func (o *Overlord) fleetIndex() (*delegation.Index, error) {
 		return nil, err
 	}
 	if o.routes.index == nil {
-		return nil, call.Errorf(call.NotFound, "this overlord has no map of what is below it yet; make one with: dominion map build")
+		return nil, errNoMap()
 	}
 	return o.routes.index, nil
+}
+
+func errNoMap() error {
+	return call.Errorf(call.NotFound, "this overlord has no map of what is below it yet; make one with: dominion map build")
 }
 
 // indexOf is fleetIndex for the text of a map that came with a request, and
@@ -105,6 +110,13 @@ func (o *Overlord) ownMap(m delegation.Map) (delegation.Map, error) {
 	return own, err
 }
 
+// forget makes the files be read again.
+func (x *mapIndex) forget() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.stamps = [2]fileStamp{}
+}
+
 // freshIndex reads the files when they have changed; with o.routes.mu held.
 func (o *Overlord) freshIndex() error {
 	var now [2]fileStamp
@@ -121,10 +133,7 @@ func (o *Overlord) freshIndex() error {
 	if err != nil {
 		return err
 	}
-	var barred []string
-	for _, c := range found.GetMap().GetConflicts() {
-		barred = append(barred, c.GetName())
-	}
+	barred := apimap.Conflicts(found.GetMap())
 	o.routes.barred = barred
 	var index *delegation.Index
 	if now[0] != (fileStamp{}) {
@@ -138,7 +147,7 @@ func (o *Overlord) freshIndex() error {
 	return nil
 }
 
-// readMap reads the map's file.
+// readMap reads the map's file; one that is not there is fs.ErrNotExist.
 func (o *Overlord) readMap() (delegation.Map, error) {
 	m, err := delegation.Load(o.mapPath())
 	if err == nil {
