@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -187,7 +188,11 @@ func (b *mapBuild) finish(ctx context.Context, c caller, m delegation.Map, pb *a
 		return call.Errorf(call.Failed, "%v", err)
 	}
 	o.routes.forget()
-	b.say(false, "wrote %s: %s", o.mapPath(), detail)
+	where, err := filepath.Abs(o.mapPath())
+	if err != nil {
+		where = o.mapPath()
+	}
+	b.say(false, "wrote %s: %s", where, detail)
 	o.log.Info("map written", "machines", n.Machines, "overlords", n.Overlords, "silent", n.Silent)
 	return nil
 }

@@ -18,8 +18,8 @@ const completionWait = 2 * time.Second
 
 // complete registers what the flags of every command complete to.
 func (a *app) complete(root *cobra.Command) {
+	completeOutput(root)
 	for flag, f := range map[string]cobra.CompletionFunc{
-		"output": cobra.FixedCompletions([]string{outText, outJSON, outJSONL}, cobra.ShellCompDirectiveNoFileComp),
 		"context": func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			dir, err := client.ContextsDir()
 			if err != nil {
@@ -35,6 +35,14 @@ func (a *app) complete(root *cobra.Command) {
 		if err := root.RegisterFlagCompletionFunc(flag, f); err != nil {
 			panic(err) // the flag does not exist: a bug here
 		}
+	}
+}
+
+// completeOutput registers what --output completes to.
+func completeOutput(cmd *cobra.Command) {
+	f := cobra.FixedCompletions([]string{outText, outJSON, outJSONL}, cobra.ShellCompDirectiveNoFileComp)
+	if err := cmd.RegisterFlagCompletionFunc("output", f); err != nil {
+		panic(err) // the flag does not exist: a bug here
 	}
 }
 
