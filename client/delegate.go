@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -25,6 +26,9 @@ func (c *Client) plan() (plan, error) {
 		return plan{}, nil
 	}
 	m, err := delegation.Load(c.opt.MapFile)
+	if errors.Is(err, delegation.ErrMap) {
+		return plan{}, call.Errorf(call.Invalid, "%v", err) // its detail names the file, too
+	}
 	if err != nil {
 		return plan{}, err
 	}

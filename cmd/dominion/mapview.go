@@ -76,7 +76,7 @@ func mapDocOf(m client.FleetMap) mapDoc {
 
 // Limits of what is drawn; JSON has everything.
 const (
-	maxFolded  = 1000 // characters of one line's names
+	maxFolded   = 1000 // characters of one line's names
 	maxSilences = 10   // of silence, below one overlord
 )
 
