@@ -54,7 +54,7 @@ func pose(t *testing.T, f, sub *fleettest.Fleet) *session.Session {
 	return poseAs(t, f, sub, new(stolen))
 }
 
-// poseAs is pose with what answers the calls.
+// poseAs is pose for who answers what f asks.
 func poseAs(t *testing.T, f, sub *fleettest.Fleet, h session.Handler) *session.Session {
 	t.Helper()
 	b, err := os.ReadFile(filepath.Join(sub.State, "tls.crt"))

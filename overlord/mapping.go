@@ -168,9 +168,17 @@ func (o *Overlord) probe(ctx context.Context, path delegation.Path) (delegation.
 	if len(path) > session.MaxHops {
 		return delegation.Answer{}, call.Errorf(call.TooMany, "it is behind more than %d overlords", session.MaxHops)
 	}
+	return allPages(func(after string) (session.MapResult, error) {
+		return o.mapFrom(ctx, session.MapArgs{Path: path, After: after})
+	})
+}
+
+// allPages puts the pages of an answer together. Names that do not ascend are an
+// error: a hop could go on for ever.
+func allPages(ask func(after string) (session.MapResult, error)) (delegation.Answer, error) {
 	var out delegation.Answer
 	for after := ""; ; {
-		page, err := o.mapFrom(ctx, session.MapArgs{Path: path, After: after})
+		page, err := ask(after)
 		if err != nil {
 			return delegation.Answer{}, err
 		}

@@ -165,12 +165,12 @@ Here -o is --onlyalive; --output has no short form.`,
 	return cmd
 }
 
-// mapHeadline is the first line about a map: "40 machines, 13 of them overlords".
+// mapHeadline is the first line about a map: "40 machines, 13 overlords among them, 3 levels".
 func mapHeadline(m client.FleetMap) string {
 	n := m.Count()
 	s := plural(n.Machines, "machine")
 	if n.Overlords > 0 {
-		s += fmt.Sprintf(", %d of them overlords, %s", n.Overlords, plural(n.Depth, "level"))
+		s += fmt.Sprintf(", %s among them, %s", plural(n.Overlords, "overlord"), plural(n.Depth, "level"))
 	}
 	if n.Silent > 0 {
 		s += fmt.Sprintf("; %d silent", n.Silent)

@@ -77,7 +77,7 @@ func mapDocOf(m client.FleetMap) mapDoc {
 // Limits of what is drawn; JSON has everything.
 const (
 	maxFolded   = 1000 // characters of one line's names
-	maxSilences = 10   // of silence, below one overlord
+	maxSilences = 10   // lines for the machines of one overlord: those alive, and reasons of silence
 )
 
 // renderMap draws a map.
@@ -199,7 +199,7 @@ func leafLines(nodes []delegation.Node, plain bool) []string {
 	})
 	var out []string
 	for i, s := range states {
-		if i > maxSilences {
+		if i == maxSilences {
 			rest := 0
 			for _, s := range states[i:] {
 				rest += len(byState[s])
