@@ -33,6 +33,7 @@ const (
 	Socket = "overlord.sock"
 
 	maxMessage = 64 << 20 // bytes of one message of the overlord; a million names fold to less
+	maxURL     = 8 << 10  // bytes of a question that is asked with GET; a longer one is a POST
 	dialWait   = 10 * time.Second
 	alertWait  = 2 * time.Second // for a server to say why it refuses us
 
@@ -213,7 +214,7 @@ func newConn(tr *http.Transport, base string, mapper errorMapper, set func(*Conn
 		Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	opts := []connect.ClientOption{
-		connect.WithReadMaxBytes(maxMessage), connect.WithInterceptors(mapper), connect.WithHTTPGet(),
+		connect.WithReadMaxBytes(maxMessage), connect.WithInterceptors(mapper), connect.WithHTTPGet(), connect.WithHTTPGetMaxURLSize(maxURL, true),
 		connect.WithAcceptCompression("gzip", nil, nil), // results are streamed, and mostly local
 	}
 	c.Fleet = apipbconnect.NewFleetServiceClient(hc, base, opts...)

@@ -81,14 +81,14 @@ func (a *app) completeTarget(cmd *cobra.Command, words []string, word string) ([
 		if strings.HasPrefix(word[len(head):], "@") {
 			return groupNames(ctx, conn, head+"@")
 		}
-		resp, err := conn.Fleet.Minions(ctx, connect.NewRequest(&apipb.MinionsRequest{}))
+		names, err := targetNames(ctx, conn, cmd)
 		if err != nil {
 			return nil, err
 		}
 		var out []string
-		for _, m := range resp.Msg.GetMinions() {
-			if strings.HasPrefix(m.GetName(), word[len(head):]) {
-				out = append(out, head+m.GetName())
+		for _, n := range names {
+			if strings.HasPrefix(n, word[len(head):]) {
+				out = append(out, head+n)
 			}
 		}
 		return out, nil
