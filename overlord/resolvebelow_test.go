@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -101,6 +103,27 @@ func count(t *testing.T, folded string) uint64 {
 		t.Fatal(err)
 	}
 	return uint64(len(names))
+}
+
+// The configuration says what commands do that are not told.
+func TestDelegateByDefault(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "overlord.yaml")
+	if err := os.WriteFile(file, []byte("delegate: true\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := LoadConfig(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []bool{true, false} {
+		cfg.Delegate = cfg.Delegate && want
+		o := opened(t)
+		o.cfg.Delegate = cfg.Delegate
+		st, err := fleetAPI{o}.Status(t.Context(), connect.NewRequest(&apipb.StatusRequest{}))
+		if err != nil || st.Msg.Delegate != want {
+			t.Errorf("Status = %v, %v; want delegate %v", st, err, want)
+		}
+	}
 }
 
 // Groups are asked for at every level; whoever answers counts for what is below him.
