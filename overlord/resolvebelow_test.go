@@ -126,6 +126,35 @@ func TestDelegateByDefault(t *testing.T) {
 	}
 }
 
+// A job is given again the way it went.
+func TestByMap(t *testing.T) {
+	below := &fleetpb.Branch{Name: "top", Below: []*fleetpb.Branch{{Name: "mid"}}}
+	for _, tt := range []struct {
+		name string
+		d    *fleetpb.Delegate // nil: the job has none
+		want bool
+	}{
+		{"directly", nil, false}, {"by the map", &fleetpb.Delegate{Reach: below}, true},
+		{"by the map, to our own alone", &fleetpb.Delegate{Reach: &fleetpb.Branch{Name: "top", Machines: "top-1"}}, true},
+		{"from above", &fleetpb.Delegate{Via: []string{"top"}, Reach: &fleetpb.Branch{Name: "mid", Machines: "mid-1"}}, false},
+		{"from above, and on", &fleetpb.Delegate{Via: []string{"top"}, Reach: below}, true},
+	} {
+		var stored []byte
+		if tt.d != nil {
+			var err error
+			if stored, err = proto.Marshal(tt.d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := byMap(stored); got != tt.want {
+			t.Errorf("%s: %v; want %v", tt.name, got, tt.want)
+		}
+	}
+	if byMap([]byte{0xff}) {
+		t.Error("what cannot be read is no map")
+	}
+}
+
 // Groups are asked for at every level; whoever answers counts for what is below him.
 func TestGroupsBelow(t *testing.T) {
 	top := started(t, Config{Name: "top"})

@@ -4,6 +4,8 @@ package main_test
 
 import (
 	"encoding/json"
+	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,6 +20,7 @@ func TestFleetDelegate(t *testing.T) {
 		test func(t *testing.T, binary string)
 	}{
 		{"Resolve", testDelegateResolve},
+		{"Orders", testDelegateOrders},
 		{"Default", testDelegateDefault},
 	} {
 		t.Run(x.name, func(t *testing.T) {
@@ -90,6 +93,50 @@ func testDelegateResolve(t *testing.T, binary string) {
 	call("--delegate", "@deep", "test.ping", "--dry-run").exits(2).tells("mid did not say whether it is known there")
 }
 
+// One order reaches every level, and the answers are shown as those of direct machines.
+func testDelegateOrders(t *testing.T, binary string) {
+	top, _, low := mapped(t, binary)
+	alice := top.login("alice")
+	call := func(words ...string) *command { return alice.run(append([]string{"call"}, words...)...) }
+	call("--delegate", "*", "test.ping").exits(0).prints("low,low-1,mid,mid-1,top-1 (5): ok: true")
+	call("--delegate", "@web", "test.ping").exits(0).prints("low-1,mid-1,top-1 (3): ok: true").tells(`"@web" names 3 minions`)
+	alice.run("run", "--delegate", "@deep", "--", "echo", "hello").exits(0).prints("low-1: hello")
+	call("*", "test.ping").exits(0).prints("mid,top-1 (2): ok: true")
+	c := call("--delegate", "low-1,mid-1", "test.ping", "-o", "jsonl").exits(0)
+	if lines := strings.Count(c.out.String(), "\n"); lines != 2 {
+		t.Errorf("%d lines; want 2: %s", lines, c.out)
+	}
+	c.prints(`{"machine":"low-1","status":"answered","reason":"","result":{"ok":true}}`)
+
+	// What the map does not know, or another map does.
+	top.minion("top-2") // has enrolled since
+	top.await(3)
+	call("--delegate", "top-1,top-2,nosuch", "test.ping").exits(3).prints("top-1: ok: true").tells("2 of 3 minions unreachable", "not in the map")
+	call("--delegate", "nosuch", "test.ping", "-o", "json").exits(3).prints(`"unreachable": 1`, "not in the map")
+	call("--delegate", "rack*", "test.ping").exits(4)
+	file := filepath.Join(t.TempDir(), "part")
+	if err := os.WriteFile(file, []byte("mid: {low: {low-1: {}}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	call("--map", file, "*-1", "test.ping").exits(0).prints("low-1: ok: true")
+	call("--map", file, "mid-1,low-1", "test.ping").exits(3).prints("low-1: ok: true").tells("mid-1", "not in the map")
+
+	// A job goes on without its command, is watched at the top, and goes the same way again.
+	id := strings.TrimSpace(call("--delegate", "*-1", "test.ping", "--async").exits(0).out.String())
+	alice.run("job", "watch", id).exits(0).prints("low-1,mid-1,top-1 (3): ok: true")
+	alice.run("job", "show", id).exits(0).prints("by the map")
+	low.overlord.kill()
+	failed := call("--delegate", "*-1", "test.ping", "-o", "json").exits(3).prints("unreachable behind")
+	var doc struct{ Job string }
+	if err := json.Unmarshal(failed.out.Bytes(), &doc); err != nil {
+		t.Fatal(err)
+	}
+	low.up()
+	low.await(1)
+	top.until("the way is open", func() bool { return low.status().Parent.Connected })
+	alice.run("job", "rerun", doc.Job).exits(0).prints("low-1: ok: true")
+}
+
 // By the configuration orders go by the map, unless the command says otherwise.
 func testDelegateDefault(t *testing.T, binary string) {
 	top, _, _ := mapped(t, binary)
@@ -99,5 +146,6 @@ func testDelegateDefault(t *testing.T, binary string) {
 	top.root.run("status").exits(0).prints("by the map")
 	top.root.run("call", "*-1", "test.ping", "--dry-run").exits(0).prints("on 3 minions: low-1,mid-1,top-1")
 	top.root.run("call", "--delegate=false", "*-1", "test.ping", "--dry-run").exits(0).prints("on 1 minion: top-1")
+	top.root.run("call", "*-1", "test.ping").exits(0).prints("low-1,mid-1,top-1 (3): ok: true")
 	top.root.run("call", "--delegate=false", "*-1", "test.ping").exits(0).prints("top-1: ok: true")
 }
