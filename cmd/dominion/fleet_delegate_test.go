@@ -22,6 +22,7 @@ func TestFleetDelegate(t *testing.T) {
 		{"Resolve", testDelegateResolve},
 		{"Orders", testDelegateOrders},
 		{"Default", testDelegateDefault},
+		{"Conflict", testDelegateConflict},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			t.Parallel()
@@ -148,4 +149,28 @@ func testDelegateDefault(t *testing.T, binary string) {
 	top.root.run("call", "--delegate=false", "*-1", "test.ping", "--dry-run").exits(0).prints("on 1 minion: top-1")
 	top.root.run("call", "*-1", "test.ping").exits(0).prints("low-1,mid-1,top-1 (3): ok: true")
 	top.root.run("call", "--delegate=false", "*-1", "test.ping").exits(0).prints("top-1: ok: true")
+}
+
+// Of two machines with one name neither runs the order, and the name is accounted for.
+func testDelegateConflict(t *testing.T, binary string) {
+	top := newSite(t, binary)
+	top.up("--autosign", "top-*", "--name", "top")
+	dc1, dc2 := top.sub(top, "dc1"), top.sub(top, "dc2")
+	dc1.named("twin")
+	dc2.named("twin")
+	dc2.named("web1")
+	dc1.await(1)
+	dc2.await(2)
+	top.root.run("map", "build").exits(0)
+	dc2.root.run("group", "set", "web", "twin,web1").exits(0)
+	const warning = "not reached, since machines with different keys bear the name: twin; dominion map show tells where they are"
+	for _, target := range []string{"*!dc*", "@web", "twin,web1"} {
+		top.root.run("call", "--delegate", target, "test.ping").exits(3).prints("web1: ok: true").tells(warning, "1 of 2 minions unreachable: twin")
+	}
+	top.root.run("call", "--delegate", "twin", "test.ping", "-o", "jsonl").exits(3).prints(`"machine":"twin","status":"unreachable"`, "different keys").tells(warning)
+	file := filepath.Join(t.TempDir(), "map") // who says which of them is meant, is not believed: the keys decide
+	if err := os.WriteFile(file, []byte("dc1: {twin: {}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	top.root.run("call", "--map", file, "twin", "test.ping").exits(3).tells(warning)
 }
