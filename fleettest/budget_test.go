@@ -144,8 +144,12 @@ func (r *rig) measured(rounds int, f func() time.Duration) (wall, cpu time.Durat
 		walls = append(walls, f())
 	}
 	cpu = (fleettest.CPU(r.t, r.overlord.PID()) - before) / time.Duration(rounds)
-	slices.Sort(walls)
-	return walls[len(walls)/2], cpu
+	return median(walls), cpu
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
 }
 
 // budget prints a figure beside its budget. A figure over it fails the run.
