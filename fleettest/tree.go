@@ -76,6 +76,13 @@ func NewTree(t testing.TB, cfg TreeConfig) *Tree {
 	return tr
 }
 
+// In makes t, a part of the test, the one that fails, until back is called.
+func (tr *Tree) In(t testing.TB) (back func()) {
+	whole := tr.T
+	tr.T = t
+	return func() { tr.T = whole }
+}
+
 // levelNames are those of the overlords below the top.
 var levelNames = [...]string{"dc", "rack", "shelf", "box"}
 
@@ -172,7 +179,7 @@ func (n *TreeNode) grow(ctx context.Context) error {
 	if err := n.start(ctx); err != nil {
 		return err
 	}
-	if err := n.joined(ctx); err != nil {
+	if err := n.joined(ctx, n.Parent); err != nil {
 		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
@@ -182,16 +189,38 @@ func (n *TreeNode) grow(ctx context.Context) error {
 	return g.Wait()
 }
 
+// Machine starts one more agent, whose sessions are with several overlords, and
+// returns when it has them all.
+func (tr *Tree) Machine(name string, parents ...*TreeNode) *TreeNode {
+	tr.T.Helper()
+	n := tr.node(name, parents[0], true)
+	n.others = parents[1:]
+	n.Up()
+	ctx, cancel := tr.limit()
+	defer cancel()
+	for _, p := range parents {
+		if err := n.joined(ctx, p); err != nil {
+			tr.T.Fatal(err)
+		}
+	}
+	return n
+}
+
+// limit is the time that may be waited for something.
+func (tr *Tree) limit() (context.Context, context.CancelFunc) {
+	return context.WithTimeoutCause(tr.T.Context(), tr.cfg.Patience, fmt.Errorf("not within %s", tr.cfg.Patience))
+}
+
 // Await waits until everybody who runs has a session with the overlord above,
 // unless that one does not run.
 func (tr *Tree) Await() {
 	tr.T.Helper()
-	ctx, cancel := context.WithTimeoutCause(tr.T.Context(), tr.cfg.Patience, fmt.Errorf("not within %s", tr.cfg.Patience))
+	ctx, cancel := tr.limit()
 	defer cancel()
 	var g errgroup.Group
 	for _, n := range tr.all {
 		if n.Parent != nil && n.running() && n.Parent.running() {
-			g.Go(func() error { return n.joined(ctx) })
+			g.Go(func() error { return n.joined(ctx, n.Parent) })
 		}
 	}
 	if err := g.Wait(); err != nil {
@@ -239,7 +268,7 @@ func (tr *Tree) Crowd(each int) *Process {
 		crowds = append(crowds, Simulation{Overlord: n.Address, Name: n.Name, State: n.State, Prefix: "m", First: i * each, Count: each})
 	}
 	p := StartCrowd(tr.T, crowds...)
-	ctx, cancel := context.WithTimeoutCause(tr.T.Context(), tr.cfg.Patience, fmt.Errorf("not within %s", tr.cfg.Patience))
+	ctx, cancel := tr.limit()
 	defer cancel()
 	var g errgroup.Group
 	for _, n := range tr.Lowest() {

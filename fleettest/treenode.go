@@ -32,8 +32,9 @@ type TreeNode struct {
 	Address string
 	Conn    *client.Conn // to an overlord as root of its host; it outlives the process
 
-	tree  *Tree
-	token string
+	tree   *Tree
+	token  string
+	others []*TreeNode // further overlords of a machine
 
 	mu    sync.Mutex
 	proc  *Process // nil: it does not run
@@ -77,9 +78,9 @@ func (n *TreeNode) start(ctx context.Context) error {
 	return nil
 }
 
-// joined waits until the process has a session with the overlord above it.
-func (n *TreeNode) joined(ctx context.Context) error {
-	err := n.until(ctx, "is connected to "+n.Parent.Name, func() (bool, error) { return n.Parent.holds(ctx, n.Name) })
+// joined waits until the process has a session with an overlord above it.
+func (n *TreeNode) joined(ctx context.Context, parent *TreeNode) error {
+	err := n.until(ctx, "is connected to "+parent.Name, func() (bool, error) { return parent.holds(ctx, n.Name) })
 	n.mu.Lock()
 	n.steps.connected = time.Now()
 	n.mu.Unlock()
@@ -169,6 +170,9 @@ func (n *TreeNode) command() (*exec.Cmd, error) {
 	var args []string
 	if n.Machine {
 		args = []string{"minion", "--overlord", parent}
+		for _, o := range n.others {
+			args = append(args, "--overlord", o.Address)
+		}
 	} else {
 		args = []string{"overlord", "--listen", listen, "--autosign", "m*"}
 		if parent != "" {
@@ -198,7 +202,7 @@ func (tr *Tree) pinBelow(n *TreeNode) string {
 // Up starts the process again, and returns when an overlord answers.
 func (n *TreeNode) Up() {
 	n.tree.T.Helper()
-	ctx, cancel := context.WithTimeoutCause(n.tree.T.Context(), n.tree.cfg.Patience, fmt.Errorf("not within %s", n.tree.cfg.Patience))
+	ctx, cancel := n.tree.limit()
 	defer cancel()
 	if err := n.start(ctx); err != nil {
 		n.tree.T.Fatal(err)
