@@ -101,10 +101,14 @@ func (r *rig) order(target, method string) time.Duration {
 
 func (r *rig) orderWith(target, method string, args map[string]any) time.Duration {
 	r.t.Helper()
+	return r.orderBy(client.Options{}, target, method, args)
+}
+
+func (r *rig) orderBy(opt client.Options, target, method string, args map[string]any) time.Duration {
+	r.t.Helper()
 	start := time.Now()
-	c, err := r.conn.Target(target, client.Options{
-		Timeout: 30 * time.Second, Confirm: func(_ context.Context, g client.Guarded) (int, error) { return len(g.Names), nil },
-	})
+	opt.Timeout, opt.Confirm = 30*time.Second, func(_ context.Context, g client.Guarded) (int, error) { return len(g.Names), nil }
+	c, err := r.conn.Target(target, opt)
 	if err != nil {
 		r.t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"dominion/client"
 	"dominion/fleettest"
 )
 
@@ -27,8 +28,31 @@ func TestBudgetsTree(t *testing.T) {
 	}
 	// What an order costs however many machines it is for.
 	hops, hopsCPU := r.measured(15, func() time.Duration { return r.order("*", "test.ping") })
-	fmt.Printf("budget: an order to %d directly: %.1f ms, the overlord's CPU %.1f ms; to %d sub-overlords alone: %.1f ms, CPU %.1f ms\n",
-		n, us(flat)/1e3, us(flatCPU)/1e3, subs, us(hops)/1e3, us(hopsCPU)/1e3)
+	if _, err := r.conn.BuildMap(t.Context(), client.MapOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	order := func() time.Duration {
+		return r.orderBy(client.Options{Delegate: true}, "m*", "test.ping", map[string]any{})
+	}
+	for range 3 {
+		order()
+	}
+	below := subsCPU(t, tr)
+	const rounds = 15
+	wall, cpu := r.measured(rounds, order)
+	below = (subsCPU(t, tr) - below) / rounds
+	fmt.Printf("budget: an order to %d directly: %.1f ms, the overlord's CPU %.1f ms; through %d sub-overlords: %.1f ms, the top's CPU %.1f ms, theirs %.1f ms; to them alone: %.1f ms, %.1f ms\n",
+		n, us(flat)/1e3, us(flatCPU)/1e3, subs, us(wall)/1e3, us(cpu)/1e3, us(below)/1e3, us(hops)/1e3, us(hopsCPU)/1e3)
+	budget(t, fmt.Sprintf("top overlord CPU per leaf, %d leaves behind %d sub-overlords", n, subs), us(cpu)/float64(n), 1, "µs")
+}
+
+// subsCPU is what the overlords below the top have used.
+func subsCPU(t *testing.T, tr *fleettest.Tree) (sum time.Duration) {
+	t.Helper()
+	for _, n := range tr.Lowest() {
+		sum += fleettest.CPU(t, n.PID())
+	}
+	return sum
 }
 
 // flatOrder measures orders to n machines of one overlord.
