@@ -132,7 +132,7 @@ func (r *Registrar) revokeBelow(tx Tx, id pki.Identity, req pki.RevokeRequest) (
 	if len(entries) == 0 { // it was asked before, and the answer was lost
 		return nil, list.Number(), signed, nil
 	}
-	if rev, err = r.nextList(tx, entries, replaced); err != nil {
+	if rev, err = r.nextList(tx, entries, maxBelow); err != nil {
 		return nil, 0, nil, err
 	}
 	sum := sha256.Sum256(rev.signed)
