@@ -121,8 +121,8 @@ func (r *Registrar) revokeBelow(tx Tx, id pki.Identity, req pki.RevokeRequest) (
 	replaced := reason == pki.Replaced
 	var entries []pki.Revoked
 	for _, leaf := range leaves {
-		switch _, listed := list.Revoked(leaf); {
-		case listed:
+		switch why, listed := list.Revoked(leaf); {
+		case listed && (replaced || why != pki.Replaced): // of one that was replaced the key is not listed
 		case replaced:
 			entries = append(entries, pki.RevokeSerial(leaf))
 		default:

@@ -51,3 +51,20 @@ func TestRevokeBelowLeavesRoom(t *testing.T) {
 		t.Error("replacing at the top does not work any more")
 	}
 }
+
+// What was only replaced can be revoked with its key afterwards.
+func TestRevokeBelowAfterReplacing(t *testing.T) {
+	top, mid := topAndMid(t)
+	d := mid.must(enrol.StateGranted)(mid.ask("minion/web1", newKey(t), mid.token(enrol.TokenSpec{Name: "*"})))
+	for _, reason := range []string{pki.Replaced, "stolen", "stolen", pki.Replaced} {
+		if _, err := mid.cfg.RelayRevoke(t.Context(), pki.RevokeRequest{Overlord: "mid", Leaves: d.Chain[:1], Reason: reason}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if why, ok := top.list.Revoked(top.verify(d.Chain, "minion/web1")); !ok || why != "stolen" || top.list.Number() != 2 {
+		t.Errorf("on the list: %v, %q, number %d; want it stolen, on list 2", ok, why, top.list.Number())
+	}
+	if e := top.list.Entries(); len(e) != 1 || e[0].Key == [32]byte{} {
+		t.Errorf("%d entries; want one that refuses the key", len(e))
+	}
+}
