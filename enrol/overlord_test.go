@@ -242,6 +242,43 @@ func TestOverlordRelayed(t *testing.T) {
 	wantCode(t, err, call.Invalid, "passed on more than")
 }
 
+// Whoever has the key of an overlord gets what it was let in for, and no other log,
+// which its machines would believe, and no other place in the fleet.
+func TestOverlordIsBound(t *testing.T) {
+	top, mid := topAndMid(t)
+	n := newNewcomer(t, "low", "0123")
+	d, err := mid.Request(t.Context(), n.asks(top.token(enrol.TokenSpec{Name: "low", Role: pki.Overlord})))
+	n.got(top, d, err)
+	d, err = mid.Request(t.Context(), n.asks(""))
+	n.got(top, d, err)
+
+	forked := *n
+	log, _, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if forked.req, err = pki.NewOverlordRequest("low", n.key, n.issuing, log, "4567"); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range []enrol.Request{forked.asks(""), forked.renews()} {
+		_, err = mid.Request(t.Context(), r)
+		wantCode(t, err, call.Conflict, `has the audit log "0123" and asks for another, "4567"`)
+	}
+	if len(top.store.data.logs) != 2 {
+		t.Errorf("logs %v; want one for each overlord", top.store.data.logs)
+	}
+
+	_, err = top.Request(t.Context(), n.asks(""))
+	wantCode(t, err, call.Conflict, "was let in below overlord/mid and asks now below the host of the root's key")
+	r := n.asks("")
+	r.Via = []string{"other"}
+	_, err = top.Request(t.Context(), r)
+	wantCode(t, err, call.Conflict, "below overlord/other")
+	if top.store.data.subs["low"] {
+		t.Error("low is a machine of the top, where nobody let it in")
+	}
+}
+
 // An overlord above that answers falsely.
 func TestRelayChecksTheAnswer(t *testing.T) {
 	top, _ := topAndMid(t)
