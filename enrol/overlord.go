@@ -273,11 +273,13 @@ func (r *Registrar) heldHere(ctx context.Context, a *asking) (d Decision, held b
 func (r *Registrar) keepRelayed(ctx context.Context, a *asking, leaf *x509.Certificate) error {
 	c := certRow(a.Identity, leaf, "relay")
 	return r.cfg.Store.Update(ctx, func(tx Tx) error {
-		certs, err := tx.Certs(a.Identity)
-		if err != nil {
+		if err := r.known(tx, a); err != nil {
 			return err
 		}
-		for _, old := range certs {
+		if a.taken != "" && !a.over.renew { // while the request was above
+			return call.Errorf(call.Conflict, "%s", a.taken)
+		}
+		for _, old := range a.certs {
 			if old.Serial == c.Serial {
 				return tx.PutSub(a.Identity.Name)
 			}

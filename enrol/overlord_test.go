@@ -242,6 +242,27 @@ func TestOverlordRelayed(t *testing.T) {
 	wantCode(t, err, call.Invalid, "passed on more than")
 }
 
+// A machine that gets the name while the request is above keeps it.
+func TestNameTakenWhileRelayed(t *testing.T) {
+	top, mid := topAndMid(t)
+	cfg, relay := mid.cfg, mid.cfg.Relay
+	cfg.Relay = func(ctx context.Context, r enrol.Request) (enrol.Decision, error) {
+		d, err := relay(ctx, r)
+		mid.must(enrol.StateGranted)(mid.ask("minion/low", newKey(t), mid.token(enrol.TokenSpec{Name: "low"})))
+		return d, err
+	}
+	r, err := enrol.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	n := newNewcomer(t, "low", "0123")
+	_, err = r.Request(t.Context(), n.asks(top.token(enrol.TokenSpec{Name: "low", Role: pki.Overlord})))
+	wantCode(t, err, call.Conflict, "minion/low has a certificate")
+	if mid.store.data.subs["low"] {
+		t.Error("two machines of mid have the name low")
+	}
+}
+
 // Whoever has the key of an overlord gets what it was let in for, and no other log,
 // which its machines would believe, and no other place in the fleet.
 func TestOverlordIsBound(t *testing.T) {
