@@ -249,6 +249,11 @@ func (r *Registrar) relay(ctx context.Context, a *asking, req Request) (Decision
 
 // heldHere answers a request for a name that this overlord's own machines use.
 func (r *Registrar) heldHere(ctx context.Context, a *asking) (d Decision, held bool, err error) {
+	done, err := r.turn(ctx)
+	if err != nil {
+		return d, false, fmt.Errorf("decide about %s: %w", a.Identity, err)
+	}
+	defer done()
 	var refusal error
 	err = r.cfg.Store.Update(ctx, func(tx Tx) error {
 		if err := r.known(tx, a); err != nil || a.taken == "" {

@@ -10,7 +10,10 @@ import (
 	"math/big"
 	"net/url"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"dominion/call"
@@ -261,6 +264,51 @@ func TestNameTakenWhileRelayed(t *testing.T) {
 	if mid.store.data.subs["low"] {
 		t.Error("two machines of mid have the name low")
 	}
+}
+
+// gated is a store that lets nobody through until it is open.
+type gated struct {
+	enrol.Store
+	inside atomic.Int32
+	open   chan struct{}
+}
+
+func (g *gated) Update(ctx context.Context, fn func(enrol.Tx) error) error {
+	g.inside.Add(1)
+	<-g.open
+	return g.Store.Update(ctx, fn)
+}
+
+// Strangers who ask to be overlords take the store no more than others.
+func TestFewAskTheStoreAtOnce(t *testing.T) {
+	_, mid := topAndMid(t)
+	n := newNewcomer(t, "low", "0123")
+	synctest.Test(t, func(t *testing.T) {
+		g := &gated{Store: mid.store, open: make(chan struct{})}
+		cfg := mid.cfg
+		cfg.Store = g
+		cfg.Relay = func(context.Context, enrol.Request) (enrol.Decision, error) {
+			return enrol.Decision{State: enrol.StateWaiting}, nil
+		}
+		r, err := enrol.New(cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		for range 40 {
+			wg.Go(func() {
+				if _, err := r.Request(t.Context(), n.asks("")); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		synctest.Wait()
+		if got := g.inside.Load(); got != 8 {
+			t.Errorf("%d are with the store at once; want 8", got)
+		}
+		close(g.open)
+		wg.Wait()
+	})
 }
 
 // Whoever has the key of an overlord gets what it was let in for, and no other log,
