@@ -12,6 +12,7 @@ import (
 
 	"dominion/enrol"
 	"dominion/pki"
+	"dominion/session"
 )
 
 var noPin = "sha256:" + strings.Repeat("ab", 32)
@@ -104,16 +105,43 @@ func TestSettleParent(t *testing.T) {
 func TestPassing(t *testing.T) {
 	var p passing
 	now := time.Now()
-	for i := range passBurst {
-		if !p.take(now) {
-			t.Fatalf("request %d is refused", i)
+	for _, tt := range []struct {
+		who        string
+		most, want int
+	}{
+		{"strangers", passStrangers, passStrangers}, {"strangers again", passStrangers, 0}, {"those below", passBelow, passBelow - passStrangers},
+		{"those below again", passBelow, 0}, {"itself", passOwn, 30},
+	} {
+		got := 0
+		for got < 30 && p.take(now, float64(tt.most)) {
+			got++
+		}
+		if got != tt.want {
+			t.Errorf("%s: %d may be passed on; want %d", tt.who, got, tt.want)
 		}
 	}
-	if p.take(now) {
-		t.Error("one more than the burst is passed on")
+	now = now.Add(31 * askEvery)
+	if !p.take(now, passBelow) || p.take(now, passBelow) {
+		t.Errorf("after %s: want one more, and no other", 31*askEvery)
 	}
-	if !p.take(now.Add(passEvery)) || p.take(now.Add(passEvery)) {
-		t.Errorf("after %s: want one more, and no other", passEvery)
+}
+
+// An overlord below that asks as fast as it can keeps neither its parent nor
+// another one there from what they need.
+func TestOneBelowLeavesRoom(t *testing.T) {
+	top := started(t, Config{Name: "top"})
+	mid := below(t, top, top, "mid")
+	low, other := below(t, top, mid, "low"), below(t, top, mid, "other")
+	for range 2 * askBurst {
+		if _, err := low.askRevoke(t.Context(), session.RevokeArgs{Overlord: "low"}); err == nil {
+			t.Fatal("a request without a signature is carried out")
+		}
+	}
+	if err := other.renewSub(t.Context()); err != nil {
+		t.Errorf("another one: %v", err)
+	}
+	if err := mid.renewSub(t.Context()); err != nil {
+		t.Errorf("its parent: %v", err)
 	}
 }
 

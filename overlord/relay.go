@@ -18,33 +18,46 @@ import (
 	"dominion/store"
 )
 
-// Limits of the requests that are passed on for those who show no certificate.
-// The parent takes askBurst and one every askEvery of us, and there are others
-// who want to ask it something.
+// How many of what the parent takes of us (askBurst at once, and then one every
+// askEvery) may be used up when something more is passed on: those who show no
+// certificate leave room for the overlords below, and both for ourselves.
 const (
-	passBurst = 10
-	passEvery = 2 * askEvery
-	passTime  = 25 * time.Second // for the answer from above
+	passStrangers = askBurst / 2
+	passBelow     = askBurst * 4 / 5
+	passOwn       = 1 << 20          // the parent says when it is too much
+	passTime      = 25 * time.Second // for the answer from above
 )
 
-// passing counts what is passed on. The zero value is ready.
+// passing counts what the parent is asked, as the parent does. The zero value is ready.
 type passing struct {
 	mu   sync.Mutex
 	used float64 // that count at the time of last
 	last time.Time
 }
 
-// take says whether one more may be passed on now, and counts it.
-func (p *passing) take(now time.Time) bool {
+// take says whether one more may be asked now, of at most so many that count, and
+// counts it.
+func (p *passing) take(now time.Time, most float64) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.used = max(0, p.used-float64(now.Sub(p.last))/float64(passEvery))
+	p.used = max(0, p.used-float64(now.Sub(p.last))/float64(askEvery))
 	p.last = now
-	if p.used > passBurst-1 {
+	if p.used > most-1 {
 		return false
 	}
 	p.used++
 	return true
+}
+
+// passes says whether the request of an overlord below may be passed on. It has
+// counted once already for that overlord: here it counts twice, so that one does not
+// take all from the others.
+func (o *Overlord) passes(peer string) error {
+	now := time.Now()
+	if !o.fleet.mayAsk(peer, now) || !o.passing.take(now, passBelow) {
+		return call.Errorf(call.Busy, "too much is passed on by overlord/%s at this moment", o.cfg.Name)
+	}
+	return nil
 }
 
 // relayOr gives what passes requests of overlords on; nil where the root's key is.
@@ -56,9 +69,9 @@ func (o *Overlord) relayOr() func(context.Context, enrol.Request) (enrol.Decisio
 }
 
 // relay passes a request on to the parent. Whoever comes from below with a session
-// was counted when he asked.
+// was counted when he asked: see passedUp.
 func (o *Overlord) relay(ctx context.Context, req enrol.Request) (enrol.Decision, error) {
-	if len(req.Via) == 0 && !o.passing.take(time.Now()) {
+	if len(req.Via) == 0 && !req.Renew && !o.passing.take(time.Now(), passStrangers) {
 		return enrol.Decision{}, call.Errorf(call.Busy, "too many overlords ask for certificates through this one at this moment")
 	}
 	from := req.From
@@ -116,6 +129,11 @@ func (o *Overlord) passedUp(ctx context.Context, s *session.Session, args []byte
 	if in.Renew && len(in.Via) == 0 && o.own(peer, in.CSR) {
 		via = nil
 	}
+	if o.parent != nil {
+		if err := o.passes(peer.Name); err != nil {
+			return nil, err
+		}
+	}
 	var source netip.Addr
 	if ap, err := netip.ParseAddrPort(s.RemoteAddr().String()); err == nil {
 		source = ap.Addr()
@@ -150,6 +168,7 @@ func (o *Overlord) renewSub(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	o.passing.take(time.Now(), passOwn)
 	d, err := o.askGrant(ctx, session.GrantArgs{
 		CSR: req.CSR, IssuingCSR: req.IssuingCSR, LogKey: req.LogKey, LogID: req.LogID, Signature: req.Signature, Renew: true,
 	})
