@@ -44,6 +44,7 @@ type parent struct {
 	reload chan os.Signal // of one: to the agent
 
 	adopting sync.Mutex // held while a revocation list is taken from the agent
+	unstored bool       // the list in force is not in the store; covered by adopting
 }
 
 // openParent says whether a state directory is a sub-overlord's, and makes a fresh
@@ -338,9 +339,7 @@ func (o *Overlord) embed(ctx context.Context) error {
 			return fmt.Errorf("read the agent's revocation list: %w", err)
 		}
 		if list.Number() > o.revoked().Number() {
-			if _, err := o.keep.adopt(ctx, o.keys.rootCert, signed, list, "overlord/"+p.Name); err != nil {
-				return err
-			}
+			o.store(ctx, signed, list) // a log that is damaged takes nothing, and has to be looked at
 			o.takeRevocations(&revocations{list: list, signed: signed})
 		}
 	}

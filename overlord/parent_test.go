@@ -2,6 +2,7 @@ package overlord
 
 import (
 	"context"
+	"crypto/x509"
 	"log/slog"
 	"net"
 	"os"
@@ -254,4 +255,77 @@ func TestRenewSub(t *testing.T) {
 	if err := low.renewSub(t.Context()); err == nil {
 		t.Error("a revoked overlord renews itself")
 	}
+}
+
+// The list that came with the certificates is given to the agent before there is a
+// life to hang work on.
+func TestFirstListIsThereAlready(t *testing.T) {
+	top := started(t, Config{Name: "top"})
+	gone := below(t, top, top, "gone")
+	if _, _, err := top.registrar.Revoke(t.Context(), "local/root", pki.Identity{Role: pki.Overlord, Name: "gone"}, "", "sold"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the list is in force", func() bool { return gone.revoked().Number() == 1 })
+	mid := below(t, top, top, "mid")
+	if n := mid.revoked().Number(); n != 1 {
+		t.Errorf("mid has list %d; want 1", n)
+	}
+}
+
+// A list that could not be stored is in force all the same, and is stored later.
+func TestListIsStoredLater(t *testing.T) {
+	top := started(t, Config{Name: "top"})
+	mid := below(t, top, top, "mid")
+	web := grantMachine(t, mid, "web1")
+	if _, ok := mid.fleet.look("web1"); !ok {
+		t.Fatal("web1 is not known")
+	}
+	cert, err := x509.ParseCertificate(web)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := pki.NewRevocations().Add(time.Now(), pki.Revoke(cert, "sold"))
+	signed, err := pki.SignRevocations(top.keys.root, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel() // as when the store takes nothing
+	mid.adopt(gone, signed, list)
+	if n := mid.revoked().Number(); n != 1 {
+		t.Errorf("list %d is in force; want 1", n)
+	}
+	if _, err := mid.keep.db.Revocations(t.Context()); err == nil {
+		t.Fatal("it is stored at once")
+	}
+	mid.storeAgain(t.Context())
+	if _, ok := mid.fleet.look("web1"); ok {
+		t.Error("web1 is still one of its machines")
+	}
+	row, err := mid.keep.db.Revocations(t.Context())
+	if err != nil || row.Number != 1 {
+		t.Errorf("the store has list %d, %v; want 1", row.Number, err)
+	}
+}
+
+// grantMachine lets o grant a certificate to a machine.
+func grantMachine(t *testing.T, o *Overlord, name string) []byte {
+	t.Helper()
+	text, _, err := o.registrar.CreateToken(t.Context(), "local/root", enrol.TokenSpec{Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := pki.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := pki.NewRequest(pki.Identity{Role: pki.Minion, Name: name}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := o.registrar.Request(t.Context(), enrol.Request{CSR: csr, Role: "minion", Token: text})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.Chain[0]
 }

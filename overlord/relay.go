@@ -195,23 +195,41 @@ func (o *Overlord) renewSub(ctx context.Context) error {
 }
 
 // onParentList puts a list that came from the parent in force here: it is what the
-// embedded agent calls, which must not wait.
+// embedded agent calls, which must not wait. While this overlord is made the agent is
+// given the list that is in force already.
 func (o *Overlord) onParentList(signed []byte, list *pki.RevocationList) {
-	o.background.Go(func() { o.adopt(o.life, signed, list) })
+	if list.Number() > o.revoked().Number() {
+		o.background.Go(func() { o.adopt(o.life, signed, list) })
+	}
 }
 
 // adopt puts a list in force here that the root has signed; an older one is passed over.
 func (o *Overlord) adopt(ctx context.Context, signed []byte, list *pki.RevocationList) {
 	o.parent.adopting.Lock()
 	defer o.parent.adopting.Unlock()
-	if list.Number() <= o.revoked().Number() {
-		return
+	if list.Number() > o.revoked().Number() {
+		o.onRevoked(signed, list, o.store(ctx, signed, list))
 	}
+}
+
+// store keeps a list that is in force, or is about to be, whether that succeeds or
+// not: the agent has it on disk, too. It gives whose certificates it names.
+func (o *Overlord) store(ctx context.Context, signed []byte, list *pki.RevocationList) []pki.Identity {
 	ids, err := o.keep.adopt(ctx, o.keys.rootCert, signed, list, "overlord/"+o.parent.Name)
-	if err != nil { // in force all the same; the agent has it on disk
-		o.log.Error("revocation list not stored", "number", list.Number(), "error", err)
+	if err != nil {
+		o.log.Error("revocation list not stored; trying again", "number", list.Number(), "error", err)
 	}
-	o.onRevoked(signed, list, ids)
+	o.parent.unstored = err != nil
+	return ids
+}
+
+// storeAgain keeps the list that is in force, if that did not succeed before.
+func (o *Overlord) storeAgain(ctx context.Context) {
+	o.parent.adopting.Lock()
+	defer o.parent.adopting.Unlock()
+	if r := o.revlist.Load(); o.parent.unstored {
+		o.dropRevoked(o.store(ctx, r.signed, r.list))
+	}
 }
 
 // adopt stores a list that came from above, and notes which of the certificates

@@ -37,7 +37,7 @@ func (o *Overlord) relayRevoke(ctx context.Context, req pki.RevokeRequest) (uint
 	if err != nil {
 		return 0, call.Errorf(call.Internal, "the list that overlord/%s sends: %v", o.parent.Name, err)
 	}
-	o.adopt(ctx, out.List, list)
+	o.adopt(context.WithoutCancel(ctx), out.List, list)
 	if err := o.parent.agent.TakeRevocations(out.List); err != nil {
 		return 0, err
 	}
