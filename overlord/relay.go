@@ -182,8 +182,8 @@ func (o *Overlord) renewSub(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if g.Leaf.NotAfter.Before(o.keys.server.Load().Leaf.NotAfter) || g.Issuing.NotAfter.Before(o.keys.issuing.Load().Cert.NotAfter) {
-		return fmt.Errorf("the certificates that came end before those at hand")
+	if err := o.keys.newer(g, time.Now()); err != nil {
+		return err
 	}
 	if err := o.keys.keepSub(g); err != nil {
 		return err
