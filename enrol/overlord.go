@@ -111,7 +111,7 @@ func (r *Registrar) renewOverlord(tx Tx, a *asking) (Decision, error) {
 		}
 		return Decision{State: StateGranted, Chain: r.chain(a.Identity.Role, c.DER)}, err
 	}
-	return Decision{}, call.Errorf(call.Denied, "%s has no valid certificate for this key; start it on a fresh state directory", a.Identity)
+	return Decision{}, call.Errorf(call.Denied, "%s has no valid certificate for this key; it asks for another when it has had no session for some minutes, and that is to be signed", a.Identity)
 }
 
 // complete adds to a granted leaf what an overlord needs besides: its issuing CA

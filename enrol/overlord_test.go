@@ -245,6 +245,24 @@ func TestOverlordRelayed(t *testing.T) {
 	wantCode(t, err, call.Invalid, "passed on more than")
 }
 
+// An overlord whose certificate has ended is let in again by an operator, with the
+// same keys and the same log.
+func TestOverlordExpired(t *testing.T) {
+	w, _ := topAndMid(t)
+	n := newNewcomer(t, "low", "0123")
+	d, err := w.Request(t.Context(), n.asks(w.token(enrol.TokenSpec{Name: "low", Role: pki.Overlord})))
+	n.got(w, d, err)
+	w.pass(pki.OverlordLife + time.Hour)
+	_, err = w.Request(t.Context(), n.renews())
+	wantCode(t, err, call.Denied, "no valid certificate for this key")
+	w.must(enrol.StateWaiting)(w.Request(t.Context(), n.asks("")))
+	if _, err := w.Sign(t.Context(), "operator/alice", "overlord/low", pki.Fingerprint(n.key.Public()), false); err != nil {
+		t.Fatal(err)
+	}
+	d, err = w.Request(t.Context(), n.asks(""))
+	n.got(w, d, err)
+}
+
 // A machine that gets the name while the request is above keeps it.
 func TestNameTakenWhileRelayed(t *testing.T) {
 	top, mid := topAndMid(t)

@@ -43,6 +43,8 @@ type parent struct {
 	agent  *minion.Embedded
 	reload chan os.Signal // of one: to the agent
 
+	renewing sync.Mutex // held while certificates are asked for and kept
+
 	adopting sync.Mutex // held while a revocation list is taken from the agent
 	unstored bool       // the list in force is not in the store; covered by adopting
 }

@@ -159,15 +159,22 @@ func TestTimeFor(t *testing.T) {
 // started runs an overlord until the test ends.
 func started(t *testing.T, cfg Config) *Overlord {
 	t.Helper()
-	cfg.State, cfg.Listen = filepath.Join(t.TempDir(), cfg.Name), "127.0.0.1:0"
+	o, stop := startedAt(t, cfg, "127.0.0.1:0")
+	t.Cleanup(stop)
+	return o
+}
+
+// startedAt runs an overlord on a fresh state directory until stop.
+func startedAt(t *testing.T, cfg Config, listen string) (o *Overlord, stop func()) {
+	t.Helper()
+	cfg.State, cfg.Listen = filepath.Join(t.TempDir(), cfg.Name), listen
 	cfg, err := cfg.settle()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	o, err := open(ctx, cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	if err != nil {
-		stop()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	if o, err = open(ctx, cfg, slog.New(slog.NewTextHandler(t.Output(), nil))); err != nil {
+		cancel()
 		t.Fatal(err)
 	}
 	ln, err := net.Listen("tcp", cfg.Listen)
@@ -183,16 +190,15 @@ func started(t *testing.T, cfg Config) *Overlord {
 	}
 	done := make(chan error, 1)
 	go func() { done <- o.run(ctx, ln, sock) }()
-	t.Cleanup(func() {
-		stop()
+	return o, func() {
+		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 		if err := o.close(); err != nil {
 			t.Error(err)
 		}
-	})
-	return o
+	}
 }
 
 func (o *Overlord) address(t *testing.T) string {
@@ -328,4 +334,43 @@ func grantMachine(t *testing.T, o *Overlord, name string) []byte {
 		t.Fatal(err)
 	}
 	return d.Chain[0]
+}
+
+// A parent that was made anew, with its name and address, knows the overlords below
+// it again.
+func TestParentMadeAnew(t *testing.T) {
+	top := started(t, Config{Name: "top"})
+	token := func(name string, replace bool) string {
+		t.Helper()
+		text, _, err := top.registrar.CreateToken(t.Context(), "local/root", enrol.TokenSpec{Name: name, Role: pki.Overlord, Replace: replace})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	mid := Config{Name: "mid", Parent: top.address(t), Pin: top.keys.pin(), Token: token("mid", false)}
+	first, stop := startedAt(t, mid, "127.0.0.1:0")
+	addr := first.address(t)
+	low := below(t, top, first, "low")
+	web := grantMachine(t, low, "web1")
+	stop()
+	mid.Token = token("mid", true)
+	second, stop := startedAt(t, mid, addr)
+	t.Cleanup(stop)
+	await(t, "the new parent is connected", func() bool { _, ok := second.parent.agent.Connected(); return ok })
+	if _, ok := second.fleet.look("low"); ok {
+		t.Fatal("the new parent knows low already")
+	}
+	leaf := low.keys.server.Load().Leaf
+	if err := low.rejoin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "low has a session again", func() bool { _, ok := low.parent.agent.Connected(); return ok })
+	if !low.keys.server.Load().Leaf.Equal(leaf) || low.revoked().Number() != 1 {
+		t.Errorf("certificate changed, or list %d; want the same, and list 1", low.revoked().Number())
+	}
+	cert, err := x509.ParseCertificate(web)
+	if err != nil || low.keys.issuerOf(cert) == nil {
+		t.Errorf("the machines of low are not its own any more: %v", err)
+	}
 }

@@ -162,6 +162,8 @@ func (o *Overlord) own(peer pki.Identity, csr []byte) bool {
 
 // renewSub gets fresh certificates for this sub-overlord's keys.
 func (o *Overlord) renewSub(ctx context.Context) error {
+	o.parent.renewing.Lock()
+	defer o.parent.renewing.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, renewTime)
 	defer cancel()
 	req, err := o.subRequest()

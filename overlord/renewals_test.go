@@ -128,3 +128,27 @@ func TestRenewalIsNewer(t *testing.T) {
 		}
 	}
 }
+
+// Without a session the parent is asked after three minutes, and then every ten.
+func TestWhenMissed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, stop := context.WithCancel(t.Context())
+		began := time.Now()
+		m := time.Minute
+		var at []time.Duration
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			whenMissed(ctx, func() bool {
+				d := time.Since(began)
+				return d < 60*m || d > 85*m && d < 200*m || d == 202*m // a session that is lost once in a while is not missed
+			}, func() { at = append(at, time.Since(began)) })
+		}()
+		time.Sleep(210 * m)
+		stop()
+		<-over
+		if want := []time.Duration{62 * m, 72 * m, 82 * m, 205 * m}; !slices.Equal(at, want) {
+			t.Errorf("asked at %v; want %v", at, want)
+		}
+	})
+}
