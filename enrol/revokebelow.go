@@ -3,6 +3,7 @@ package enrol
 import (
 	"cmp"
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
@@ -101,7 +102,7 @@ func (r *Registrar) RevokeBelow(ctx context.Context, req pki.RevokeRequest) (num
 }
 
 func (r *Registrar) revokeBelow(tx Tx, id pki.Identity, req pki.RevokeRequest) (rev *revoking, number uint64, signed []byte, err error) {
-	if err := r.vouched(tx, id, req); err != nil {
+	if err := r.vouched(tx, id, req.Check); err != nil {
 		return nil, 0, nil, err
 	}
 	leaves, err := r.signedBelow(tx, id, req.Leaves)
@@ -142,8 +143,9 @@ func (r *Registrar) revokeBelow(tx Tx, id pki.Identity, req pki.RevokeRequest) (
 	})
 }
 
-// vouched says whether a certificate of the overlord that counts signed a request.
-func (r *Registrar) vouched(tx Tx, id pki.Identity, req pki.RevokeRequest) error {
+// vouched says whether the key of a certificate of the overlord that counts signed a
+// request.
+func (r *Registrar) vouched(tx Tx, id pki.Identity, signedBy func(crypto.PublicKey) error) error {
 	certs, err := tx.Certs(id)
 	if err != nil {
 		return err
@@ -157,7 +159,7 @@ func (r *Registrar) vouched(tx Tx, id pki.Identity, req pki.RevokeRequest) error
 		if perr != nil {
 			return fmt.Errorf("stored certificate %s: %w", c.Serial, perr)
 		}
-		cerr := req.Check(leaf.PublicKey)
+		cerr := signedBy(leaf.PublicKey)
 		if cerr == nil {
 			return nil
 		}

@@ -81,6 +81,10 @@ type OverlordTx interface {
 	// ok: nothing yet.
 	Bound(fingerprint string) (b Bound, ok bool, err error)
 	PutBound(fingerprint string, b Bound) error
+	// Recovered gives the newest statement that the root has signed about a restored
+	// audit log; nil: none yet.
+	Recovered(logID string) (statement []byte, err error)
+	PutRecovered(logID string, statement []byte) error
 	// PutSub notes an overlord that asked here itself, and so is a machine of this
 	// one. One that is noted already is no error.
 	PutSub(name string) error

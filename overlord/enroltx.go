@@ -2,6 +2,7 @@ package overlord
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -217,6 +218,27 @@ func (t enrolTx) PutBound(fingerprint string, b enrol.Bound) error {
 		return err
 	}
 	return t.tx.SetMeta(t.ctx, metaBound+fingerprint, string(text))
+}
+
+// metaRecovered and the id of an audit log are the store's name for the root's last
+// statement about it, in base64.
+const metaRecovered = "recovered/"
+
+// Recovered implements enrol.OverlordTx.
+func (t enrolTx) Recovered(logID string) ([]byte, error) {
+	text, err := t.tx.Meta(t.ctx, metaRecovered+logID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return base64.StdEncoding.DecodeString(text)
+}
+
+// PutRecovered implements enrol.OverlordTx.
+func (t enrolTx) PutRecovered(logID string, statement []byte) error {
+	return t.tx.SetMeta(t.ctx, metaRecovered+logID, base64.StdEncoding.EncodeToString(statement))
 }
 
 // metaSub and a name stand in the store for a sub-overlord of this overlord.
