@@ -36,6 +36,17 @@ type Options struct {
 	Timeout time.Duration // of each call once it runs, and of a ping; zero: the method's own, else DefaultTimeout; negative: none
 	Stream  bool          // live output is wanted as events of the job
 
+	// Delegate gives orders by the map: the target names machines below any number
+	// of sub-overlords as if they were directly below the overlord, and no other
+	// ones. There is no ping by the map.
+	Delegate bool
+	// MapFile is a map's file of this machine (dominion map build --map FILE) to go
+	// by, read for each order; its names travel along. Only with Delegate; empty:
+	// the overlord's own map.
+	MapFile string
+	// OnResolve is told what the target names, before anything is signed. Nil: nobody is.
+	OnResolve func(Resolved)
+
 	// Wait makes machines that are away get the call when they are back, until
 	// the order expires after that time, at most call.MaxLife. Zero: machines
 	// that are away are unreachable at once, and the order expires after OrderLife.
@@ -103,6 +114,9 @@ func (c *Conn) Target(expr string, opt Options) (*Client, error) {
 	if opt.Limit < 0 {
 		return nil, call.Errorf(call.Invalid, "limit %d: give a number of machines", opt.Limit)
 	}
+	if opt.MapFile != "" && !opt.Delegate {
+		return nil, call.Errorf(call.Invalid, "map %s: a map is for orders that are delegated", opt.MapFile)
+	}
 	return cl, nil
 }
 
@@ -120,35 +134,56 @@ type Resolved struct {
 	Unknown    []string // names written out in the target that nobody knows, sorted
 	UsesGroups bool     // a group was named: nobody but the overlord can check Names
 	Guard      int      // a change on more machines than this must be confirmed, as every destroy must
+
+	// With Options.Delegate alone, both sorted: machines that the target names and
+	// that are not routed, because others with another key bear their names; and
+	// sub-overlords that did not say who is in the groups that the target names.
+	Conflicts, Silent []string
+
+	plan plan
 }
 
 // Resolve asks the overlord which machines the target names and checks the
 // answer as far as the expression alone allows. It is an error with the code
 // NoMatch when there is neither a machine nor an unknown name.
 func (c *Client) Resolve(ctx context.Context) (Resolved, error) {
+	p, err := c.plan()
+	if err != nil {
+		return Resolved{}, err
+	}
 	resp, err := c.conn.Fleet.Resolve(ctx, connect.NewRequest(&apipb.ResolveRequest{
-		Target: c.target, Exclude: c.opt.Exclude, Limit: uint64(c.opt.Limit),
+		Target: c.target, Exclude: c.opt.Exclude, Limit: uint64(c.opt.Limit), Delegate: c.opt.Delegate, Map: p.text,
 	}))
 	if err != nil {
 		return Resolved{}, fmt.Errorf("resolve %q: %w", c.target, err)
 	}
-	r := Resolved{UsesGroups: c.expr.UsesGroups() || c.except != nil && c.except.UsesGroups(), Guard: guardOf(resp.Msg)}
-	if r.Names, err = expand(resp.Msg.GetNames()); err != nil {
-		return Resolved{}, err
+	r := Resolved{UsesGroups: c.expr.UsesGroups() || c.except != nil && c.except.UsesGroups(), Guard: guardOf(resp.Msg), plan: p}
+	for _, list := range []struct {
+		folded string
+		to     *[]string
+	}{{resp.Msg.GetNames(), &r.Names}, {resp.Msg.GetUnknown(), &r.Unknown}, {resp.Msg.GetConflicts(), &r.Conflicts}, {resp.Msg.GetSilent(), &r.Silent}} {
+		if *list.to, err = expand(list.folded); err != nil {
+			return Resolved{}, err
+		}
 	}
-	if r.Unknown, err = expand(resp.Msg.GetUnknown()); err != nil {
-		return Resolved{}, err
-	}
-	if len(r.Names) == 0 && len(r.Unknown) == 0 {
-		return Resolved{}, call.Errorf(call.NoMatch, "no minion matches %q", c.target)
+	if len(r.Names)+len(r.Unknown)+len(r.Conflicts) == 0 {
+		return Resolved{}, call.Errorf(call.NoMatch, "no %s matches %q", c.kind(), c.target)
 	}
 	if n := len(r.Names); c.opt.Limit > 0 && n > c.opt.Limit {
 		return Resolved{}, call.Errorf(call.TooMany, "%q names %d minions and the limit is %d", c.target, n, c.opt.Limit)
 	}
-	if err := c.check(r.Names); err != nil {
+	for _, names := range [][]string{r.Names, r.Unknown, r.Conflicts} {
+		if err := c.check(names); err != nil {
+			return Resolved{}, err
+		}
+	}
+	if err := c.checkMapped(r); err != nil {
 		return Resolved{}, err
 	}
-	return r, c.check(r.Unknown)
+	if c.opt.OnResolve != nil {
+		c.opt.OnResolve(r)
+	}
+	return r, nil
 }
 
 // check holds the overlord's answer against the expression: no machine is
@@ -215,11 +250,11 @@ func (c *Client) Call(ctx context.Context, method string, args any) (*Job, error
 	if err != nil {
 		return nil, err
 	}
-	job := newJob(c.conn, r.Names, r.Unknown)
-	job.UsesGroups, job.live = r.UsesGroups, c.opt.Stream
+	job := newJob(c.conn, r.Names, r.unreached())
+	job.UsesGroups, job.live, job.Conflicts, job.Silent = r.UsesGroups, c.opt.Stream, r.Conflicts, r.Silent
 	if len(r.Names) == 0 {
-		job.first = []Event{unknownGroup(r.Unknown)}
-		job.counts.Unreachable = len(r.Unknown)
+		job.first = c.nobody(r)
+		job.counts.Unreachable = len(job.Unknown)
 		clear(job.awaited)
 		return job, nil
 	}
@@ -281,8 +316,8 @@ func (c *Client) order(method string, args []byte, r Resolved, confirmed int) (*
 	}
 	return &apipb.CallRequest{
 		Order: signed.Order, Signature: signed.Signature, OperatorCert: signed.Cert, Salt: salt, Args: args,
-		Names: target.Fold(r.Names), Unknown: target.Fold(r.Unknown), Stream: c.opt.Stream, Target: c.target,
-		Wait: c.opt.Wait > 0,
+		Names: target.Fold(r.Names), Unknown: target.Fold(r.unreached()), Stream: c.opt.Stream, Target: c.target,
+		Wait: c.opt.Wait > 0, Delegate: c.opt.Delegate, Map: r.plan.text,
 	}, o.Job, nil
 }
 
@@ -298,10 +333,6 @@ func (c *Client) timeout(s module.Schema) time.Duration {
 		return d
 	}
 	return DefaultTimeout
-}
-
-func unknownGroup(names []string) *Group {
-	return &Group{Names: names, Status: call.Unreachable, Code: call.UnknownName, Detail: "no minion of this name is enrolled"}
 }
 
 // encodeArgs gives the JSON object to be sent.

@@ -33,6 +33,7 @@ const (
 	Socket = "overlord.sock"
 
 	maxMessage = 64 << 20 // bytes of one message of the overlord; a million names fold to less
+	maxURL     = 8 << 10  // bytes of a question that is asked with GET; a longer one is a POST
 	dialWait   = 10 * time.Second
 	alertWait  = 2 * time.Second // for a server to say why it refuses us
 
@@ -51,12 +52,13 @@ type Endpoint struct {
 	Contexts string // directory of the contexts; empty: ContextsDir()
 }
 
-// Conn is a connection to an overlord's API. The three services answer with
+// Conn is a connection to an overlord's API. The services answer with
 // *call.Error. It may be used by several goroutines.
 type Conn struct {
 	Fleet apipbconnect.FleetServiceClient
 	Admin apipbconnect.AdminServiceClient
 	Audit apipbconnect.AuditServiceClient
+	Maps  apipbconnect.MapServiceClient
 
 	where   string
 	state   string     // not empty: over the socket in it
@@ -212,12 +214,13 @@ func newConn(tr *http.Transport, base string, mapper errorMapper, set func(*Conn
 		Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	opts := []connect.ClientOption{
-		connect.WithReadMaxBytes(maxMessage), connect.WithInterceptors(mapper), connect.WithHTTPGet(),
+		connect.WithReadMaxBytes(maxMessage), connect.WithInterceptors(mapper), connect.WithHTTPGet(), connect.WithHTTPGetMaxURLSize(maxURL, true),
 		connect.WithAcceptCompression("gzip", nil, nil), // results are streamed, and mostly local
 	}
 	c.Fleet = apipbconnect.NewFleetServiceClient(hc, base, opts...)
 	c.Admin = apipbconnect.NewAdminServiceClient(hc, base, opts...)
 	c.Audit = apipbconnect.NewAuditServiceClient(hc, base, opts...)
+	c.Maps = apipbconnect.NewMapServiceClient(hc, base, opts...)
 	return c
 }
 

@@ -29,6 +29,16 @@
 // operator wrote out and nobody knows are not signed; they are reported as
 // unreachable.
 //
+// # Machines behind sub-overlords
+//
+// With Options.Delegate the target names machines of the overlord's map (dominion map
+// build), or of the map in Options.MapFile, under however many overlords: the order
+// is signed once for all of them, goes down the tree, and its results come up as
+// they do without. Machines that are not in the map are not reached: one that the
+// target names is unreachable, and so is one whose name another machine bears, too
+// (Resolved.Conflicts). Groups are those of the overlord and of all below it; who of
+// them did not answer is in Resolved.Silent.
+//
 // # Jobs that go on
 //
 // A job goes on at the overlord whatever becomes of the client. When the

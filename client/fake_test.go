@@ -51,13 +51,15 @@ type fakeOverlord struct {
 	verify func(send func(*apipb.AuditVerifyEvent) error) error
 	now    time.Time // of renewals
 
+	delegate bool // Status says that it is the default
+
 	mu      sync.Mutex
 	calls   []*apipb.CallRequest
 	renewed int
 }
 
 func (f *fakeOverlord) Status(context.Context, *connect.Request[apipb.StatusRequest]) (*connect.Response[apipb.StatusResponse], error) {
-	return connect.NewResponse(&apipb.StatusResponse{Name: "test", Pin: pki.Pin(f.root.Cert)}), nil
+	return connect.NewResponse(&apipb.StatusResponse{Name: "test", Pin: pki.Pin(f.root.Cert), Delegate: f.delegate}), nil
 }
 
 func (f *fakeOverlord) Modules(context.Context, *connect.Request[apipb.ModulesRequest]) (*connect.Response[apipb.ModulesResponse], error) {

@@ -79,11 +79,14 @@ type Job struct {
 	ID call.JobID
 	// Names are the machines of the order, sorted. The caller must not change them.
 	Names []string
-	// Unknown are the names written out in the target that nobody knows, sorted.
+	// Unknown are the names written out in the target that nobody knows, sorted;
+	// of a delegated order those that the map does not know, and Conflicts.
 	Unknown []string
 	// UsesGroups says that the target named a group, so that only the overlord
 	// knows whether Names is what was meant.
 	UsesGroups bool
+	// Conflicts and Silent are as in Resolved; empty when the job is only watched.
+	Conflicts, Silent []string
 
 	conn    *Conn
 	line    line        // not used when nothing was sent
@@ -279,6 +282,20 @@ func (j *Job) Results() iter.Seq2[call.Result, error] {
 			}
 		}
 	}
+}
+
+// ByMachine waits for the end and gives the result of each machine, and of each
+// name that nobody knows. When an error ends the job early, the results known until
+// then come with it.
+func (j *Job) ByMachine() (map[string]call.Result, error) {
+	out := make(map[string]call.Result, j.Targeted())
+	for r, err := range j.Results() {
+		if err != nil {
+			return out, err
+		}
+		out[r.Machine] = r
+	}
+	return out, nil
 }
 
 // Results gives the results of the group's machines one by one.

@@ -23,6 +23,9 @@ type Pings struct {
 // order is signed and no job is made. Options.Timeout is how long it waits;
 // zero means DefaultPing. Close the pings when done.
 func (c *Client) Ping(ctx context.Context) (*Pings, error) {
+	if c.opt.Delegate {
+		return nil, call.Errorf(call.Invalid, "a ping goes to the machines of one overlord; by the map call test.ping")
+	}
 	wait := c.opt.Timeout
 	if wait <= 0 {
 		wait = DefaultPing

@@ -30,6 +30,7 @@ type JobInfo struct {
 	Dropped   bool          // its outputs were removed to make room
 	Bare      bool          // its arguments were {}
 	Record    uint64        // index of its audit record
+	Delegate  bool          // it goes by the map
 }
 
 // Open says that the job is not closed.
@@ -93,7 +94,7 @@ func jobInfoOf(j *apipb.Job) (JobInfo, error) {
 		ID: id, Operator: j.GetOperator(), Method: j.GetMethod(), Target: j.GetTarget(), Names: j.GetNames(), Unknown: j.GetUnknown(),
 		Created: timeOf(j.GetCreatedMs()), Expires: timeOf(j.GetExpiresMs()), Closed: timeOf(j.GetClosedMs()), Cancelled: timeOf(j.GetCancelledMs()),
 		Counts: countsOf(j.GetCounts()), Reason: j.GetReason(), Timeout: time.Duration(j.GetTimeoutMs()) * time.Millisecond,
-		Wait: j.GetWait(), Waiting: j.GetWaiting(), Dropped: j.GetDropped(), Bare: j.GetBare(), Record: j.GetRecord(),
+		Wait: j.GetWait(), Waiting: j.GetWaiting(), Dropped: j.GetDropped(), Bare: j.GetBare(), Record: j.GetRecord(), Delegate: j.GetDelegate(),
 	}, nil
 }
 

@@ -1,6 +1,7 @@
 package delegation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -40,6 +41,7 @@ type Machine struct {
 	Fingerprint string // of its public key; empty: not known
 	Alive       bool   // there is a session with it
 	Overlord    bool   // it is a sub-overlord, and can be asked
+	Problem     string // why there is no session; empty: not known
 }
 
 // Answer is what an overlord says of those directly below it, in any order.
@@ -359,7 +361,7 @@ func (b *builder) settle(r result, path Path) {
 func (b *builder) consider(s *site, m Machine) {
 	switch {
 	case !m.Alive:
-		s.node.Life, s.node.Problem = Silent, "no session with the overlord above it"
+		s.node.Life, s.node.Problem = Silent, cmp.Or(clean(m.Problem), "no session with the overlord above it")
 		if m.Overlord {
 			b.observe(Event{Kind: Failed, Path: s.path(), Problem: s.node.Problem})
 		}

@@ -20,7 +20,7 @@ import (
 
 // fleet is a simulated tree: the answer of each overlord by its path, after a wait.
 type fleet struct {
-	below map[string]string        // path -> machines; "!" behind one: an overlord, "-": no session, "=KEY" its key
+	below map[string]string        // path -> machines; "!" behind one: an overlord, "-": no session, "=KEY" its key, "?WHY" there is no session
 	wait  map[string]time.Duration // path -> how long its answer takes; negative: for ever
 	err   map[string]error
 
@@ -53,8 +53,9 @@ func (f *fleet) probe(ctx context.Context, path delegation.Path) (delegation.Ans
 func answer(machines string) delegation.Answer {
 	var a delegation.Answer
 	for _, word := range strings.Fields(machines) {
+		word, problem, _ := strings.Cut(word, "?")
 		word, key, _ := strings.Cut(word, "=")
-		m := delegation.Machine{Name: strings.TrimRight(word, "!-"), Fingerprint: key, Alive: true}
+		m := delegation.Machine{Name: strings.TrimRight(word, "!-"), Fingerprint: key, Alive: true, Problem: problem}
 		m.Overlord = strings.Contains(word, "!")
 		m.Alive = !strings.HasSuffix(word, "-")
 		a.Machines = append(a.Machines, m)
@@ -99,9 +100,9 @@ func TestBuild(t *testing.T) {
 		{
 			name: "three levels",
 			fleet: &fleet{below: map[string]string{
-				".": "mail1 dc1! DC2!", "dc1": "web2 web1 rack1!", "dc1/rack1": "n1 n2-", "dc2": "",
+				".": "mail1 dc1! DC2!", "dc1": "web2 web1 rack1!", "dc1/rack1": "n1 n2- n3-?gone\x1b", "dc2": "",
 			}},
-			want:  []string{"dc1!", "dc1/rack1!", "dc1/rack1/n1", "dc1/rack1/n2 silent: no session with the overlord above it", "dc1/web1", "dc1/web2", "dc2!", "mail1"},
+			want:  []string{"dc1!", "dc1/rack1!", "dc1/rack1/n1", "dc1/rack1/n2 silent: no session with the overlord above it", "dc1/rack1/n3 silent: gone?", "dc1/web1", "dc1/web2", "dc2!", "mail1"},
 			asked: ". dc1 dc1/rack1 dc2",
 		},
 		{

@@ -140,9 +140,13 @@ func places(m Map, visit func(path Path, name, fingerprint string)) {
 // Unambiguous gives the map without the machines of conflicting names that
 // have nobody below them, which is what to save: a file holds no keys, so a
 // conflict in it would be forgotten. A conflicting hop stays, since those
-// behind it need it; give its name to Index as barred.
-func Unambiguous(m Map) Map {
+// behind it need it; give its name to Index as barred. More conflicting names
+// may be given, for a map that does not hold all keys any more.
+func Unambiguous(m Map, more ...string) Map {
 	clash := make(map[string]bool)
+	for _, name := range more {
+		clash[strings.ToLower(name)] = true
+	}
 	for _, c := range Conflicts(m) {
 		clash[c.Name] = true
 	}

@@ -373,6 +373,9 @@ func TestConflictsAreNotRouted(t *testing.T) {
 	if got, want := strings.Join(all(saved), " "), "dc1 dc1/web2 dc2 dc2/dc1 dc2/dc1/web3 dc2/web2"; got != want {
 		t.Errorf("Unambiguous = %s; want %s", got, want)
 	}
+	if got, want := strings.Join(all(delegation.Unambiguous(parse(t, "a: {b: {}, c: {}}\nd: {}"), "B", "a", "nosuch")), " "), "a a/c d"; got != want {
+		t.Errorf("Unambiguous with more names = %s; want %s", got, want)
+	}
 	ix := parse(t, saved.String()).Index("DC1", "nosuch")
 	if _, ok := ix.Route("dc1"); ok {
 		t.Error("a barred name has a route")

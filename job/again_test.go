@@ -48,6 +48,7 @@ func TestSentAgainIsSaidAgain(t *testing.T) {
 // forgetful is a machine that loses its first call, cannot be sent the second,
 // and answers the third.
 type forgetful struct {
+	noHops
 	run   *job.Run
 	fails error
 	mu    sync.Mutex

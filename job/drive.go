@@ -3,6 +3,7 @@ package job
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"dominion/call"
@@ -41,25 +42,31 @@ type driver struct {
 	next      time.Time // when late has something due; zero: nothing
 	late      map[int]*late
 	asks      uint64
+	moved     map[int16][]int32 // machines that another way leads to, by sub-overlord
 	part      []byte
 	timer     *time.Timer
 }
 
-// drive sends the calls, sends or asks again where sessions were lost, and ends
-// those that are late or cancelled, until done is closed.
-func (r *Run) drive(ctx context.Context, w wire, done <-chan struct{}) {
+func (r *Run) newDriver(w wire) *driver {
 	d := &driver{r: r, w: w, start: time.Now(), late: make(map[int]*late), part: make([]byte, 0, 1024)}
 	d.limits()
-	if r.resumed {
+	return d
+}
+
+// drive sends the calls, sends or asks again where sessions were lost, and ends
+// those that are late or cancelled, until done is closed.
+func (d *driver) drive(ctx context.Context, done <-chan struct{}) {
+	if d.r.resumed {
 		d.resume()
 	} else {
 		d.sendAll(ctx)
 	}
+	d.move(ctx)
 	d.sent = time.Now()
 	d.patrol = d.sent.Add(AskEvery)
 	d.timer = time.NewTimer(d.pause())
 	defer d.timer.Stop()
-	for stop := r.stop; ; {
+	for stop := d.r.stop; ; {
 		select {
 		case <-done:
 			return
@@ -68,11 +75,12 @@ func (r *Run) drive(ctx context.Context, w wire, done <-chan struct{}) {
 		case <-stop:
 			stop = nil
 			d.cancel()
-		case <-r.poke:
+		case <-d.r.poke:
 			d.hear()
 		case <-d.timer.C:
 			d.look()
 		}
+		d.move(ctx)
 		d.timer.Reset(d.pause())
 	}
 }
@@ -121,7 +129,7 @@ func (d *driver) pause() time.Duration {
 
 // sendAll sends every call once.
 func (d *driver) sendAll(ctx context.Context) {
-	for i, name := range d.r.Plan.Tree.All() {
+	for i, name := range d.r.Plan.Machines() {
 		select {
 		case <-ctx.Done():
 			return
@@ -129,14 +137,52 @@ func (d *driver) sendAll(ctx context.Context) {
 			return
 		default:
 		}
-		d.send(i, name, false)
+		if !d.r.carried(i) {
+			d.send(i, name, false)
+		}
+	}
+}
+
+// move sends calls through sub-overlords whose machines have no session with us.
+func (d *driver) move(ctx context.Context) {
+	for h, at := range d.moved {
+		slices.Sort(at)
+		d.r.carryBatch(ctx, d.w, h, at, d.deadline)
+	}
+	d.moved = nil
+}
+
+// elsewhere says whether another way leads to a machine that has no session with us.
+func (d *driver) elsewhere(i int) bool {
+	r := d.r
+	if r.via == nil || len(r.Plan.ways.more) == 0 || !d.cancelled.IsZero() {
+		return false
+	}
+	h, ok := r.another(int32(i), func(hop string) bool { return isClosed(d.w.Arrival(hop)) })
+	if !ok || h == direct {
+		return false
+	}
+	r.via[i].Store(int32(h))
+	if d.moved == nil {
+		d.moved = make(map[int16][]int32)
+	}
+	d.moved[h] = append(d.moved[h], int32(i))
+	return true
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
 	}
 }
 
 // resume asks every machine whose result is not known.
 func (d *driver) resume() {
-	for i := range d.r.Plan.Tree.All() {
-		if d.r.at(i) >= call.Finished {
+	for i := range d.r.Plan.Machines() {
+		if d.r.at(i) >= call.Finished || d.r.carried(i) {
 			continue
 		}
 		l := d.lateOf(i)
@@ -172,6 +218,9 @@ func (d *driver) send(i int, name string, again bool) {
 	code, detail := call.CodeOf(err), err.Error()
 	if e, ok := errors.AsType[*call.Error](err); ok {
 		detail = e.Detail
+	}
+	if code == call.NoSession && d.elsewhere(i) {
+		return
 	}
 	passing := code == call.NoSession || code == call.Busy || code == call.Unavailable
 	if !passing || !r.Plan.Wait || !time.Now().Before(r.Plan.Order.Expiry) {
@@ -231,8 +280,8 @@ func (d *driver) resend(i int, l *late) {
 func (d *driver) cancel() {
 	d.cancelled = time.Now()
 	d.confirm = d.cancelled.Add(confirmTime)
-	for i, name := range d.r.Plan.Tree.All() {
-		if d.r.at(i) >= call.Finished {
+	for i, name := range d.r.Plan.Machines() {
+		if d.r.at(i) >= call.Finished || d.r.carried(i) {
 			continue
 		}
 		switch l := d.late[i]; {
@@ -257,7 +306,7 @@ func (d *driver) look() {
 		return true
 	}
 	if due(&d.deadline) {
-		d.giveUp("no answer within " + d.r.Plan.Timeout.String())
+		d.giveUp("no answer within " + d.r.Plan.Nominal.String())
 	}
 	if due(&d.expiry) {
 		d.expire()
@@ -276,8 +325,8 @@ func (d *driver) look() {
 // search asks the machines that have kept us waiting.
 func (d *driver) search(now time.Time) {
 	flying := false
-	for i := range d.r.Plan.Tree.All() {
-		if at := d.r.at(i); at == call.Planned || at >= call.Finished {
+	for i := range d.r.Plan.Machines() {
+		if at := d.r.at(i); at == call.Planned || at >= call.Finished || d.r.carried(i) {
 			continue
 		}
 		l := d.late[i]
@@ -296,8 +345,8 @@ func (d *driver) search(now time.Time) {
 
 // expire ends the calls that wait for their machines: the order's time is over.
 func (d *driver) expire() {
-	for i, name := range d.r.Plan.Tree.All() {
-		if d.r.at(i) != call.Planned {
+	for i, name := range d.r.Plan.Machines() {
+		if d.r.at(i) != call.Planned || d.r.carried(i) {
 			continue
 		}
 		l := d.lateOf(i)
@@ -312,8 +361,8 @@ func (d *driver) expire() {
 // unconfirmed ends the calls whose machines have a session and did not confirm
 // that they were cancelled. Others have an end of their own.
 func (d *driver) unconfirmed() {
-	for i := range d.r.Plan.Tree.All() {
-		if d.r.at(i) >= call.Finished {
+	for i := range d.r.Plan.Machines() {
+		if d.r.at(i) >= call.Finished || d.r.carried(i) {
 			continue
 		}
 		if l := d.lateOf(i); l.end.IsZero() {
@@ -324,7 +373,10 @@ func (d *driver) unconfirmed() {
 
 // giveUp ends every call that has no result, and tells its machine to stop.
 func (d *driver) giveUp(detail string) {
-	for i, name := range d.r.Plan.Tree.All() {
+	for i, name := range d.r.Plan.Machines() {
+		if d.r.carried(i) { // its batch has the same deadline
+			continue
+		}
 		res := call.Result{Machine: name, Code: call.NoAnswer, Detail: detail}
 		if l := d.late[i]; l != nil && l.away {
 			res.Code, res.Detail = call.SessionLost, detailLost

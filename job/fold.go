@@ -35,20 +35,20 @@ func newFolder() *folder {
 	return &folder{seed: maphash.MakeSeed(), byHash: make(map[uint64][]*Group)}
 }
 
-// add puts a result into its group. It keeps r.Output when the group is new
-// and keep allows that many bytes more; otherwise it only counts them.
-func (f *folder) add(r call.Result, keep func(n int) bool) {
+// add puts a result of some machines, whose times are in the same order, into its
+// group. It keeps r.Output when the group is new and keep allows that many bytes
+// more; otherwise it only counts them.
+func (f *folder) add(names []string, took []time.Duration, r call.Result, keep func(n int) bool) {
 	h := maphash.Bytes(f.seed, r.Output) ^ maphash.String(f.seed, r.Detail) ^ uint64(r.Code)
 	for _, g := range f.byHash[h] {
 		if g.Code == r.Code && g.Detail == r.Detail && g.sameOutput(r) {
-			g.Names = append(g.Names, r.Machine)
-			g.Took = append(g.Took, r.Took)
+			g.Names = append(g.Names, names...)
+			g.Took = append(g.Took, took...)
 			return
 		}
 	}
 	g := &Group{
-		Names: []string{r.Machine}, Status: r.Status(), Code: r.Code, Detail: r.Detail, Output: r.Output, Cut: r.Cut,
-		Took: []time.Duration{r.Took},
+		Names: names, Status: r.Status(), Code: r.Code, Detail: r.Detail, Output: r.Output, Cut: r.Cut, Took: took,
 	}
 	if len(r.Output) > 0 && !keep(len(r.Output)) {
 		g.Sum = sha256.Sum256(r.Output)

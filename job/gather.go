@@ -19,26 +19,36 @@ func (r *Run) Do(ctx context.Context, w wire, k keeper) error {
 			continue
 		}
 		r.mu.Lock()
-		r.addLocked(call.Result{Machine: name, Code: call.UnknownName, Detail: "no machine of that name has enrolled"})
+		r.addLocked(call.Result{Machine: name, Code: call.UnknownName, Detail: r.Plan.unknownWhy()})
 		r.mu.Unlock()
 	}
 	var driving sync.WaitGroup
 	done := make(chan struct{})
-	driving.Go(func() { r.drive(ctx, w, done) })
+	life, end := context.WithCancel(ctx)
+	d := r.newDriver(w)
+	r.carry(life, w, d.deadline) // first: what a machine of ours does may end us
+	driving.Go(func() { d.drive(life, done) })
 	err := r.gather(ctx, w, k)
+	if err == nil && r.Plan.Stream { // live output may still be on its way behind the results
+		r.carrying.Wait()
+	}
 	close(done)
+	end()
 	driving.Wait()
+	r.carrying.Wait()
+	why := r.reason()
 	if err == nil {
 		err = r.insist(ctx, "the end of the job", func() error {
-			return k.CloseJob(ctx, r.Plan.Order.Job, r.Watch(0).Counts)
+			return k.CloseJob(ctx, r.Plan.ID, r.Watch(0).Counts, why)
 		})
 	}
 	r.mu.Lock()
 	r.budget.used.Add(-r.held)
 	r.held = 0
-	r.closed, r.stopped = err == nil, err != nil
+	r.closed, r.stopped, r.why = err == nil, err != nil, why
 	r.tellLocked()
 	r.mu.Unlock()
+	close(r.over)
 	return err
 }
 
@@ -89,7 +99,7 @@ func (r *Run) store(ctx context.Context, w wire, k keeper) error {
 		return nil
 	}
 	if err := r.insist(ctx, "results", func() error {
-		return k.KeepResults(ctx, r.Plan.Order.Job, groups)
+		return k.KeepResults(ctx, r.Plan.ID, groups)
 	}); err != nil {
 		return err
 	}
@@ -116,7 +126,7 @@ func (r *Run) store(ctx context.Context, w wire, k keeper) error {
 func (r *Run) letGoLocked() {
 	for _, g := range r.groups {
 		for _, name := range g.Names {
-			if i, ok := r.Plan.Tree.Index(name); ok {
+			if i, ok := r.Plan.index(name); ok {
 				r.state[i].Store(uint32(call.Stored))
 			}
 		}
@@ -131,7 +141,7 @@ func (r *Run) letGoLocked() {
 // ends: until then it waits in memory, and watchers see why. The log is told at
 // most once a minute, and when it works again; what says of what.
 func (r *Run) insist(ctx context.Context, what string, do func() error) error {
-	log, told := r.log.With("job", r.Plan.Order.Job.String(), "what", what), false
+	log, told := r.log.With("job", r.Plan.ID.String(), "what", what), false
 	for {
 		err := do()
 		if err == nil {

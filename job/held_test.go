@@ -94,7 +94,7 @@ func BenchmarkKept(b *testing.B) {
 }
 
 // patient is a wire to machines that answer when they like.
-type patient struct{}
+type patient struct{ noHops }
 
 func (patient) Send(string, bool, []byte, []byte) error { return nil }
 func (patient) Cancel(string)                           {}

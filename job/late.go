@@ -109,6 +109,10 @@ func (d *driver) hear() {
 			l.orphan, l.mute = true, false
 		}
 		switch {
+		case n.rerouted:
+			if d.planAgain(i, d.r.name(i)) {
+				d.resend(i, l)
+			}
 		case d.r.at(i) >= call.Finished:
 			delete(d.late, i)
 		case n.arrived && d.r.at(i) == call.Planned:

@@ -25,6 +25,19 @@ type Request struct {
 	Created  time.Time     // when the job was made, by our clock; zero: now
 	Target   string        // as the operator wrote it, for people
 	Operator string        // name, from the channel
+
+	// Reach says through whom machines are reached: the part of the map that
+	// leads to them. Nil: all machines of the order are this overlord's own.
+	Reach *fleetpb.Branch
+	// Part says that only the machines of Reach are this overlord's to account
+	// for, because another sent it the order; the rest of Names is for the proofs.
+	Part bool
+	// Via are the overlords that the order came through, the top first.
+	Via []string
+	// ID is what the job is called here; zero: as in the order.
+	ID call.JobID
+	// Nominal is the time-out as the operator gave it, for people; zero: Timeout.
+	Nominal time.Duration
 }
 
 // Plan is a checked request: what every machine is sent.
@@ -33,6 +46,10 @@ type Plan struct {
 	Order  *call.Order
 	Tree   *call.Names
 	shared []byte // encoded fleetpb.Call without leaf index, proof and time-out
+
+	machines []string // to be accounted for, sorted
+	leaf     []int32  // position of each in Tree; nil: the same
+	ways     *ways    // nil: all machines are this overlord's own
 }
 
 // NewPlan checks that the request's parts belong to each other: the arguments
@@ -65,6 +82,12 @@ func NewPlan(r Request) (*Plan, error) {
 	if r.Created.IsZero() {
 		r.Created = time.Now()
 	}
+	if r.ID.IsZero() {
+		r.ID = o.Job
+	}
+	if r.Nominal == 0 {
+		r.Nominal = r.Timeout
+	}
 	slices.Sort(r.Unknown)
 	r.Unknown = slices.Compact(r.Unknown)
 	shared, err := proto.Marshal(&fleetpb.Call{
@@ -74,15 +97,39 @@ func NewPlan(r Request) (*Plan, error) {
 	if err != nil {
 		return nil, call.Errorf(call.Invalid, "encode the call: %v", err)
 	}
-	return &Plan{Request: r, Order: o, Tree: tree, shared: shared}, nil
+	p := &Plan{Request: r, Order: o, Tree: tree, shared: shared, machines: tree.All()}
+	if r.Reach != nil {
+		if err := p.readReach(r.Reach); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
 }
 
-// Call gives the body of the CALL frame of the i-th machine in two parts, whose
+// Machines gives the machines that the job accounts for beside Unknown, sorted;
+// the caller must not change them.
+func (p *Plan) Machines() []string { return p.machines }
+
+// unknownWhy says what is wrong with the names of Unknown.
+func (p *Plan) unknownWhy() string {
+	if p.ways != nil {
+		return detailNoMap
+	}
+	return detailNoName
+}
+
+// index gives the position of a machine in Machines, or false.
+func (p *Plan) index(name string) (int, bool) { return slices.BinarySearch(p.machines, name) }
+
+// Call gives the body of the CALL frame of machine i of Machines in two parts, whose
 // concatenation is one fleetpb.Call: what all machines share, and what is this
 // one's (appended to own[:0]). remaining is the time left for running; zero: no limit.
 func (p *Plan) Call(i int, remaining time.Duration, own []byte) (shared, part []byte) {
 	var room [24][]byte // as many hashes as MaxMachines needs, and some
 	own = own[:0]
+	if p.leaf != nil {
+		i = int(p.leaf[i])
+	}
 	if remaining > 0 {
 		own = protowire.AppendTag(own, 3, protowire.VarintType)
 		own = protowire.AppendVarint(own, uint64(max(remaining.Milliseconds(), 1)))

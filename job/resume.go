@@ -28,11 +28,12 @@ type Answer struct {
 
 // news is what has happened to one call since the driver looked.
 type news struct {
-	arrived bool   // its machine has a new session
-	lost    bool   // the session ended that brought the call
-	look    bool   // the machine knows more than we do
-	refused string // the machine cannot take the call now: why
-	answer  Answer // Number 0: none
+	arrived  bool   // its machine has a new session
+	lost     bool   // the session ended that brought the call
+	look     bool   // the machine knows more than we do
+	rerouted bool   // its sub-overlord failed, and the call is for us to send
+	refused  string // the machine cannot take the call now: why
+	answer   Answer // Number 0: none
 }
 
 // tell leaves news for the driver. However often a machine speaks, there is
@@ -65,7 +66,7 @@ func (r *Run) takeNews() map[int]*news {
 
 // tellOpen is tell for a machine by name, unless its result is known.
 func (r *Run) tellOpen(machine string, set func(n *news)) {
-	if i, ok := r.Plan.Tree.Index(machine); ok && r.at(i) < call.Finished {
+	if i, ok := r.Plan.index(machine); ok && r.at(i) < call.Finished && !r.carried(i) {
 		r.tell(i, set)
 	}
 }
@@ -83,7 +84,7 @@ func (r *Run) Finishing(machine string) { r.tellOpen(machine, func(n *news) { n.
 
 // Told takes what a machine answered when it was asked about its call. It never blocks.
 func (r *Run) Told(machine string, a Answer) {
-	i, ok := r.Plan.Tree.Index(machine)
+	i, ok := r.Plan.index(machine)
 	if !ok {
 		return
 	}
@@ -101,7 +102,7 @@ func (r *Run) Told(machine string, a Answer) {
 
 // Kept says whether the result of a machine is stored.
 func (r *Run) Kept(machine string) bool {
-	i, ok := r.Plan.Tree.Index(machine)
+	i, ok := r.Plan.index(machine)
 	if !ok {
 		return false
 	}
@@ -129,7 +130,10 @@ func (r *Run) Busy(connected func(machine string) bool) bool {
 	if unstored {
 		return true
 	}
-	for i, name := range r.Plan.Tree.All() {
+	for i, name := range r.Plan.Machines() {
+		if hop := r.hopOf(i); hop != "" {
+			name = hop
+		}
 		if at := r.at(i); at > call.Planned && at < call.Finished && connected(name) {
 			return true
 		}
@@ -146,7 +150,7 @@ func (r *Run) Restore(g Group) {
 	r.counts.Add(g.Status, len(g.Names))
 	r.known.Add(g.Status, len(g.Names))
 	for _, name := range g.Names {
-		if i, ok := r.Plan.Tree.Index(name); ok {
+		if i, ok := r.Plan.index(name); ok {
 			r.state[i].Store(uint32(call.Stored))
 			continue
 		}

@@ -55,15 +55,17 @@ type wire interface {
 	Ask(machine string, number uint64, cancel bool) error
 	// Stored tells machines that their results need not be kept.
 	Stored(machines []string)
+	carrier
 }
 
 // A keeper makes results durable.
 type keeper interface {
 	// KeepResults stores groups of results; it returns when they are durable.
 	KeepResults(ctx context.Context, job call.JobID, groups []Group) error
-	// CloseJob closes a job of which every result is stored; it returns when that
+	// CloseJob closes a job of which every result is stored, with what is to be told
+	// of it, if anything; it returns when that
 	// is durable. A job that is closed already is left as it is.
-	CloseJob(ctx context.Context, job call.JobID, c call.Counts) error
+	CloseJob(ctx context.Context, job call.JobID, c call.Counts, reason string) error
 }
 
 // Run is one order being carried out.
@@ -78,11 +80,15 @@ type Run struct {
 	resumed bool          // an overlord before this one had begun it; set before Do
 
 	newsMu sync.Mutex
-	news   map[int]*news // by position in Plan.Tree; what the driver has not heard yet
+	news   map[int]*news // by position in Plan.Machines; what the driver has not heard yet
 
-	// By position in Plan.Tree, call.State. Not under mu: the sender would wait
+	// By position in Plan.Machines, call.State. Not under mu: the sender would wait
 	// for it once a call, against those who deliver.
 	state []atomic.Uint32
+	// By the same, the sub-overlord that the call goes through now, as in Plan.ways;
+	// nil: none does.
+	via      []atomic.Int32
+	carrying sync.WaitGroup // batches
 
 	mu        sync.Mutex
 	fold      *folder
@@ -90,27 +96,37 @@ type Run struct {
 	kept      int64       // bytes of output not cut off
 	held      int64       // of which in memory
 	cancelled bool
-	stop      chan struct{}   // closed by Cancel
-	complete  chan struct{}   // closed when every result is known
-	unknown   map[string]bool // of Plan.Unknown, those whose result was stored before the run was resumed
-	base      int             // groups that are only in the store: from before the run was resumed, or let go
-	groups    []Group         // stored ones, from number base on
-	known     call.Counts     // of all stored groups
-	problem   string          // why results are not durable; empty when they are
+	stop      chan struct{}       // closed by Cancel
+	complete  chan struct{}       // closed when every result is known
+	over      chan struct{}       // closed when Do has ended
+	unknown   map[string]bool     // of Plan.Unknown, those whose result was stored before the run was resumed
+	base      int                 // groups that are only in the store: from before the run was resumed, or let go
+	groups    []Group             // stored ones, from number base on
+	known     call.Counts         // of all stored groups
+	tried     map[int32]uint16    // of machines with several ways, those tried
+	foreign   map[string][]string // by sub-overlord: machines that it was not sent and answered for
+	problem   string              // why results are not durable; empty when they are
 	closed    bool
+	why       string        // with closed: what is to be told of the job
 	stopped   bool          // Do has ended before the job was closed
 	changed   chan struct{} // closed and replaced when groups, problem, closed or stopped change
 }
 
 // NewRun prepares a run. budget is shared by all runs of the process.
 func NewRun(p *Plan, budget *Budget, log *slog.Logger) *Run {
-	targeted := call.Counts{Targeted: p.Tree.Len() + len(p.Unknown)}
+	targeted := call.Counts{Targeted: len(p.Machines()) + len(p.Unknown)}
 	r := &Run{
-		Plan: p, budget: budget, log: log, wake: make(chan struct{}, 1), poke: make(chan struct{}, 1), state: make([]atomic.Uint32, p.Tree.Len()),
-		fold: newFolder(), counts: targeted, known: targeted, stop: make(chan struct{}), complete: make(chan struct{}), changed: make(chan struct{}),
+		Plan: p, budget: budget, log: log, wake: make(chan struct{}, 1), poke: make(chan struct{}, 1), state: make([]atomic.Uint32, len(p.Machines())),
+		fold: newFolder(), counts: targeted, known: targeted, stop: make(chan struct{}), complete: make(chan struct{}), over: make(chan struct{}), changed: make(chan struct{}),
 	}
 	for i := range r.state {
 		r.state[i].Store(uint32(call.Planned))
+	}
+	if p.ways != nil {
+		r.via = make([]atomic.Int32, len(r.state))
+		for i, h := range p.ways.best {
+			r.via[i].Store(int32(h))
+		}
 	}
 	return r
 }
@@ -123,7 +139,7 @@ func NewRun(p *Plan, budget *Budget, log *slog.Logger) *Run {
 // That a machine knows the call already is no result, and nor is, where calls
 // wait, that it cannot take it now: it is asked how far the call has come.
 func (r *Run) Deliver(res call.Result) bool {
-	i, ok := r.Plan.Tree.Index(res.Machine)
+	i, ok := r.Plan.index(res.Machine)
 	if !ok {
 		return false
 	}
@@ -143,7 +159,7 @@ func (r *Run) Deliver(res call.Result) bool {
 // deliver takes a result.
 func (r *Run) deliver(i int, res call.Result) bool {
 	if res.Code == call.Timeout && res.Detail == "" && r.Plan.Timeout > 0 {
-		res.Detail = "not done within " + r.Plan.Timeout.String()
+		res.Detail = "not done within " + r.Plan.Nominal.String()
 	}
 	return r.finish(i, res)
 }
@@ -185,14 +201,19 @@ func (r *Run) back(i int) bool {
 	}
 }
 
-func (r *Run) name(i int) string { return r.Plan.Tree.All()[i] }
+func (r *Run) name(i int) string { return r.Plan.Machines()[i] }
 
 // at is how far a call has come.
 func (r *Run) at(i int) call.State { return call.State(r.state[i].Load()) }
 
 func (r *Run) addLocked(res call.Result) {
-	r.fold.add(res, r.keepLocked)
-	r.counts.Add(res.Status(), 1)
+	r.addAllLocked([]string{res.Machine}, []time.Duration{res.Took}, res)
+}
+
+// addAllLocked takes one result of several machines.
+func (r *Run) addAllLocked(names []string, took []time.Duration, res call.Result) {
+	r.fold.add(names, took, res, r.keepLocked)
+	r.counts.Add(res.Status(), len(names))
 	if r.counts.Done() == r.counts.Targeted {
 		close(r.complete)
 	}
@@ -211,16 +232,22 @@ func (r *Run) keepLocked(n int) bool {
 	return true
 }
 
+// Concerns says whether a machine is one of the job's.
+func (r *Run) Concerns(machine string) bool {
+	_, ok := r.Plan.index(machine)
+	return ok
+}
+
 // Progress notes that a machine's call has come as far as s.
 func (r *Run) Progress(machine string, s call.State) {
-	if i, ok := r.Plan.Tree.Index(machine); ok && s < call.Finished {
+	if i, ok := r.Plan.index(machine); ok && s < call.Finished {
 		r.advance(i, s)
 	}
 }
 
 // Awaits says whether a machine's call was sent and its result is not known.
 func (r *Run) Awaits(machine string) bool {
-	i, ok := r.Plan.Tree.Index(machine)
+	i, ok := r.Plan.index(machine)
 	if !ok {
 		return false
 	}
@@ -238,7 +265,7 @@ func (r *Run) Cancel() (running, skipped []string) {
 		r.cancelled = true
 		close(r.stop)
 	}
-	for i, name := range r.Plan.Tree.All() {
+	for i, name := range r.Plan.Machines() {
 		switch {
 		case r.state[i].CompareAndSwap(uint32(call.Planned), uint32(call.Finished)): // the sender passes it over
 			r.addLocked(call.Result{Machine: name, Code: call.Cancelled, Detail: detailNeverSent})
@@ -257,6 +284,7 @@ type Snapshot struct {
 	Counts  call.Counts // of all stored groups
 	Problem string      // why results are not durable; empty when they are
 	Closed  bool
+	Reason  string          // with Closed: what is to be told of the job; empty: nothing
 	Stopped bool            // the run ended with the overlord; the job goes on when that is back
 	Changed <-chan struct{} // closed when there is more to see
 }
@@ -268,14 +296,18 @@ func (r *Run) Watch(from int) Snapshot {
 	defer r.mu.Unlock()
 	return Snapshot{
 		Groups: r.groups[min(max(from-r.base, 0), len(r.groups)):], Base: r.base, Counts: r.known, Problem: r.problem, Closed: r.closed,
-		Stopped: r.stopped, Changed: r.changed,
+		Stopped: r.stopped, Changed: r.changed, Reason: r.why,
 	}
 }
+
+// Closed gives a channel that is closed when the run is over: the job is closed,
+// or goes on at the next start.
+func (r *Run) Closed() <-chan struct{} { return r.over }
 
 // Waiting gives the machines whose result is not known yet, at most limit.
 func (r *Run) Waiting(limit int) []string {
 	var out []string
-	for i, name := range r.Plan.Tree.All() {
+	for i, name := range r.Plan.Machines() {
 		if r.at(i) < call.Finished && len(out) < limit {
 			out = append(out, name)
 		}

@@ -24,6 +24,7 @@ import (
 
 // fleet is a wire whose machines answer as told.
 type fleet struct {
+	noHops
 	mu        sync.Mutex
 	run       *job.Run
 	answer    func(machine string, c *fleetpb.Call) (*call.Result, error) // nil, nil: silence
@@ -75,7 +76,7 @@ type shelf struct {
 	closed []call.Counts
 }
 
-func (s *shelf) CloseJob(_ context.Context, _ call.JobID, c call.Counts) error {
+func (s *shelf) CloseJob(_ context.Context, _ call.JobID, c call.Counts, _ string) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.jam > 0 {
@@ -432,7 +433,10 @@ func BenchmarkRun(b *testing.B) {
 	})
 }
 
-type instant struct{ run *job.Run }
+type instant struct {
+	noHops
+	run *job.Run
+}
 
 func (w *instant) Send(m string, _ bool, _, _ []byte) error {
 	w.run.Deliver(call.Result{Machine: m, Output: []byte(`{"ok":true}`)})

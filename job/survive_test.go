@@ -370,6 +370,7 @@ func TestLiarIsSlow(t *testing.T) {
 }
 
 type liar struct {
+	noHops
 	run         *job.Run
 	mu          sync.Mutex
 	sent, asked int

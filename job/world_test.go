@@ -1,18 +1,21 @@
 package job_test
 
 import (
+	"context"
 	"sync"
 	"time"
 
+	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/job"
 )
 
 // machines is a wire to machines that can be told what happens to them.
 type machines struct {
+	noHops
 	run *job.Run
 
-	mu     sync.Mutex
+	mu     *sync.Mutex // shared by those that share machines
 	of     map[string]*machine
 	stored []string
 }
@@ -37,7 +40,7 @@ type machine struct {
 }
 
 func world(names ...string) *machines {
-	w := &machines{of: make(map[string]*machine)}
+	w := &machines{of: make(map[string]*machine), mu: new(sync.Mutex)}
 	for _, n := range names {
 		w.of[n] = new(machine)
 	}
@@ -157,4 +160,13 @@ type ordered struct {
 	*machines
 	began time.Time
 	shelf *shelf
+}
+
+// noHops is a wire without sub-overlords.
+type noHops struct{}
+
+func (noHops) Arrival(string) <-chan struct{} { return nil }
+
+func (noHops) Delegate(_ context.Context, hop string, _ *fleetpb.Delegate, _ <-chan struct{}, _ func(job.Group)) error {
+	return call.Errorf(call.NoSession, "there is no %s", hop)
 }

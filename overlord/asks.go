@@ -218,7 +218,7 @@ func (o *Overlord) finished(s *session.Session, jobs [][]byte) {
 			return
 		}
 		id := call.JobID(b)
-		switch r := o.jobs.job(id); {
+		switch r := o.jobs.awaiting(id, s.Peer().Name); {
 		case o.unwanted(r, s.Peer().Name):
 			s.Acknowledge(id)
 		case r != nil:

@@ -10,6 +10,7 @@ import (
 
 	"dominion/api/apipb"
 	"dominion/api/auditpb"
+	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/job"
 	"dominion/module"
@@ -35,6 +36,7 @@ type running struct {
 	forwards sync.WaitGroup       // goroutines that pass output on
 
 	mu      sync.Mutex
+	names   string                        // folded, of the whole order; empty: not asked for yet
 	again   map[string]uint64             // of machines that were sent the call once more, its newest id
 	asks    map[string]*asking            // of machines that were asked, the newest
 	ended   bool                          // no further stream is taken
@@ -90,6 +92,15 @@ func (r *running) Result(s *session.Session, id uint64, body []byte) {
 	go r.awaitOutput(s, id, p.OutputStream, res) // one for each call of the session; ends with it
 }
 
+// timesOf is tookOf of many.
+func timesOf(us []uint64) []time.Duration {
+	out := make([]time.Duration, len(us))
+	for i, t := range us {
+		out[i] = tookOf(t)
+	}
+	return out
+}
+
 // tookOf gives a duration that a machine names, whatever it is.
 func tookOf(us uint64) time.Duration {
 	return time.Duration(min(us, uint64(math.MaxInt64/time.Microsecond))) * time.Microsecond
@@ -98,7 +109,7 @@ func tookOf(us uint64) time.Duration {
 // Lost implements session.Waiter.
 func (r *running) Lost(s *session.Session, _ uint64, err error) {
 	r.run.Lost(s.Peer().Name)
-	r.o.log.Debug("session lost during a call", "machine", s.Peer().Name, "job", r.run.Plan.Order.Job.String(), "error", err)
+	r.o.log.Debug("session lost during a call", "machine", s.Peer().Name, "job", r.run.Plan.ID.String(), "error", err)
 }
 
 // awaitOutput completes a result whose output came as a stream. One that did
@@ -216,8 +227,16 @@ func (o *Overlord) plan(ctx context.Context, req *apipb.CallRequest) (*job.Plan,
 	if req.TimeoutMs > uint64(math.MaxInt64/time.Millisecond) {
 		return nil, call.Errorf(call.Invalid, "a time-out of %d ms is longer than can be counted", req.TimeoutMs)
 	}
+	var reach *fleetpb.Branch
+	if req.Delegate {
+		index, err := o.indexOf(req.Map)
+		if err != nil {
+			return nil, err
+		}
+		reach = index.Reach(o.cfg.Name, names)
+	}
 	p, err := job.NewPlan(job.Request{
-		Signed: call.Signed{Order: req.Order, Signature: req.Signature, Cert: req.OperatorCert}, Salt: req.Salt, Args: req.Args,
+		Reach: reach, Signed: call.Signed{Order: req.Order, Signature: req.Signature, Cert: req.OperatorCert}, Salt: req.Salt, Args: req.Args,
 		Names: names, Unknown: unknown, Timeout: time.Duration(req.TimeoutMs) * time.Millisecond, Stream: req.Stream,
 		Target: req.Target, Operator: c.Name, Wait: req.Wait,
 	})
@@ -263,16 +282,19 @@ func (o *Overlord) confirmed(e module.Effect, order *call.Order) *call.Error {
 // begin makes a planned job durable and starts it. The job outlives the
 // request: it ends by itself, or with the overlord.
 func (o *Overlord) begin(ctx context.Context, p *job.Plan, live chan<- *apipb.Output) (*running, error) {
-	if !o.jobs.reserve(o.cfg.MaxJobs) {
-		return nil, call.Errorf(call.Busy, "%d jobs are running; try again later", o.cfg.MaxJobs)
-	}
-	c := callerFrom(ctx)
-	rec := &auditpb.Record{
-		Actor: c.actor(), Action: "order", Subject: p.Order.Job.String(), Detail: p.Order.Method,
+	return o.start(ctx, p, live, &auditpb.Record{
+		Actor: callerFrom(ctx).actor(), Action: "order", Subject: p.ID.String(), Detail: p.Order.Method,
 		Order: &auditpb.Order{
 			Order: p.Signed.Order, Signature: p.Signed.Signature, OperatorCert: p.Signed.Cert,
 			Names: target.Fold(p.Tree.All()), Unknown: target.Fold(p.Unknown),
 		},
+	})
+}
+
+// start makes a planned job and its record durable, and starts it.
+func (o *Overlord) start(ctx context.Context, p *job.Plan, live chan<- *apipb.Output, rec *auditpb.Record) (*running, error) {
+	if !o.jobs.reserve(o.cfg.MaxJobs) {
+		return nil, call.Errorf(call.Busy, "%d jobs are running; try again later", o.cfg.MaxJobs)
 	}
 	if err := o.keep.begin(ctx, p, rec); err != nil {
 		o.jobs.release()
@@ -292,7 +314,7 @@ func (o *Overlord) newRunning(p *job.Plan, live chan<- *apipb.Output) *running {
 // overlord's end cuts off stays there: of a job that is not on the table machines
 // are told that they need not keep its results.
 func (o *Overlord) carryOut(r *running) {
-	id := r.run.Plan.Order.Job
+	id := r.run.Plan.ID
 	defer r.forgetIDs()
 	defer r.endStreams()
 	if err := r.run.Do(o.life, r, o.keep); err != nil {
@@ -305,7 +327,7 @@ func (o *Overlord) carryOut(r *running) {
 
 // forget withdraws the waiter where no answer came.
 func (r *running) forget() {
-	for _, s := range r.o.fleet.of(r.run.Plan.Tree.All()) {
+	for _, s := range r.o.fleet.of(r.run.Plan.Machines()) {
 		s.Forget(r.id)
 	}
 }

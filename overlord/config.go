@@ -51,6 +51,8 @@ type Config struct {
 
 	// A change on more machines than this needs their number confirmed, as does every method that destroys. Default 100.
 	Guard int `yaml:"guard"`
+	// Orders go to machines below sub-overlords too, by the map, unless the command says --delegate=false. Default false.
+	Delegate bool `yaml:"delegate"`
 
 	// Address of the overlord above this one, host:port (51235 when the port is left out). Only with a state
 	// directory that is fresh, or that was made so: this overlord then never has the root's key. Default: none.

@@ -2,13 +2,299 @@ package overlord
 
 import (
 	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"slices"
+	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	"dominion/api/apierr"
+	"dominion/api/apipb"
+	"dominion/api/auditpb"
 	"dominion/api/fleetpb"
 	"dominion/call"
+	"dominion/job"
 	"dominion/minion"
+	"dominion/module"
+	"dominion/pki"
+	"dominion/session"
+	"dominion/store"
+	"dominion/target"
 )
 
-// delegated carries out an order that the parent passes on.
-func (o *Overlord) delegated(_ context.Context, _ minion.Delegation) *fleetpb.Result {
-	return &fleetpb.Result{Code: uint32(call.NotFound), Detail: "not here yet"}
+// orderTime is how long a parent may take to send an order that is longer than a frame.
+const orderTime = time.Minute
+
+// delegated carries out an order that the parent passes on, or goes on with it,
+// and tells the parent what comes of it.
+func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.Result {
+	err := o.serveDelegation(ctx, d)
+	if err != nil && o.life.Err() != nil {
+		err = errStopping
+	}
+	r := &fleetpb.Result{Code: uint32(call.CodeOf(err))}
+	if err != nil {
+		e, internal := apierr.ToPeer(err)
+		r.Detail = e.Message()
+		if internal && ctx.Err() == nil {
+			o.log.Error("delegated order failed", "parent", d.Parent, "error", err)
+		}
+	}
+	return r
+}
+
+func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) error {
+	req, err := readOrder(ctx, d)
+	if err != nil {
+		return err
+	}
+	p, err := o.planDelegated(ctx, d.Parent, req)
+	if err != nil {
+		return err
+	}
+	r, stored, live, err := o.takeDelegated(ctx, d.Parent, p, req.Cancel)
+	if err != nil {
+		return err
+	}
+	// A withdrawal does not end the answer.
+	answering, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
+	stop := context.AfterFunc(ctx, func() {
+		if !errors.Is(context.Cause(ctx), minion.ErrWithdrawn) {
+			end()
+			return
+		}
+		if r != nil {
+			o.withdraw(answering, r, d.Parent)
+		}
+	})
+	defer stop()
+	defer context.AfterFunc(o.life, end)()
+	go func() { // ends with the session, or with the answer
+		select {
+		case <-d.Session.Done():
+			end()
+		case <-answering.Done():
+		}
+	}()
+	if req.Cancel && r != nil {
+		o.withdraw(answering, r, d.Parent)
+	}
+	return o.answerParent(answering, d, r, stored, live, int(min(req.Seen, store.MaxGroups)))
+}
+
+// readOrder gives the order as it came, inline or as a stream.
+func readOrder(ctx context.Context, d minion.Delegation) (*fleetpb.Delegate, error) {
+	req := new(fleetpb.Delegate)
+	if err := proto.Unmarshal(d.Args, req); err != nil {
+		return nil, call.Errorf(call.Invalid, "the order cannot be read: %v", err)
+	}
+	if !req.Streamed {
+		return req, nil
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, orderTime, call.Errorf(call.Unavailable, "the order did not come within %s", orderTime))
+	defer cancel()
+	select {
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	case st := <-d.Order:
+		stop := context.AfterFunc(ctx, func() { st.CloseWithReason("too slow") })
+		defer stop()
+		b, err := io.ReadAll(io.LimitReader(st, maxOrder+1))
+		if err == nil && len(b) > maxOrder {
+			st.CloseWithReason("too long")
+			err = call.Errorf(call.Invalid, "the order has more than %d bytes", maxOrder)
+		}
+		if err != nil {
+			return nil, err
+		}
+		whole := new(fleetpb.Delegate)
+		if err := proto.Unmarshal(b, whole); err != nil {
+			return nil, call.Errorf(call.Invalid, "the order cannot be read: %v", err)
+		}
+		return whole, nil
+	}
+}
+
+// planDelegated checks an order as plan does, but for what only the overlord can
+// that the operator spoke to.
+func (o *Overlord) planDelegated(ctx context.Context, parent string, req *fleetpb.Delegate) (*job.Plan, error) {
+	if problem := o.keep.auditProblem(); problem != "" {
+		return nil, call.Errorf(call.AuditRefused, "the audit log of overlord/%s is damaged, so no order is taken: %s", o.cfg.Name, problem)
+	}
+	if len(req.Via) == 0 || len(req.Via) > session.MaxHops || slices.Contains(req.Via, o.cfg.Name) {
+		return nil, call.Errorf(call.Invalid, "the order came through %d overlords, or in a circle", len(req.Via))
+	}
+	if req.Reach.GetName() != o.cfg.Name {
+		return nil, call.Errorf(call.Invalid, "the order is for overlord/%.80s, not for %s", req.Reach.GetName(), o.cfg.Name)
+	}
+	names, err := expand(req.Names)
+	if err != nil {
+		return nil, call.Errorf(call.Invalid, "names: %v", err)
+	}
+	signed := call.Signed{Order: req.Order, Signature: req.Signature, Cert: req.OperatorCert}
+	p, err := job.NewPlan(job.Request{
+		Signed: signed, Salt: req.Salt, Args: req.Args, Names: names, Timeout: millis(req.TimeoutMs), Nominal: millis(req.NominalMs), Stream: req.Stream,
+		Wait: req.Wait, Target: cutText(req.Target, 64<<10), Reach: req.Reach, Part: true, Via: req.Via,
+	})
+	if err != nil {
+		return nil, err
+	}
+	above := caller{Identity: pki.Identity{Role: pki.Overlord, Name: parent}}
+	who, err := o.verifyOrder(p.Signed)
+	if err != nil {
+		o.auditDenied(ctx, above, session.MethodDelegate, p.Order.Job.String(), err.Error())
+		return nil, err
+	}
+	p.Operator = who.Name
+	if m, ok := o.table.Lookup(p.Order.Method); ok {
+		p.Read = m.Effect() == module.Read
+	}
+	if denied := o.currentPolicy().AllowAll(who.Name, p.Order.Method, p.Machines()); len(denied) > 0 {
+		why := "the policy of overlord/" + o.cfg.Name + " does not let " + who.String() + " call " + p.Order.Method + " on " + cutText(target.Fold(denied), 300)
+		o.auditDenied(ctx, above, session.MethodDelegate, p.Order.Job.String(), why)
+		return nil, call.Errorf(call.Denied, "%s", why)
+	}
+	return p, nil
+}
+
+func millis(ms uint64) time.Duration {
+	return time.Duration(min(ms, uint64(call.MaxLife/time.Millisecond))) * time.Millisecond
+}
+
+// takeDelegated gives the job that an order belongs to here, running or closed,
+// and begins one when there is none. live, for who began it, is its live output.
+func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan, cancelled bool) (*running, store.Job, <-chan *apipb.Output, error) {
+	folded := target.Fold(p.Machines())
+	for p.ID = p.Order.Job; ; {
+		r, j, err := (fleetAPI{o}).find(ctx, p.ID.String())
+		switch {
+		case r != nil && slices.Equal(r.run.Plan.Machines(), p.Machines()), r == nil && err == nil && j.Names == folded:
+			return r, j, nil, nil
+		case err == nil: // the order came another way, too, for other machines
+			if p.ID != p.Order.Job {
+				return nil, j, nil, call.Errorf(call.Internal, "two jobs of overlord/%s have the id %s", o.cfg.Name, p.ID)
+			}
+			p.ID = otherID(p.Order.Job, folded)
+			continue
+		case call.CodeOf(err) != call.NotFound:
+			return nil, j, nil, err
+		case time.Now().After(p.Order.Expiry.Add(call.Tolerance)):
+			return nil, j, nil, call.Errorf(call.Expired, "the order expired at %s, before it had begun here", p.Order.Expiry.UTC().Format(time.RFC3339))
+		case cancelled:
+			return nil, j, nil, call.Errorf(call.Cancelled, "the order is withdrawn, and had not begun here")
+		}
+		var live chan *apipb.Output
+		if p.Stream {
+			live = make(chan *apipb.Output)
+		}
+		r, err = o.start(ctx, p, live, &auditpb.Record{
+			Actor: "overlord/" + parent, Action: "delegation", Subject: p.ID.String(), Detail: cutText("by "+pki.Identity{Role: pki.Operator, Name: p.Operator}.String(), 300),
+			Order: &auditpb.Order{
+				Order: p.Signed.Order, Signature: p.Signed.Signature, OperatorCert: p.Signed.Cert, Names: target.Fold(p.Tree.All()), Reach: folded,
+			},
+		})
+		if call.CodeOf(err) == call.Repeated { // it came twice at once
+			continue
+		}
+		if err == nil && live == nil {
+			r.leave()
+		}
+		return r, store.Job{}, live, err
+	}
+}
+
+// otherID gives a job's name here when the order's own is taken, because the order
+// came by several ways: always the same for the same machines.
+func otherID(order call.JobID, machines string) call.JobID {
+	sum := sha256.Sum256(append(append([]byte("dominion-delegation-v1"), order[:]...), machines...))
+	id := order
+	copy(id[9:], sum[:]) // behind the time, the version and the variant
+	return id
+}
+
+// withdraw cancels a job because the parent says so.
+func (o *Overlord) withdraw(ctx context.Context, r *running, parent string) {
+	above := caller{Identity: pki.Identity{Role: pki.Overlord, Name: parent}}
+	if err := o.keep.cancel(ctx, above, r.run.Plan.ID); err != nil && call.CodeOf(err) != call.NotFound {
+		o.log.Error("withdrawal not stored; it holds until this overlord restarts", "job", r.run.Plan.ID.String(), "error", err)
+	}
+	r.run.Cancel()
+}
+
+// answerParent sends the parent what comes of a job until it is closed.
+func (o *Overlord) answerParent(ctx context.Context, d minion.Delegation, r *running, j store.Job, live <-chan *apipb.Output, seen int) error {
+	st, err := d.Session.Open(ctx, d.ID, streamEvents)
+	if err != nil {
+		if live != nil { // nobody will take its output
+			r.leave()
+		}
+		return err
+	}
+	up := upward{st}
+	if r == nil {
+		err = fleetAPI{o}.sendStored(ctx, j.ID, seen, store.MaxGroups, up)
+	} else {
+		flowing := make(chan struct{})
+		if live != nil {
+			go func() { // ends with the job, or when the parent does not listen any more
+				defer close(flowing)
+				o.sendOutput(ctx, d, r, live)
+			}()
+		} else {
+			close(flowing)
+		}
+		if err = watch(ctx, r, watching{seen: seen}, up); err == nil {
+			select {
+			case <-flowing:
+			case <-ctx.Done():
+				err = context.Cause(ctx)
+			}
+		}
+	}
+	if err != nil {
+		st.CloseWithReason("it goes on later")
+		return err
+	}
+	return st.Close()
+}
+
+// sendOutput passes live output up until there will be no more.
+func (o *Overlord) sendOutput(ctx context.Context, d minion.Delegation, r *running, live <-chan *apipb.Output) {
+	defer r.leave()
+	st, err := d.Session.Open(ctx, d.ID, streamOutput)
+	if err != nil {
+		return
+	}
+	var quiet <-chan struct{}
+	for closed := r.run.Closed(); ; {
+		select {
+		case out := <-live:
+			if err := writeEvent(st, &apipb.CallEvent{Event: &apipb.CallEvent_Output{Output: out}}); err != nil {
+				st.CloseWithReason("not sent")
+				return
+			}
+		case <-closed:
+			closed, quiet = nil, r.quiet()
+		case <-quiet:
+			_ = st.Close() // an error: the session is over
+			return
+		case <-ctx.Done():
+			st.CloseWithReason("it goes on later")
+			return
+		}
+	}
+}
+
+// upward sends events to a parent: those that tell of results.
+type upward struct{ st *session.Stream }
+
+// Send implements events.
+func (u upward) Send(ev *apipb.CallEvent) error {
+	if ev.GetResults() == nil {
+		return nil
+	}
+	return writeEvent(u.st, ev)
 }

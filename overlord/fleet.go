@@ -29,6 +29,7 @@ type minionState struct {
 	notes   [][]byte         // checkpoints that it remembers, as far as we know; nil: as in its HELLO
 	asked   float64          // requests of its own that count at the time of asking
 	asking  time.Time        // when it asked last
+	arrive  chan struct{}    // closed when it has a session; nil: nobody waits
 }
 
 // What a minion may ask for on its own account, over all its sessions: facts and
@@ -88,6 +89,19 @@ func (f *fleet) isSub(name string) bool {
 	return m != nil && m.sub
 }
 
+// subs gives the sorted names of the sub-overlords of ours.
+func (f *fleet) subs() []string {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	var out []string
+	for _, n := range f.names {
+		if f.known[n].sub {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
 func (f *fleet) addLocked(name string) *minionState {
 	m := f.known[name]
 	if m == nil {
@@ -126,6 +140,10 @@ func (f *fleet) join(s *session.Session, now time.Time) (old *session.Session) {
 		f.up++
 	}
 	m.session, m.since, m.reason, m.notes = s, now, "", nil
+	if m.arrive != nil {
+		close(m.arrive)
+		m.arrive = nil
+	}
 	m.birth = birthOf(s.PeerHello(), now)
 	return old
 }
@@ -151,6 +169,30 @@ func (f *fleet) get(name string) *session.Session {
 		return m.session
 	}
 	return nil
+}
+
+// here is a channel that is closed.
+var here = func() <-chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// arrival gives a channel that is closed when a machine has a session. Of one
+// that is not enrolled it never is.
+func (f *fleet) arrival(name string) <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	m := f.known[name]
+	switch {
+	case m == nil:
+		return nil
+	case m.session != nil:
+		return here
+	case m.arrive == nil:
+		m.arrive = make(chan struct{})
+	}
+	return m.arrive
 }
 
 // journal gives the session of a minion, or nil, and when its journal began.

@@ -22,25 +22,39 @@ const defaultPing = 5 * time.Second
 
 // resolve says which machines an expression names now.
 func (o *Overlord) resolve(expr, exclude string, limit uint64) (target.Result, error) {
-	e, err := target.Parse(expr)
+	e, err := parseTarget(expr, exclude)
 	if err != nil {
-		return target.Result{}, call.Errorf(call.Invalid, "%v", err)
-	}
-	if exclude != "" {
-		x, err := target.Parse(exclude)
-		if err != nil {
-			return target.Result{}, call.Errorf(call.Invalid, "exclude: %v", err)
-		}
-		e = e.Without(x)
+		return target.Result{}, err
 	}
 	res, err := e.Resolve(target.Env{Known: o.fleet.list(), Group: o.keep.group})
 	if err != nil {
 		return target.Result{}, call.Errorf(call.Invalid, "%v", err)
 	}
-	if n := uint64(len(res.Names)); limit > 0 && n > limit {
-		return res, call.Errorf(call.TooMany, "the target names %d machines, more than the limit of %d", n, limit)
+	return res, within(limit, len(res.Names))
+}
+
+// parseTarget reads a target and what is taken out of it, if anything is.
+func parseTarget(expr, exclude string) (*target.Expr, error) {
+	e, err := target.Parse(expr)
+	if err != nil {
+		return nil, call.Errorf(call.Invalid, "%v", err)
 	}
-	return res, nil
+	if exclude == "" {
+		return e, nil
+	}
+	x, err := target.Parse(exclude)
+	if err != nil {
+		return nil, call.Errorf(call.Invalid, "exclude: %v", err)
+	}
+	return e.Without(x), nil
+}
+
+// within refuses more machines than the caller's limit; zero: there is none.
+func within(limit uint64, machines int) error {
+	if n := uint64(machines); limit > 0 && n > limit {
+		return call.Errorf(call.TooMany, "the target names %d machines, more than the limit of %d", n, limit)
+	}
+	return nil
 }
 
 func ms(t time.Time) int64 {
@@ -62,12 +76,19 @@ func (a fleetAPI) Status(ctx context.Context, _ *connect.Request[apipb.StatusReq
 		Name: o.cfg.Name, Version: o.cfg.Version, StartedAtMs: ms(o.started), TimeMs: ms(time.Now()), Minions: uint64(known), Connected: uint64(up),
 		PendingRequests: uint64(pending), LogId: o.keep.logID(), LogSize: uint64(o.keep.logSize()), AuditProblem: o.keep.auditProblem(),
 		RunningJobs: uint64(o.jobs.count()), RevocationNumber: o.revoked().Number(), RootKeyHere: o.keys.root != nil, StoreProblem: o.keep.problem(), Pin: o.keys.pin(),
-		Parent: o.parent.status(), RootHost: o.rootHostPB(),
+		Parent: o.parent.status(), RootHost: o.rootHostPB(), Delegate: o.cfg.Delegate,
 	}), nil
 }
 
 // Resolve implements FleetServiceHandler.
-func (a fleetAPI) Resolve(_ context.Context, r *connect.Request[apipb.ResolveRequest]) (*connect.Response[apipb.ResolveResponse], error) {
+func (a fleetAPI) Resolve(ctx context.Context, r *connect.Request[apipb.ResolveRequest]) (*connect.Response[apipb.ResolveResponse], error) {
+	if r.Msg.Delegate {
+		out, err := a.o.resolveBelow(ctx, r.Msg)
+		if err != nil {
+			return nil, err
+		}
+		return connect.NewResponse(out), nil
+	}
 	res, err := a.o.resolve(r.Msg.Target, r.Msg.Exclude, r.Msg.Limit)
 	if err != nil {
 		return nil, err

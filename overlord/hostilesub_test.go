@@ -51,6 +51,12 @@ func keyOf(t *testing.T, f *fleettest.Fleet, name string) crypto.Signer {
 // that has been stopped.
 func pose(t *testing.T, f, sub *fleettest.Fleet) *session.Session {
 	t.Helper()
+	return poseAs(t, f, sub, new(stolen))
+}
+
+// poseAs is pose for who answers what f asks.
+func poseAs(t *testing.T, f, sub *fleettest.Fleet, h session.Handler) *session.Session {
+	t.Helper()
 	b, err := os.ReadFile(filepath.Join(sub.State, "tls.crt"))
 	if err != nil {
 		t.Fatal(err)
@@ -59,10 +65,10 @@ func pose(t *testing.T, f, sub *fleettest.Fleet) *session.Session {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return dialAs(t, f, tls.Certificate{Certificate: [][]byte{certs[0].Raw}, PrivateKey: keyOf(t, sub, "tls.key"), Leaf: certs[0]})
+	return dialAs(t, f, tls.Certificate{Certificate: [][]byte{certs[0].Raw}, PrivateKey: keyOf(t, sub, "tls.key"), Leaf: certs[0]}, h)
 }
 
-func dialAs(t *testing.T, f *fleettest.Fleet, cert tls.Certificate) *session.Session {
+func dialAs(t *testing.T, f *fleettest.Fleet, cert tls.Certificate, h session.Handler) *session.Session {
 	t.Helper()
 	conn, err := session.Dial(t.Context(), f.Address, session.ClientTLS(session.TLSOptions{
 		Certificate: func() (*tls.Certificate, error) { return &cert, nil },
@@ -71,8 +77,8 @@ func dialAs(t *testing.T, f *fleettest.Fleet, cert tls.Certificate) *session.Ses
 	if err != nil {
 		t.Fatal(err)
 	}
-	ready, m := make(chan struct{}), new(stolen)
-	s, err := session.New(conn, &session.Options{Handler: m, Ready: func(*session.Session) { close(ready) }})
+	ready := make(chan struct{})
+	s, err := session.New(conn, &session.Options{Handler: h, Ready: func(*session.Session) { close(ready) }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,7 +38,7 @@ func (a fleetAPI) Call(ctx context.Context, r *connect.Request[apipb.CallRequest
 		return err
 	}
 	defer run.leave()
-	accepted := &apipb.Accepted{Job: p.Order.Job.String(), Counts: countsPB(run.run.Watch(0).Counts)}
+	accepted := &apipb.Accepted{Job: p.ID.String(), Counts: countsPB(run.run.Watch(0).Counts)}
 	if err := out.Send(&apipb.CallEvent{Event: &apipb.CallEvent_Accepted{Accepted: accepted}}); err != nil {
 		return err
 	}
@@ -52,15 +52,20 @@ type watching struct {
 	now  bool                 // do not wait
 }
 
+// events is where what happens in a job is sent.
+type events interface {
+	Send(ev *apipb.CallEvent) error
+}
+
 // watch sends what happens in a job until it is closed or the caller leaves.
-func watch(ctx context.Context, r *running, w watching, out *connect.ServerStream[apipb.CallEvent]) error {
+func watch(ctx context.Context, r *running, w watching, out events) error {
 	tick := time.NewTicker(progressEvery)
 	defer tick.Stop()
 	var quiet <-chan struct{} // closed when all live output has been passed on
 	for seen := w.seen; ; {
 		snap := r.run.Watch(seen)
 		if seen < snap.Base {
-			if err := (fleetAPI{r.o}).sendStored(ctx, r.run.Plan.Order.Job, seen, snap.Base, out); err != nil {
+			if err := (fleetAPI{r.o}).sendStored(ctx, r.run.Plan.ID, seen, snap.Base, out); err != nil {
 				return err
 			}
 			seen = snap.Base
@@ -91,7 +96,7 @@ func watch(ctx context.Context, r *running, w watching, out *connect.ServerStrea
 				return err
 			}
 		case <-quiet:
-			return out.Send(&apipb.CallEvent{Event: &apipb.CallEvent_Closed{Closed: &apipb.Closed{Counts: countsPB(snap.Counts)}}})
+			return out.Send(&apipb.CallEvent{Event: &apipb.CallEvent_Closed{Closed: &apipb.Closed{Counts: countsPB(snap.Counts), Reason: snap.Reason}}})
 		case <-changed:
 		case <-tick.C:
 			if err := out.Send(progress(r, snap)); err != nil {
@@ -209,7 +214,7 @@ func (a fleetAPI) Watch(ctx context.Context, r *connect.Request[apipb.WatchReque
 	if run == nil {
 		return a.watchClosed(ctx, j, w.seen, out)
 	}
-	if err := sendAccepted(run.run.Plan.Order.Job, run.run.Watch(w.seen).Counts, out); err != nil {
+	if err := sendAccepted(run.run.Plan.ID, run.run.Watch(w.seen).Counts, out); err != nil {
 		return err
 	}
 	return watch(ctx, run, w, out)
@@ -232,7 +237,7 @@ func sendAccepted(id call.JobID, c call.Counts, out *connect.ServerStream[apipb.
 }
 
 // sendStored sends the stored groups of a job from number first up to last, which is not among them.
-func (a fleetAPI) sendStored(ctx context.Context, id call.JobID, first, last int, out *connect.ServerStream[apipb.CallEvent]) error {
+func (a fleetAPI) sendStored(ctx context.Context, id call.JobID, first, last int, out events) error {
 	for g, err := range a.o.keep.db.Results(ctx, id, first) {
 		if err != nil {
 			return err

@@ -14,8 +14,10 @@ type jobTable struct {
 	mu       sync.RWMutex
 	reserved int
 	byCall   map[uint64]*running
-	byJob    map[call.JobID]*running
+	byJob    map[call.JobID]*running   // by what it is called here
+	byOrder  map[call.JobID][]*running // by the order: what machines know it by; several when it came by several ways
 	asks     map[uint64]*asking
+	hops     map[uint64]*hopCall
 }
 
 func (t *jobTable) reserve(limit int) bool {
@@ -38,16 +40,24 @@ func (t *jobTable) add(r *running) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.byCall == nil {
-		t.byCall, t.byJob = make(map[uint64]*running), make(map[call.JobID]*running)
+		t.byCall, t.byJob, t.byOrder = make(map[uint64]*running), make(map[call.JobID]*running), make(map[call.JobID][]*running)
 	}
 	t.byCall[r.id] = r
-	t.byJob[r.run.Plan.Order.Job] = r
+	t.byJob[r.run.Plan.ID] = r
+	order := r.run.Plan.Order.Job
+	t.byOrder[order] = append(t.byOrder[order], r)
 }
 
 func (t *jobTable) remove(r *running) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.byJob, r.run.Plan.Order.Job)
+	delete(t.byJob, r.run.Plan.ID)
+	order := r.run.Plan.Order.Job
+	if left := slices.DeleteFunc(t.byOrder[order], func(x *running) bool { return x == r }); len(left) > 0 {
+		t.byOrder[order] = left
+	} else {
+		delete(t.byOrder, order)
+	}
 	t.reserved--
 }
 
@@ -92,6 +102,39 @@ func (t *jobTable) job(id call.JobID) *running {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
 	return t.byJob[id]
+}
+
+// awaiting gives the job of an order that concerns a machine; nil: none.
+func (t *jobTable) awaiting(order call.JobID, machine string) *running {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	for _, r := range t.byOrder[order] {
+		if r.run.Concerns(machine) {
+			return r
+		}
+	}
+	return nil
+}
+
+func (t *jobTable) passing(c *hopCall) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.hops == nil {
+		t.hops = make(map[uint64]*hopCall)
+	}
+	t.hops[c.id] = c
+}
+
+func (t *jobTable) passed(c *hopCall) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	delete(t.hops, c.id)
+}
+
+func (t *jobTable) hop(id uint64) *hopCall {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.hops[id]
 }
 
 // all gives every job that has calls in the air.

@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"dominion/api/apipb"
 	"dominion/api/auditpb"
 	"dominion/api/fleetpb"
@@ -197,15 +199,30 @@ func (k *keep) record(ctx context.Context, r *auditpb.Record) error {
 
 // begin makes a job durable, its audit record with it.
 func (k *keep) begin(ctx context.Context, p *job.Plan, rec *auditpb.Record) error {
+	names, delegated := rec.Order.Names, []byte(nil)
+	if p.Reach != nil {
+		d := &fleetpb.Delegate{Reach: p.Reach, NominalMs: uint64(p.Nominal.Milliseconds()), Via: p.Via}
+		if p.Part {
+			d.Names = names
+		}
+		var err error
+		if delegated, err = proto.Marshal(d); err != nil {
+			return fmt.Errorf("encode the ways of job %s: %w", p.ID, err)
+		}
+	}
+	if rec.Order.Reach != "" {
+		names = rec.Order.Reach
+	}
 	return k.db.Update(ctx, func(tx *store.Tx) error {
 		index, err := tx.Audit(rec)
 		if err != nil {
 			return err
 		}
 		return tx.AddJob(ctx, store.Job{
-			ID: p.Order.Job, Record: index, Operator: p.Operator, Method: p.Order.Method, Order: p.Signed.Order, Signature: p.Signed.Signature,
-			OperatorCert: p.Signed.Cert, Args: p.Args, Salt: p.Salt, Target: p.Target, Names: rec.Order.Names, Unknown: rec.Order.Unknown,
-			Created: p.Created, Expires: p.Order.Expiry, Timeout: p.Timeout, Wait: p.Wait, Counts: call.Counts{Targeted: p.Tree.Len() + len(p.Unknown)},
+			ID: p.ID, Record: index, Operator: p.Operator, Method: p.Order.Method, Order: p.Signed.Order, Signature: p.Signed.Signature,
+			OperatorCert: p.Signed.Cert, Args: p.Args, Salt: p.Salt, Target: p.Target, Names: names, Unknown: rec.Order.Unknown,
+			Created: p.Created, Expires: p.Order.Expiry, Timeout: p.Timeout, Wait: p.Wait, Counts: call.Counts{Targeted: len(p.Machines()) + len(p.Unknown)},
+			Delegated: delegated,
 		})
 	})
 }
@@ -238,8 +255,8 @@ func (k *keep) cancel(ctx context.Context, c caller, id call.JobID) error {
 }
 
 // CloseJob implements job's keeper.
-func (k *keep) CloseJob(ctx context.Context, id call.JobID, c call.Counts) error {
-	return k.end(ctx, id, c, "")
+func (k *keep) CloseJob(ctx context.Context, id call.JobID, c call.Counts, reason string) error {
+	return k.end(ctx, id, c, reason)
 }
 
 // end closes a job, if it is open.

@@ -16,6 +16,7 @@ import (
 	"dominion/api/apierr"
 	"dominion/api/apipb/apipbconnect"
 	"dominion/call"
+	"dominion/delegation"
 	"dominion/enrol"
 	"dominion/pki"
 	"dominion/session"
@@ -24,6 +25,7 @@ import (
 // Limits of the API.
 const (
 	maxRequest    = 20 << 20 // bytes of one message: the folded names of a million machines fit
+	maxWithMap    = maxRequest + delegation.MaxFile
 	headerTimeout = 10 * time.Second
 	idleTimeout   = 2 * time.Minute
 )
@@ -104,9 +106,10 @@ func (o *Overlord) newServer() *http.Server {
 	}
 	mux := http.NewServeMux()
 	mux.Handle(o.registrar.Handler())
-	mux.Handle(apipbconnect.NewFleetServiceHandler(fleetAPI{o}, opts...))
+	mux.Handle(apipbconnect.NewFleetServiceHandler(fleetAPI{o}, append(opts, connect.WithReadMaxBytes(maxWithMap))...))
 	mux.Handle(apipbconnect.NewAdminServiceHandler(adminAPI{o}, opts...))
 	mux.Handle(apipbconnect.NewAuditServiceHandler(auditAPI{o}, opts...))
+	mux.Handle(apipbconnect.NewMapServiceHandler(&mapAPI{o: o}, opts...))
 	mux.Handle("GET /metrics", o.metrics.handler())
 	p := new(http.Protocols)
 	p.SetHTTP1(true)

@@ -53,6 +53,7 @@ type Overlord struct {
 	resumed atomic.Bool // the store's open jobs have been taken up: what is not in jobs is closed
 	dialer  *dialer
 	sess    session.Options
+	routes  mapIndex
 
 	parent  *parent // nil: there is none, and the root's key is here
 	passing passing // what is passed on to the parent

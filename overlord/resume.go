@@ -6,6 +6,9 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/job"
 	"dominion/module"
@@ -38,7 +41,7 @@ func (o *Overlord) findOpen(ctx context.Context) error {
 // takeUp starts what findOpen prepared.
 func (o *Overlord) takeUp() {
 	for _, r := range o.jobs.all() {
-		o.log.Info("job goes on", "job", r.run.Plan.Order.Job.String(), "method", r.run.Plan.Order.Method, "waiting", len(r.run.Waiting(call.MaxMachines)))
+		o.log.Info("job goes on", "job", r.run.Plan.ID.String(), "method", r.run.Plan.Order.Method, "waiting", len(r.run.Waiting(call.MaxMachines)))
 		o.background.Go(func() { o.carryOut(r) })
 	}
 }
@@ -53,10 +56,16 @@ func (o *Overlord) resume(ctx context.Context, j store.Job) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	p, err := job.NewPlan(job.Request{
+	req := job.Request{
 		Signed: call.Signed{Order: j.Order, Signature: j.Signature, Cert: j.OperatorCert}, Salt: j.Salt, Args: j.Args,
-		Names: names, Unknown: unknown, Timeout: j.Timeout, Wait: j.Wait, Target: j.Target, Operator: j.Operator, Created: j.Created,
-	})
+		Names: names, Unknown: unknown, Timeout: j.Timeout, Wait: j.Wait, Target: j.Target, Operator: j.Operator, Created: j.Created, ID: j.ID,
+	}
+	if len(j.Delegated) > 0 {
+		if err := delegatedTo(&req, j.Delegated); err != nil {
+			return nil, err
+		}
+	}
+	p, err := job.NewPlan(req)
 	if err != nil {
 		return nil, err
 	}
@@ -77,6 +86,25 @@ func (o *Overlord) resume(ctx context.Context, j store.Job) (*running, error) {
 	}
 	r.run.Resume(!j.Cancelled.IsZero())
 	return r, nil
+}
+
+// delegatedTo sets what a request needs beside others that came from another
+// overlord, or goes through some.
+func delegatedTo(req *job.Request, stored []byte) error {
+	d := new(fleetpb.Delegate)
+	if err := proto.Unmarshal(stored, d); err != nil {
+		return call.Errorf(call.Internal, "the ways of the job cannot be read: %v", err)
+	}
+	if d.Names != "" {
+		all, err := expand(d.Names)
+		if err != nil {
+			return err
+		}
+		req.Names, req.Part = all, true
+	}
+	req.Reach, req.Via = d.Reach, d.Via
+	req.Nominal = time.Duration(d.NominalMs) * time.Millisecond
+	return nil
 }
 
 // closeUnread closes a job whose order cannot be read any more: what was not

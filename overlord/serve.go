@@ -181,6 +181,8 @@ func (h handler) Open(s *session.Session, st *session.Stream) {
 		r.opened(s, st)
 	} else if a := h.o.jobs.ask(st.CallID()); a != nil {
 		a.opened(s, st)
+	} else if c := h.o.jobs.hop(st.CallID()); c != nil {
+		c.opened(s, st)
 	} else {
 		st.CloseWithReason("no such call")
 	}

@@ -15,25 +15,34 @@ import (
 // verifySigner checks that the caller himself signed the order, with a
 // certificate that counts. The minions check it again.
 func (o *Overlord) verifySigner(c caller, p *job.Plan) error {
-	certs, err := pki.ParseChain([][]byte{p.Signed.Cert})
+	id, err := o.verifyOrder(p.Signed)
+	if err == nil && id != c.Identity {
+		return call.Errorf(call.Denied, "the order of %s was sent by %s", id, c.Identity)
+	}
+	return err
+}
+
+// verifyOrder gives the operator who signed an order, with a certificate that counts.
+func (o *Overlord) verifyOrder(s call.Signed) (pki.Identity, error) {
+	certs, err := pki.ParseChain([][]byte{s.Cert})
 	if err != nil {
-		return call.Errorf(call.BadOrder, "the operator's certificate: %v", err)
+		return pki.Identity{}, call.Errorf(call.BadOrder, "the operator's certificate: %v", err)
 	}
 	v, err := o.verify(certs)
 	if err != nil {
-		return err
+		return pki.Identity{}, err
 	}
-	if v.Identity != c.Identity {
-		return call.Errorf(call.Denied, "the order of %s was sent by %s", v.Identity, c.Identity)
+	if v.Identity.Role != pki.Operator {
+		return v.Identity, call.Errorf(call.Denied, "%s is no operator", v.Identity)
 	}
 	pub, ok := v.Leaf.PublicKey.(*ecdsa.PublicKey)
 	if !ok {
-		return call.Errorf(call.BadOrder, "the operator's key is not ECDSA")
+		return v.Identity, call.Errorf(call.BadOrder, "the operator's key is not ECDSA")
 	}
-	if err := call.VerifySignature(pub, p.Signed.Order, p.Signed.Signature); err != nil {
-		return call.Errorf(call.BadOrder, "%v", err)
+	if err := call.VerifySignature(pub, s.Order, s.Signature); err != nil {
+		return v.Identity, call.Errorf(call.BadOrder, "%v", err)
 	}
-	return nil
+	return v.Identity, nil
 }
 
 // Limits of the record of a denial. What is denied may be as large as a request.

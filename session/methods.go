@@ -213,8 +213,17 @@ type GroupsArgs struct {
 	Hops  int      `json:"hops,omitempty"` // overlords that have passed it on; at most MaxHops
 }
 
-// GroupsResult answers GroupsArgs. A group that nobody knows is left out.
+// GroupsResult answers GroupsArgs. A group that nobody knows is left out. What
+// each overlord said stays apart, so that who asks can hold it against the map:
+// an overlord's word counts for machines below itself alone.
 type GroupsResult struct {
-	Groups map[string]string `json:"groups,omitempty"` // name to folded members
-	Silent string            `json:"silent,omitempty"` // folded; sub-overlords that did not answer
+	Groups map[string]string       `json:"groups,omitempty"` // name to folded members, as this overlord knows them
+	Below  map[string]GroupsResult `json:"below,omitempty"`  // answers of its sub-overlords, by name
+	Silent string                  `json:"silent,omitempty"` // folded; sub-overlords that did not answer
 }
+
+// Limits of GroupsArgs and GroupsResult.
+const (
+	MaxGroups       = 2048    // groups in one question
+	MaxGroupsAnswer = 3 << 20 // bytes of a GroupsResult, encoded
+)

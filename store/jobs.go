@@ -37,15 +37,16 @@ type Job struct {
 	Wait         bool          // machines that are away get it when they are back, until Expires
 	Cancelled    time.Time     // when it was withdrawn; zero: it was not
 	Bare         bool          // its arguments were {}; set by AddJob
+	Delegated    []byte        // an encoded fleetpb.Delegate without what is in other fields; nil: it goes through no sub-overlord
 }
 
 const jobColumns = `id, record, operator, method, order_bytes, signature, operator_cert, args, salt, target, names, unknown_names,
 	created_ms, expires_ms, closed_ms, targeted, answered, failed, unreachable, skipped, reason, output_bytes, dropped,
-	timeout_ms, wait, cancelled_ms, bare`
+	timeout_ms, wait, cancelled_ms, bare, delegated`
 
 // briefColumns are jobColumns without what can be large or secret.
 var briefColumns = strings.NewReplacer("order_bytes, signature, operator_cert, args, salt", "NULL, NULL, NULL, NULL, NULL",
-	"target, names, unknown_names", "substr(target, 1, 1000), '', ''").Replace(jobColumns)
+	"target, names, unknown_names", "substr(target, 1, 1000), '', ''", "bare, delegated", "bare, NULL").Replace(jobColumns)
 
 func scanJob(s scanner) (Job, error) {
 	var j Job
@@ -54,7 +55,7 @@ func scanJob(s scanner) (Job, error) {
 	c := &j.Counts
 	err := s.Scan(&id, &j.Record, &j.Operator, &j.Method, &j.Order, &j.Signature, &j.OperatorCert, &j.Args, &j.Salt, &j.Target, &j.Names, &j.Unknown,
 		at{&j.Created}, at{&j.Expires}, at{&j.Closed}, &c.Targeted, &c.Answered, &c.Failed, &c.Unreachable, &c.Skipped, &j.Reason, &j.OutputBytes, flag{&j.Dropped},
-		&timeout, flag{&j.Wait}, at{&j.Cancelled}, flag{&j.Bare})
+		&timeout, flag{&j.Wait}, at{&j.Cancelled}, flag{&j.Bare}, &j.Delegated)
 	j.Timeout = time.Duration(timeout) * time.Millisecond
 	if err == nil && len(id) != len(j.ID) {
 		err = fmt.Errorf("a job has an id of %d bytes", len(id))
@@ -70,11 +71,11 @@ func (tx *Tx) AddJob(ctx context.Context, j Job) error {
 		return call.Errorf(call.Repeated, "job %s was ordered before", j.ID)
 	}
 	c := j.Counts
-	err := tx.exec(ctx, "INSERT INTO jobs (num, "+jobColumns+") VALUES ("+params(28)+")",
+	err := tx.exec(ctx, "INSERT INTO jobs (num, "+jobColumns+") VALUES ("+params(29)+")",
 		tx.nextJob, j.ID[:], j.Record, j.Operator, j.Method, bytesOrEmpty(j.Order), bytesOrEmpty(j.Signature), bytesOrEmpty(j.OperatorCert),
 		j.Args, j.Salt, j.Target, j.Names, j.Unknown, ms(j.Created), ms(j.Expires), 0,
 		c.Targeted, c.Answered, c.Failed, c.Unreachable, c.Skipped, j.Reason, 0, 0,
-		j.Timeout.Milliseconds(), bit(j.Wait), 0, bit(string(j.Args) == "{}"))
+		j.Timeout.Milliseconds(), bit(j.Wait), 0, bit(string(j.Args) == "{}"), j.Delegated)
 	if err == nil {
 		tx.nextJob++
 	}

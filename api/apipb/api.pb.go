@@ -425,6 +425,7 @@ type StatusResponse struct {
 	Pin              string                 `protobuf:"bytes,15,opt,name=pin,proto3" json:"pin,omitempty"`
 	Parent           *Parent                `protobuf:"bytes,16,opt,name=parent,proto3" json:"parent,omitempty"`                     // absent: this overlord has none
 	RootHost         string                 `protobuf:"bytes,17,opt,name=root_host,json=rootHost,proto3" json:"root_host,omitempty"` // the overlord that holds the root's key; empty: this one
+	Delegate         bool                   `protobuf:"varint,18,opt,name=delegate,proto3" json:"delegate,omitempty"`                // by its configuration orders go through the map, unless the command says otherwise
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -576,6 +577,13 @@ func (x *StatusResponse) GetRootHost() string {
 		return x.RootHost
 	}
 	return ""
+}
+
+func (x *StatusResponse) GetDelegate() bool {
+	if x != nil {
+		return x.Delegate
+	}
+	return false
 }
 
 // Parent is the overlord above a sub-overlord.
@@ -1888,6 +1896,7 @@ type Job struct {
 	Bare          bool                   `protobuf:"varint,17,opt,name=bare,proto3" json:"bare,omitempty"`                                  // its arguments were {}
 	Record        uint64                 `protobuf:"varint,18,opt,name=record,proto3" json:"record,omitempty"`                              // index of its audit record
 	Groups        uint64                 `protobuf:"varint,19,opt,name=groups,proto3" json:"groups,omitempty"`                              // groups of results that are stored; only when asked for by id
+	Delegate      bool                   `protobuf:"varint,20,opt,name=delegate,proto3" json:"delegate,omitempty"`                          // it went through sub-overlords, by the map
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2053,6 +2062,13 @@ func (x *Job) GetGroups() uint64 {
 		return x.Groups
 	}
 	return 0
+}
+
+func (x *Job) GetDelegate() bool {
+	if x != nil {
+		return x.Delegate
+	}
+	return false
 }
 
 type CallEvent struct {
@@ -5269,7 +5285,7 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\aPENDING\x10\x01\x12\v\n" +
 	"\aGRANTED\x10\x02\x12\f\n" +
 	"\bREJECTED\x10\x03\"\x0f\n" +
-	"\rStatusRequest\"\xaa\x04\n" +
+	"\rStatusRequest\"\xc6\x04\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\"\n" +
@@ -5288,7 +5304,8 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\rstore_problem\x18\x0e \x01(\tR\fstoreProblem\x12\x10\n" +
 	"\x03pin\x18\x0f \x01(\tR\x03pin\x12+\n" +
 	"\x06parent\x18\x10 \x01(\v2\x13.dominion.v1.ParentR\x06parent\x12\x1b\n" +
-	"\troot_host\x18\x11 \x01(\tR\brootHost\"o\n" +
+	"\troot_host\x18\x11 \x01(\tR\brootHost\x12\x1a\n" +
+	"\bdelegate\x18\x12 \x01(\bR\bdelegate\"o\n" +
 	"\x06Parent\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1c\n" +
@@ -5392,7 +5409,7 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x04open\x18\x04 \x01(\bR\x04open\x12\x1a\n" +
 	"\boperator\x18\x05 \x01(\tR\boperator\"4\n" +
 	"\fJobsResponse\x12$\n" +
-	"\x04jobs\x18\x01 \x03(\v2\x10.dominion.v1.JobR\x04jobs\"\x81\x04\n" +
+	"\x04jobs\x18\x01 \x03(\v2\x10.dominion.v1.JobR\x04jobs\"\x9d\x04\n" +
 	"\x03Job\x12\x10\n" +
 	"\x03job\x18\x01 \x01(\tR\x03job\x12\x1a\n" +
 	"\boperator\x18\x02 \x01(\tR\boperator\x12\x16\n" +
@@ -5416,7 +5433,8 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\adropped\x18\x10 \x01(\bR\adropped\x12\x12\n" +
 	"\x04bare\x18\x11 \x01(\bR\x04bare\x12\x16\n" +
 	"\x06record\x18\x12 \x01(\x04R\x06record\x12\x16\n" +
-	"\x06groups\x18\x13 \x01(\x04R\x06groups\"\x92\x02\n" +
+	"\x06groups\x18\x13 \x01(\x04R\x06groups\x12\x1a\n" +
+	"\bdelegate\x18\x14 \x01(\bR\bdelegate\"\x92\x02\n" +
 	"\tCallEvent\x123\n" +
 	"\baccepted\x18\x01 \x01(\v2\x15.dominion.v1.AcceptedH\x00R\baccepted\x12-\n" +
 	"\x06output\x18\x02 \x01(\v2\x13.dominion.v1.OutputH\x00R\x06output\x124\n" +

@@ -32,6 +32,7 @@ const (
 // app is one run of the program: where it reads and writes, and the flags that
 // every command takes.
 type app struct {
+	name   string // by which it was called; empty: dominion
 	in     *os.File
 	out    *bufio.Writer // flushed at the end, and by whoever wants to be seen
 	err    io.Writer
@@ -67,6 +68,9 @@ func newApp(in, out, errs *os.File, getenv func(string) string) *app {
 // main runs one command line and gives the exit code.
 func (a *app) main(ctx context.Context, args []string) int {
 	root := a.root()
+	if a.name == funcBuildMap {
+		root = a.funcRoot()
+	}
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	if ferr := a.out.Flush(); ferr != nil && err == nil {

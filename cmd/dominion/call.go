@@ -34,6 +34,9 @@ A method that destroys, or changes many machines (more than 100 unless the
 overlord is configured otherwise), wants the number of machines typed on a
 terminal, and --yes-count N elsewhere.
 
+With --delegate TARGET names machines of the map (dominion map), below any number of
+sub-overlords, and no others; groups are those of all overlords in it.
+
 With -o jsonl each machine is one line, {"machine", "status", "reason",
 "result"}, and the counts go to standard error; with -o json all is one
 document, {"job", "method", "counts", "results"}.`
@@ -53,6 +56,7 @@ func (a *app) callCmd() *cobra.Command {
   dominion call '@db' test.add a=1 b=2 -o jsonl
   dominion call 'web*' -x web07 test.sleep 10 --timeout 5s
   dominion call '*' test.ping --wait-for 24h --async
+  dominion call --delegate 'web*' test.ping
   echo '{"text": "from a file"}' | dominion call web1 test.echo --args -`,
 		Args:              args(2, -1, "a target and a method"),
 		ValidArgsFunction: a.completeCall,
@@ -68,7 +72,7 @@ func (a *app) callCmd() *cobra.Command {
 		if raw != "" && len(words) > 2 {
 			return usagef("--args gives all arguments; leave out %q", words[2])
 		}
-		v := &jobView{a: a, name: cmd.CommandPath(), target: words[0], method: words[1], body: bodyOf(words[1]), async: how.async, dry: how.dryRun}
+		v := &jobView{a: a, name: cmd.CommandPath(), target: words[0], method: words[1], body: bodyOf(words[1]), async: how.async, dry: how.dryRun, way: how.way}
 		return v.follow(ctx, func(ctx context.Context) (*client.Job, error) {
 			return v.order(ctx, opt, func(s module.Schema) ([]byte, error) {
 				if raw != "" {
@@ -102,7 +106,10 @@ func (v *jobView) order(ctx context.Context, opt client.Options, arguments func(
 		}
 		v.conn = conn
 	}
-	opt.Confirm, opt.Reconnect = v.confirm, v.a.reconnect
+	if err := v.way.decide(ctx, v.conn, &opt); err != nil {
+		return nil, err
+	}
+	opt.Confirm, opt.Reconnect, opt.OnResolve, v.mapped = v.confirm, v.a.reconnect, v.resolved, opt.Delegate
 	c, err := v.conn.Target(v.target, opt)
 	if err != nil {
 		return nil, err
@@ -120,13 +127,14 @@ func (v *jobView) order(ctx context.Context, opt client.Options, arguments func(
 	}
 	if v.dry {
 		if !hasDryRun(schema) {
-			return nil, v.preview(ctx, c, schema, raw)
+			return nil, v.unmatched(v.preview(ctx, c, schema, raw))
 		}
 		if raw, err = withDryRun(raw); err != nil {
 			return nil, err
 		}
 	}
-	return c.Call(ctx, v.method, json.RawMessage(raw))
+	job, err := c.Call(ctx, v.method, json.RawMessage(raw))
+	return job, v.unmatched(err)
 }
 
 // readArgs reads --args.

@@ -18,8 +18,8 @@ const completionWait = 2 * time.Second
 
 // complete registers what the flags of every command complete to.
 func (a *app) complete(root *cobra.Command) {
+	completeOutput(root)
 	for flag, f := range map[string]cobra.CompletionFunc{
-		"output": cobra.FixedCompletions([]string{outText, outJSON, outJSONL}, cobra.ShellCompDirectiveNoFileComp),
 		"context": func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
 			dir, err := client.ContextsDir()
 			if err != nil {
@@ -35,6 +35,14 @@ func (a *app) complete(root *cobra.Command) {
 		if err := root.RegisterFlagCompletionFunc(flag, f); err != nil {
 			panic(err) // the flag does not exist: a bug here
 		}
+	}
+}
+
+// completeOutput registers what --output completes to.
+func completeOutput(cmd *cobra.Command) {
+	f := cobra.FixedCompletions([]string{outText, outJSON, outJSONL}, cobra.ShellCompDirectiveNoFileComp)
+	if err := cmd.RegisterFlagCompletionFunc("output", f); err != nil {
+		panic(err) // the flag does not exist: a bug here
 	}
 }
 
@@ -73,14 +81,14 @@ func (a *app) completeTarget(cmd *cobra.Command, words []string, word string) ([
 		if strings.HasPrefix(word[len(head):], "@") {
 			return groupNames(ctx, conn, head+"@")
 		}
-		resp, err := conn.Fleet.Minions(ctx, connect.NewRequest(&apipb.MinionsRequest{}))
+		names, err := targetNames(ctx, conn, cmd)
 		if err != nil {
 			return nil, err
 		}
 		var out []string
-		for _, m := range resp.Msg.GetMinions() {
-			if strings.HasPrefix(m.GetName(), word[len(head):]) {
-				out = append(out, head+m.GetName())
+		for _, n := range names {
+			if strings.HasPrefix(n, word[len(head):]) {
+				out = append(out, head+n)
 			}
 		}
 		return out, nil

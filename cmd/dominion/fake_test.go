@@ -36,6 +36,10 @@ type fakeOverlord struct {
 	state   string
 	methods []module.Method // of the module "fake"
 	known   []string
+	// What Resolve answers; nil: what of known the target names.
+	resolve  func(*apipb.ResolveRequest) (*apipb.ResolveResponse, error)
+	delegate bool // Status says that it is the default
+	job      *apipb.Job
 	// What comes after the order was sent, and when the job is watched.
 	events func(req *apipb.CallRequest, send func(*apipb.CallEvent) error) error
 	watch  func(seen uint64, send func(*apipb.CallEvent) error) error
@@ -47,6 +51,14 @@ type fakeOverlord struct {
 // cut breaks the connection of the stream that is being answered.
 func cut() { panic(http.ErrAbortHandler) }
 
+func (f *fakeOverlord) Status(context.Context, *connect.Request[apipb.StatusRequest]) (*connect.Response[apipb.StatusResponse], error) {
+	return connect.NewResponse(&apipb.StatusResponse{Name: "fake", Delegate: f.delegate}), nil
+}
+
+func (f *fakeOverlord) Jobs(context.Context, *connect.Request[apipb.JobsRequest]) (*connect.Response[apipb.JobsResponse], error) {
+	return connect.NewResponse(&apipb.JobsResponse{Jobs: []*apipb.Job{f.job}}), nil
+}
+
 func (f *fakeOverlord) Modules(context.Context, *connect.Request[apipb.ModulesRequest]) (*connect.Response[apipb.ModulesResponse], error) {
 	table, err := module.NewTable([]module.Module{{Name: "fake", Doc: "For tests.", Methods: f.methods}, command.Module})
 	if err != nil {
@@ -57,6 +69,13 @@ func (f *fakeOverlord) Modules(context.Context, *connect.Request[apipb.ModulesRe
 }
 
 func (f *fakeOverlord) Resolve(_ context.Context, r *connect.Request[apipb.ResolveRequest]) (*connect.Response[apipb.ResolveResponse], error) {
+	if f.resolve != nil {
+		m, err := f.resolve(r.Msg)
+		if err != nil {
+			return nil, err
+		}
+		return connect.NewResponse(m), nil
+	}
 	e, err := target.Parse(r.Msg.GetTarget())
 	if err != nil {
 		return nil, err

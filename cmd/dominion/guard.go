@@ -27,6 +27,8 @@ type orderFlags struct {
 	waitFor  time.Duration
 	yesCount int
 	dryRun   bool
+	delegate delegateFlags
+	way      delegates // by set
 }
 
 func (f *orderFlags) register(cmd *cobra.Command) {
@@ -35,6 +37,7 @@ func (f *orderFlags) register(cmd *cobra.Command) {
 	fl.DurationVar(&f.waitFor, "wait-for", 0, "machines that are away get it if they are back within this `DURATION`, at most 168h")
 	fl.IntVar(&f.yesCount, "yes-count", 0, "go on without asking if exactly `N` machines are meant")
 	fl.BoolVar(&f.dryRun, "dry-run", false, "let the method only say what it would do, or else show whom it would touch")
+	f.delegate.register(cmd)
 	err := cmd.RegisterFlagCompletionFunc("wait-for", cobra.FixedCompletions([]string{"10m", "1h", "24h", "168h"}, cobra.ShellCompDirectiveNoFileComp))
 	if err != nil {
 		panic(err) // the flag does not exist: a bug here
@@ -42,7 +45,7 @@ func (f *orderFlags) register(cmd *cobra.Command) {
 }
 
 // set checks the flags and puts them into the options of an order.
-func (f *orderFlags) set(cmd *cobra.Command, o *client.Options) error {
+func (f *orderFlags) set(cmd *cobra.Command, o *client.Options) (err error) {
 	given := cmd.Flags().Changed
 	switch {
 	case given("wait-for") && (f.waitFor < time.Second || f.waitFor > call.MaxLife):
@@ -53,7 +56,8 @@ func (f *orderFlags) set(cmd *cobra.Command, o *client.Options) error {
 		return usagef("--async and --dry-run exclude each other")
 	}
 	o.Wait, o.Confirmed = f.waitFor, f.yesCount
-	return nil
+	f.way, err = f.delegate.set(cmd, o)
+	return err
 }
 
 // confirm asks for the number of machines of an order that the guard holds
@@ -139,6 +143,11 @@ type previewDoc struct {
 	Names   []string `json:"machines"`
 	Unknown []string `json:"unknown"` // names that nobody knows
 	Guarded bool     `json:"guarded"` // --yes-count, or an answer on a terminal, is needed
+
+	// Of an order by the map alone.
+	Conflicts []string `json:"conflicts,omitempty"` // machines with different keys bear these names: not reached
+	Silent    []string `json:"silent,omitempty"`    // sub-overlords that did not say who is in their groups
+	Ways      []viaDoc `json:"ways,omitempty"`
 }
 
 // preview shows whom an order would touch, and sends nothing.
@@ -153,6 +162,14 @@ func (v *jobView) preview(ctx context.Context, c *client.Client, s module.Schema
 	d := previewDoc{
 		Method: s.Name, Effect: string(s.Effect), Count: len(r.Names), Names: slices.Concat([]string{}, r.Names),
 		Unknown: slices.Concat([]string{}, r.Unknown), Guarded: r.Guards(s.Effect) && len(r.Names) > 0,
+		Conflicts: r.Conflicts, Silent: r.Silent,
+	}
+	if v.mapped {
+		ways, err := c.Routes(ctx, r.Names)
+		if err != nil {
+			return err
+		}
+		d.Ways = viaOf(ways.Paths)
 	}
 	if err := v.showPreview(d); err != nil {
 		return err
@@ -169,6 +186,11 @@ func (v *jobView) showPreview(d previewDoc) error {
 	}
 	if d.Count > 0 {
 		if err := v.a.text("would call %s (%s) on %s: %s\n", d.Method, d.Effect, plural(d.Count, "minion"), target.Fold(d.Names)); err != nil {
+			return err
+		}
+	}
+	for _, w := range d.Ways {
+		if err := v.a.text("    %s: %s\n", hopsText(append(w.Hops, "")), foldedNames(w.Names)); err != nil {
 			return err
 		}
 	}

@@ -44,8 +44,9 @@ type jobRow struct {
 	Expires   *time.Time `json:"expires"`             // no call starts after it
 	Cancelled *time.Time `json:"cancelled,omitempty"` // when it was withdrawn
 	Closed    *time.Time `json:"closed,omitempty"`
-	Reason    string     `json:"reason,omitempty"` // why it ended early
-	Waits     bool       `json:"waits,omitempty"`  // machines that are away get it when they are back
+	Reason    string     `json:"reason,omitempty"`    // why it ended early
+	Waits     bool       `json:"waits,omitempty"`     // machines that are away get it when they are back
+	Delegated bool       `json:"delegated,omitempty"` // it goes by the map
 }
 
 // jobDetail is everything about a job.
@@ -64,7 +65,7 @@ type jobDetail struct {
 func jobRowOf(i *client.JobInfo) jobRow {
 	return jobRow{
 		Job: i.ID.String(), Created: timeDoc(i.Created), Operator: i.Operator, Method: i.Method, Target: i.Target, State: jobState(i),
-		Counts: countsDocOf(i.Counts), Expires: timeDoc(i.Expires), Cancelled: timeDoc(i.Cancelled), Closed: timeDoc(i.Closed), Reason: i.Reason, Waits: i.Wait,
+		Counts: countsDocOf(i.Counts), Expires: timeDoc(i.Expires), Cancelled: timeDoc(i.Cancelled), Closed: timeDoc(i.Closed), Reason: i.Reason, Waits: i.Wait, Delegated: i.Delegate,
 	}
 }
 
@@ -227,7 +228,9 @@ func jobTable(i *client.JobInfo) table {
 	add("reason", d.Reason)
 	add("method", d.Method)
 	add("operator", d.Operator)
-	add("target", d.Target)
+	if add("target", d.Target); d.Delegated {
+		add("way", "by the map")
+	}
 	add("machines", folded(d.Machines))
 	add("unknown", folded(d.Unknown))
 	add("waiting for", d.Waiting)

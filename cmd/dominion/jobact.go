@@ -185,7 +185,8 @@ func (a *app) jobRerunCmd() *cobra.Command {
 		Long: `Rerun gives a new order, of the same method, for the machines of a closed job that
 did not answer it: those that failed, were unreachable or skipped. A job keeps no
 arguments: give them again, as for call, and the command of a run after --. Only
-a job that had none needs none.`,
+a job that had none needs none.
+It goes by the map if that job did, unless --delegate says otherwise.`,
 		Example: `  dominion job rerun 0c52a1
   dominion job rerun 0c52a1 name=chronyd --wait-for 24h
   dominion job rerun 0c52a1 -- systemctl restart chronyd`,
@@ -207,7 +208,7 @@ a job that had none needs none.`,
 			return usagef("--args gives all arguments; leave out %q", words[1])
 		}
 		r := rerun{
-			v:     &jobView{a: a, name: cmd.CommandPath(), async: how.async, dry: how.dryRun},
+			v:     &jobView{a: a, name: cmd.CommandPath(), async: how.async, dry: how.dryRun, way: how.way},
 			words: words[1:], command: cmd.ArgsLenAtDash() == 1, mixed: cmd.ArgsLenAtDash() > 1, raw: raw,
 			opt: opt, timed: cmd.Flags().Changed("timeout"),
 		}
@@ -257,6 +258,11 @@ func (r *rerun) start(ctx context.Context, word string) (*client.Job, error) {
 		return nil, err
 	}
 	v.target, v.method, v.body = target.Fold(names), info.Method, bodyOf(info.Method)
+	if v.way == undecided { // as that job
+		if r.opt.Delegate, v.way = info.Delegate, direct; info.Delegate {
+			v.way = byMap
+		}
+	}
 	if !r.timed {
 		if r.opt.Timeout = info.Timeout; info.Timeout == 0 {
 			r.opt.Timeout = -1

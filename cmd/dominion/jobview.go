@@ -53,6 +53,8 @@ type jobView struct {
 	raw    bool                  // live output as it is, without names
 	async  bool                  // only the job's id is wanted
 	dry    bool                  // nothing is to be changed
+	way    delegates             // whether the order goes by the map
+	mapped bool                  // it does
 	// watching says that the job is another command's: leaving it is all that
 	// this one can do.
 	watching bool

@@ -8,9 +8,11 @@ package main
 import (
 	"context"
 	"os"
+	"path/filepath"
 )
 
 func main() {
 	a := newApp(os.Stdin, os.Stdout, os.Stderr, os.Getenv)
+	a.name = filepath.Base(os.Args[0])
 	os.Exit(a.main(context.Background(), os.Args[1:]))
 }

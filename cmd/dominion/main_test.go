@@ -24,7 +24,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"dominion": main})
+	testscript.Main(m, map[string]func(){"dominion": main, funcBuildMap: main})
 }
 
 // The keys of what scripts keep in their environment.
@@ -36,6 +36,7 @@ type (
 type scriptFleet struct {
 	*fleettest.Fleet
 	minions map[string]*fleettest.Minion
+	subs    map[string]*fleettest.Fleet
 }
 
 func TestScripts(t *testing.T) {
@@ -49,7 +50,7 @@ func TestScripts(t *testing.T) {
 				return errors.New("testscript gave no testing.TB")
 			}
 			env.Values[testKey{}] = tb
-			env.Values[fleetKey{}] = &scriptFleet{minions: make(map[string]*fleettest.Minion)}
+			env.Values[fleetKey{}] = &scriptFleet{minions: make(map[string]*fleettest.Minion), subs: make(map[string]*fleettest.Fleet)}
 			env.Setenv("HOME", filepath.Join(env.WorkDir, "home"))
 			env.Setenv("XDG_CONFIG_HOME", "")
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // otherwise each command ends a second late
@@ -64,6 +65,8 @@ func TestScripts(t *testing.T) {
 			"await": cmdAwait,
 			"keep":  cmdKeep,
 			"jobid": cmdJobID,
+			"sub":   cmdSub,
+			"dies":  cmdDies,
 		},
 	})
 }
@@ -141,6 +144,36 @@ func cmdFleet(ts *testscript.TestScript, neg bool, names []string) {
 	ts.Setenv("DOMINION_STATE", f.State)
 	ts.Setenv("ADDR", f.Address)
 	ts.Setenv("PIN", f.Pin)
+}
+
+// cmdSub runs "sub NAME MINION…": an overlord below the fleet's, with minions.
+func cmdSub(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) == 0 {
+		ts.Fatalf("usage: sub NAME MINION…")
+	}
+	f := ts.Value(fleetKey{}).(*scriptFleet)
+	resp, err := f.Conn.Admin.CreateToken(f.T.Context(), connect.NewRequest(&apipb.CreateTokenRequest{Name: args[0], Role: "overlord"}))
+	ts.Check(err)
+	sub := fleettest.Start(f.T, overlord.Config{
+		State: filepath.Join(f.T.TempDir(), args[0]), Name: args[0], Parent: f.Address, Pin: f.Pin, Token: resp.Msg.Token,
+		Autosign: []overlord.AutosignRule{{Names: "*"}},
+	})
+	f.subs[args[0]] = sub
+	for _, name := range args[1:] {
+		sub.Enrol(name, minion.Config{})
+	}
+	sub.Await(len(args) - 1)
+	f.Until(args[0]+" is connected", func() bool { return f.minion(args[0]).GetConnected() })
+}
+
+// cmdDies runs "dies NAME": the sub-overlord ends.
+func cmdDies(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: dies NAME")
+	}
+	f := ts.Value(fleetKey{}).(*scriptFleet)
+	f.subs[args[0]].Down()
+	f.Until(args[0]+" is gone", func() bool { return !f.minion(args[0]).GetConnected() })
 }
 
 // cmdEnrol runs "enrol NAME [TOKENFILE]": a minion more, which may have to wait

@@ -36,6 +36,7 @@ type orderDoc struct {
 	Machines   int       `json:"machines"`
 	Names      string    `json:"names"`
 	Unknown    string    `json:"unknown,omitempty"`
+	Reach      string    `json:"reach,omitempty"` // of a delegation: those of names that this overlord was to reach
 	IssuedAt   time.Time `json:"issued_at"`
 	Expiry     time.Time `json:"expiry"`
 	ArgsDigest string    `json:"args_digest"` // hex
@@ -69,7 +70,7 @@ func orderDocOf(p *auditpb.Order) *orderDoc {
 	if p == nil {
 		return nil
 	}
-	d := &orderDoc{Names: p.GetNames(), Unknown: p.GetUnknown()}
+	d := &orderDoc{Names: p.GetNames(), Unknown: p.GetUnknown(), Reach: p.GetReach()}
 	o, err := call.ParseOrder(p.GetOrder())
 	if err != nil {
 		d.Method = err.Error()
@@ -108,6 +109,8 @@ func recordLine(d recordDoc) string {
 	switch {
 	case d.Problem != "":
 		words = append(words, "DAMAGED: "+d.Problem)
+	case d.Order != nil && d.Order.Reach != "": // it passed through: what it does is for the machines' logs
+		words = append(words, fmt.Sprintf("to %s of %d machines", d.Order.Reach, d.Order.Machines))
 	case d.Order != nil:
 		words = append(words, d.Order.Method+" on "+d.Order.Names)
 	case d.Results != nil:
@@ -143,6 +146,7 @@ func recordTable(d recordDoc) table {
 		add("method", o.Method)
 		add("machines", fmt.Sprintf("%s (%d)", o.Names, o.Machines))
 		add("unknown", o.Unknown)
+		add("to reach", o.Reach)
 		add("issued", o.IssuedAt.Format(time.RFC3339))
 		add("expires", o.Expiry.Format(time.RFC3339))
 		add("arguments", o.ArgsDigest)

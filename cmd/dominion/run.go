@@ -56,6 +56,9 @@ says otherwise.
 A change on many machines (more than 100 unless the overlord is configured
 otherwise) wants their number typed on a terminal, and --yes-count N elsewhere.
 
+With --delegate TARGET names machines of the map (dominion map), below any number of
+sub-overlords, and no others; groups are those of all overlords in it.
+
 With -o json or jsonl the result of each machine is {"exit", "stdout", "stderr"};
 output that is not UTF-8 is in "stdout_base64" instead.`,
 		Example: `  dominion run '*' -- uname -r
@@ -110,7 +113,7 @@ func (a *app) run(ctx context.Context, cmd *cobra.Command, flags *jobFlags, how 
 	case f.raw && opt.Limit > 1:
 		return usagef("--raw takes a single machine, not a limit of %d", opt.Limit)
 	}
-	v := &jobView{a: a, name: cmd.CommandPath(), target: words[0], body: runLines, raw: f.raw, async: how.async, dry: how.dryRun}
+	v := &jobView{a: a, name: cmd.CommandPath(), target: words[0], body: runLines, raw: f.raw, async: how.async, dry: how.dryRun, way: how.way}
 	if a.output == outText && !fold && !f.raw && !how.async {
 		v.live = newLiveWriter(a.out, a.err)
 	}

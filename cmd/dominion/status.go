@@ -31,6 +31,7 @@ type statusDoc struct {
 	Pin          string     `json:"pin"`
 	RootHost     string     `json:"root_host,omitempty"` // the overlord that holds the root's key; empty: this one
 	Parent       *parentDoc `json:"parent,omitempty"`    // of a sub-overlord
+	Delegate     bool       `json:"delegate,omitempty"`  // orders go by the map unless the command says otherwise
 }
 
 // parentDoc is the overlord above in json.
@@ -60,6 +61,7 @@ when the store takes no writes or the audit log is damaged.`,
 				Minions: s.GetMinions(), Connected: s.GetConnected(), Pending: s.GetPendingRequests(), RunningJobs: s.GetRunningJobs(),
 				LogID: s.GetLogId(), LogSize: s.GetLogSize(), AuditProblem: s.GetAuditProblem(), StoreProblem: s.GetStoreProblem(),
 				Revocations: s.GetRevocationNumber(), RootKeyHere: s.GetRootKeyHere(), Pin: s.GetPin(), RootHost: s.GetRootHost(),
+				Delegate: s.GetDelegate(),
 			}
 			if p := s.GetParent(); p != nil {
 				d.Parent = &parentDoc{Name: p.GetName(), Address: p.GetAddress(), Connected: p.GetConnected(), Since: jsonTime(p.GetSinceMs())}
@@ -91,6 +93,9 @@ func statusTable(d statusDoc) table {
 	}
 	if d.Started != nil {
 		t = append(t, []string{"started", stamp(d.Started.UnixMilli())})
+	}
+	if d.Delegate {
+		t = append(t, []string{"orders", "by the map, to machines below sub-overlords too; --delegate=false: not so"})
 	}
 	if p := d.Parent; p != nil {
 		state := "not connected"

@@ -115,7 +115,7 @@ func Job(at time.Time) store.Job {
 	return store.Job{
 		ID: call.NewJobID(at), Operator: "alice", Method: "test.ping", Order: []byte("order"), Signature: []byte("sig"), OperatorCert: []byte("cert"),
 		Args: []byte("{}"), Salt: []byte("0123456789abcdef"), Target: "web*", Names: "web[01-02]", Unknown: "db7",
-		Created: at, Expires: at.Add(time.Hour), Counts: call.Counts{Targeted: 3, Unreachable: 1}, Timeout: time.Minute, Wait: true, Bare: true,
+		Created: at, Expires: at.Add(time.Hour), Counts: call.Counts{Targeted: 3, Unreachable: 1}, Timeout: time.Minute, Wait: true, Bare: true, Delegated: []byte("reach"),
 	}
 }
 
@@ -190,6 +190,7 @@ func brief(jobs []store.Job) []store.Job {
 	out := slices.Clone(jobs)
 	for i := range out {
 		out[i].Order, out[i].Signature, out[i].OperatorCert, out[i].Args, out[i].Salt = nil, nil, nil, nil, nil
+		out[i].Delegated = nil
 		out[i].Names, out[i].Unknown = "", ""
 		out[i].Target = out[i].Target[:min(len(out[i].Target), 1000)]
 	}

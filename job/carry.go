@@ -1,0 +1,534 @@
+package job
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"dominion/api/fleetpb"
+	"dominion/call"
+	"dominion/target"
+)
+
+// A carrier passes the order on to sub-overlords.
+type carrier interface {
+	// Delegate sends a sub-overlord the order and gives take each group of results
+	// that it answers, in their order; a group that comes again is given again. It returns nil
+	// when the sub-overlord says that it has answered for all. When withdraw is
+	// closed it tells it so and goes on; when ctx ends, it returns ctx's cause, and tells
+	// it so if that wraps ErrGivenUp. Other errors are *call.Error: NoSession (it was not sent), SessionLost and
+	// Unavailable (it can be asked again), Cancelled (it is withdrawn, and the
+	// sub-overlord had not begun), or why the sub-overlord refuses.
+	Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, withdraw <-chan struct{}, take func(Group)) error
+	// Arrival gives a channel that is closed when a sub-overlord has a session; one
+	// that is closed already when it has one now.
+	Arrival(hop string) <-chan struct{}
+}
+
+// ErrGivenUp is wrapped by the cause of a delegation's end when the sub-overlord is
+// to stop; otherwise the job goes on without us, for now or as all results are known.
+var ErrGivenUp = errors.New("given up")
+
+var (
+	errDeadline    = fmt.Errorf("%w: the time-out is over", ErrGivenUp)
+	errUnconfirmed = fmt.Errorf("%w: it was not confirmed", ErrGivenUp)
+)
+
+// batch is a set of machines that one sub-overlord is sent the order for. One
+// goroutine owns it.
+type batch struct {
+	r     *Run
+	w     carrier
+	hop   int16
+	name  string
+	depth int
+	at    []int32 // positions in Plan.Machines, ascending
+	reach *fleetpb.Branch
+
+	deadline  time.Time // zero: none
+	sent      bool      // it may have begun
+	resent    bool      // it was sent once more because what came did not cover all
+	lost      time.Time // since when its session is lost; zero: it is not
+	cancelled time.Time // when we noticed; zero: it is not
+	seen      uint64    // groups of results that came
+	skipped   bool      // the last attempt asked for what came after some
+}
+
+// carried says whether a machine's call goes through a sub-overlord.
+func (r *Run) carried(i int) bool { return r.via != nil && r.via[i].Load() >= 0 }
+
+// hopOf names the sub-overlord that a machine's call goes through; empty: none.
+func (r *Run) hopOf(i int) string {
+	if r.via == nil {
+		return ""
+	}
+	if h := r.via[i].Load(); h >= 0 {
+		return r.Plan.ways.hops[h].name
+	}
+	return ""
+}
+
+// Through says whether a machine's call goes through that sub-overlord.
+func (r *Run) Through(machine, hop string) bool {
+	i, ok := r.Plan.index(machine)
+	return ok && r.hopOf(i) == hop
+}
+
+// Foreign notes that a sub-overlord spoke for a machine that it was not sent.
+func (r *Run) Foreign(hop, machine string) {
+	if name, err := call.ParseName(machine); err == nil {
+		r.note(hop, []string{name})
+	}
+}
+
+// behind is how a result of a machine reads whose sub-overlord failed.
+func behind(hop, why string) string { return "unreachable behind " + hop + ": " + why }
+
+// carry sends every sub-overlord the order, and ends the machines that nothing leads to.
+func (r *Run) carry(ctx context.Context, w carrier, deadline time.Time) {
+	if r.Plan.ways == nil {
+		return
+	}
+	batches := make([][]int32, len(r.Plan.ways.hops))
+	for i, h := range r.Plan.ways.best {
+		switch {
+		case h >= 0:
+			batches[h] = append(batches[h], int32(i))
+		case h == nowhere:
+			r.finish(i, call.Result{Machine: r.name(i), Code: call.UnknownName, Detail: detailNoWay})
+		}
+	}
+	for h, at := range batches {
+		r.carryBatch(ctx, w, int16(h), at, deadline)
+	}
+}
+
+// carryBatch sends a sub-overlord the order for some machines.
+func (r *Run) carryBatch(ctx context.Context, w carrier, h int16, at []int32, deadline time.Time) {
+	if len(at) == 0 {
+		return
+	}
+	hop := &r.Plan.ways.hops[h]
+	b := &batch{r: r, w: w, hop: h, name: hop.name, depth: hop.depth, at: at, reach: hop.branch, deadline: deadline}
+	if len(b.rest()) == 0 {
+		return
+	}
+	if len(r.Plan.ways.more) > 0 {
+		var err error
+		b.reach, err = only(hop.branch, func(name string) bool { return len(b.locate([]string{name})) == 1 })
+		if err != nil { // it was read before
+			b.end(b.at, call.CodeOf(err), err.Error())
+			return
+		}
+	}
+	r.carrying.Go(func() { b.run(ctx) })
+}
+
+// locate gives the positions of those names, sorted, that belong to the batch.
+func (b *batch) locate(names []string) []int32 {
+	out := locate(b.r.Plan.machines, names)
+	return slices.DeleteFunc(out, func(i int32) bool {
+		_, ours := slices.BinarySearch(b.at, i)
+		return !ours
+	})
+}
+
+// rest gives the machines of which no result is known and that still go this way.
+func (b *batch) rest() []int32 {
+	var out []int32
+	for _, i := range b.at {
+		if b.r.at(int(i)) < call.Finished && b.r.via[i].Load() == int32(b.hop) {
+			out = append(out, i)
+		}
+	}
+	return out
+}
+
+// run sends the order until every machine has a result, or ctx ends.
+func (b *batch) run(ctx context.Context) {
+	for {
+		err := b.once(ctx)
+		rest := b.rest()
+		if len(rest) == 0 || ctx.Err() != nil {
+			return
+		}
+		code, why := call.CodeOf(err), ""
+		if e, ok := errors.AsType[*call.Error](err); ok {
+			why = e.Detail
+		} else if err != nil {
+			why = err.Error()
+		}
+		switch {
+		case err == nil && b.skipped && !b.resent: // its store is another than it was
+			b.resent, b.seen = true, 0
+		case err == nil:
+			b.end(rest, call.NoAnswer, behind(b.name, "it gave no result"))
+			return
+		case errors.Is(err, errDeadline):
+			b.late(rest)
+			return
+		case errors.Is(err, errUnconfirmed):
+			b.end(rest, call.NoAnswer, behind(b.name, "cancelled, and it did not confirm"))
+			return
+		case code == call.Cancelled:
+			b.end(rest, call.Cancelled, "cancelled before "+b.name+" had the order")
+			return
+		case code == call.NoSession, code == call.SessionLost, code == call.Unavailable, code == call.Busy && b.r.Plan.Wait:
+			if !b.again(ctx, rest, code, why) {
+				return
+			}
+		default:
+			b.end(rest, code, b.name+": "+why)
+			return
+		}
+	}
+}
+
+// once sends the order once and takes what comes.
+func (b *batch) once(life context.Context) error {
+	ctx := life
+	if !b.deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadlineCause(ctx, b.deadline, errDeadline)
+		defer cancel()
+	}
+	ctx, giveUp := context.WithCancelCause(ctx)
+	defer giveUp(nil)
+	select {
+	case <-b.r.stop:
+		b.withdrawn()
+	default:
+	}
+	// The sub-overlord gives its own machines confirmTime.
+	patience := confirmTime + time.Duration(b.depth)*time.Second
+	over := make(chan struct{})
+	defer close(over)
+	go func() { // ends with this attempt
+		select {
+		case <-b.r.stop:
+		case <-over:
+			return
+		}
+		t := time.NewTimer(patience)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			giveUp(errUnconfirmed)
+		case <-over:
+		}
+	}()
+	for _, i := range b.rest() {
+		b.r.advance(int(i), call.Sent)
+	}
+	b.skipped = b.seen > 0
+	begun := time.Now()
+	err := b.w.Delegate(ctx, b.name, b.request(), b.r.stop, func(g Group) { b.take(life, g) })
+	b.sent = b.sent || call.CodeOf(err) != call.NoSession
+	if time.Since(begun) > 2*retryEvery {
+		b.lost = time.Time{} // until now it was there
+	}
+	return err
+}
+
+func (b *batch) withdrawn() {
+	if b.cancelled.IsZero() {
+		b.cancelled = time.Now()
+	}
+}
+
+// request is what the sub-overlord is sent now. Who sends it adds the names of the
+// order and through whom it came.
+func (b *batch) request() *fleetpb.Delegate {
+	p := b.r.Plan
+	d := &fleetpb.Delegate{
+		Order: p.Signed.Order, Signature: p.Signed.Signature, OperatorCert: p.Signed.Cert, Salt: p.Salt, Args: p.Args, Reach: b.reach,
+		NominalMs: uint64(p.Nominal.Milliseconds()), Stream: p.Stream, Wait: p.Wait, Seen: b.seen, Cancel: !b.cancelled.IsZero(), Target: p.Target,
+	}
+	switch {
+	case p.Timeout == 0:
+	case p.Wait:
+		d.TimeoutMs = uint64(max((p.Timeout - margin(p.Timeout)).Milliseconds(), 1))
+	default:
+		d.TimeoutMs = uint64(max(time.Until(b.deadline.Add(-margin(p.Timeout))).Milliseconds(), 1))
+	}
+	return d
+}
+
+// again waits until the order can be sent again; false when it cannot, and the rest
+// is ended or goes another way.
+func (b *batch) again(ctx context.Context, rest []int32, code call.Code, why string) bool {
+	p := b.r.Plan
+	switch code {
+	case call.NoSession:
+		if b.sent {
+			code, why = call.SessionLost, detailLost
+		}
+	case call.SessionLost:
+		why = detailLost
+	}
+	if b.lost.IsZero() {
+		b.lost = time.Now()
+	}
+	if !b.sent && !b.cancelled.IsZero() {
+		b.end(rest, call.Cancelled, detailNeverSent)
+		return false
+	}
+	var until time.Time // zero: as long as the deadline allows
+	switch {
+	case !b.sent && !p.Wait:
+		until = b.lost
+	case !b.sent:
+		until = p.Order.Expiry
+	default:
+		until = b.awaitedUntil()
+	}
+	for {
+		if rest = b.reroute(ctx, rest); len(rest) == 0 {
+			return false
+		}
+		switch b.await(ctx, until, code) {
+		case arrived:
+			if code == call.NoSession || code == call.SessionLost {
+				b.lost = time.Time{}
+			}
+			return true
+		case tooLate:
+			b.late(rest)
+			return false
+		case nobody:
+			b.end(rest, code, behind(b.name, why))
+			return false
+		case stopped:
+			return false
+		case look:
+		}
+		switch {
+		case b.cancelled.IsZero():
+		case !b.sent:
+			b.end(rest, call.Cancelled, detailNeverSent)
+			return false
+		default:
+			until = b.awaitedUntil()
+		}
+	}
+}
+
+// awaitedUntil is driver's, for a sub-overlord whose session was lost.
+func (b *batch) awaitedUntil() time.Time {
+	p := b.r.Plan
+	patient := p.Wait || b.r.resumed
+	switch {
+	case !b.cancelled.IsZero() && patient:
+		return later(b.lost, b.cancelled).Add(returnGrace)
+	case !b.cancelled.IsZero():
+		return b.cancelled.Add(confirmTime)
+	case !p.Wait:
+		return b.lost.Add(returnGrace)
+	case p.Timeout == 0:
+		return later(b.lost, p.Order.Expiry).Add(returnGrace)
+	}
+	return time.Time{}
+}
+
+// event is what ended a wait.
+type event int
+
+const (
+	arrived event = iota
+	tooLate       // the deadline has come
+	nobody        // it did not come back in time
+	look          // see whether there is another way, or the order is withdrawn
+	stopped
+)
+
+// await waits for the sub-overlord's session; after a refusal for a while.
+func (b *batch) await(ctx context.Context, until time.Time, code call.Code) event {
+	wait, why := time.Hour, look
+	if !b.deadline.IsZero() {
+		wait, why = time.Until(b.deadline), tooLate
+	}
+	if d := time.Until(until); !until.IsZero() && d < wait {
+		wait, why = d, nobody
+	}
+	if wait > retryEvery {
+		wait, why = retryEvery, look
+	}
+	arrival := b.w.Arrival(b.name)
+	if code == call.Busy || code == call.Unavailable { // it is there, and takes nothing now
+		arrival = nil
+		if why == look {
+			why = arrived
+		}
+	}
+	if wait <= 0 {
+		return why
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	stop := b.r.stop
+	if !b.cancelled.IsZero() {
+		stop = nil
+	}
+	select {
+	case <-ctx.Done():
+		return stopped
+	case <-arrival:
+		return arrived
+	case <-stop:
+		b.withdrawn()
+		return look
+	case <-t.C:
+		return why
+	}
+}
+
+// late ends machines whose time is over.
+func (b *batch) late(rest []int32) {
+	code, why := call.NoAnswer, "no answer within "+b.r.Plan.Nominal.String()
+	if !b.lost.IsZero() {
+		code, why = call.SessionLost, detailLost
+	}
+	b.end(rest, code, behind(b.name, why))
+}
+
+// end gives machines a result that we, not they, give.
+func (b *batch) end(rest []int32, code call.Code, detail string) {
+	b.r.finishAll(rest, call.Result{Code: code, Detail: detail}, nil)
+}
+
+// take takes a group of results from the sub-overlord. What it says of machines that
+// it was not sent is dropped, and noted.
+func (b *batch) take(ctx context.Context, g Group) {
+	b.seen++
+	at := b.locate(g.Names)
+	if len(at) < len(g.Names) {
+		mine := make(map[string]bool, len(at))
+		for _, i := range at {
+			mine[b.r.name(int(i))] = true
+		}
+		b.r.note(b.name, slices.DeleteFunc(slices.Clone(g.Names), func(n string) bool { return mine[n] }))
+		g.Took = nil
+	}
+	if len(g.Took) != len(at) {
+		g.Took = nil
+	}
+	if g.Code == call.NoSession && len(b.r.Plan.ways.more) > 0 { // it cannot reach them; somebody else may
+		left := b.reroute(ctx, at)
+		if len(left) < len(at) {
+			g.Took = nil
+		}
+		at = left
+	}
+	b.r.finishAll(at, call.Result{Code: g.Code, Detail: g.Detail, Output: g.Output, Cut: g.Cut}, g.Took)
+}
+
+// finishAll gives machines one result, except those that have one.
+func (r *Run) finishAll(at []int32, res call.Result, took []time.Duration) {
+	names, times := make([]string, 0, len(at)), make([]time.Duration, len(at))
+	for k, i := range at {
+		if !r.advance(int(i), call.Finished) {
+			continue
+		}
+		if took != nil {
+			times[len(names)] = took[k]
+		}
+		names = append(names, r.name(int(i)))
+	}
+	if len(names) == 0 {
+		return
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.addAllLocked(names, times[:len(names)], res)
+}
+
+// reroute sends those machines another way that have one whose sub-overlord has a
+// session, or that are our own; it gives the others. A machine runs the order
+// once whatever comes of it: its journal sees to that.
+func (b *batch) reroute(ctx context.Context, rest []int32) (left []int32) {
+	r := b.r
+	if len(r.Plan.ways.more) == 0 || !b.cancelled.IsZero() {
+		return rest
+	}
+	byHop := make(map[int16][]int32)
+	for _, i := range rest {
+		h, ok := b.another(i)
+		if !ok {
+			left = append(left, i)
+			continue
+		}
+		if !r.via[i].CompareAndSwap(int32(b.hop), int32(h)) {
+			continue
+		}
+		if h == direct {
+			r.tell(int(i), func(n *news) { n.rerouted = true })
+			continue
+		}
+		byHop[h] = append(byHop[h], i)
+	}
+	for h, at := range byHop {
+		r.log.Info("machines are reached another way", "job", r.Plan.ID.String(), "hop", b.name, "through", r.Plan.ways.hops[h].name, "machines", len(at))
+		r.carryBatch(ctx, b.w, h, at, b.deadline)
+	}
+	return left
+}
+
+// another gives a way to a machine that was not tried.
+func (b *batch) another(i int32) (int16, bool) {
+	return b.r.another(i, func(hop string) bool { return isClosed(b.w.Arrival(hop)) })
+}
+
+// another gives the next way to a machine whose sub-overlord is up, and counts it as tried.
+func (r *Run) another(i int32, up func(hop string) bool) (int16, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for k, w := range r.Plan.ways.more[i] {
+		if k == 0 || r.tried[i]&(1<<k) != 0 { // the first is where it began
+			continue
+		}
+		if w.hop != direct && !up(r.Plan.ways.hops[w.hop].name) {
+			continue
+		}
+		if r.tried == nil {
+			r.tried = make(map[int32]uint16)
+		}
+		r.tried[i] |= 1 << k
+		return w.hop, true
+	}
+	return 0, false
+}
+
+// maxNoted bounds the names of foreign machines that are told of one sub-overlord.
+const maxNoted = 20
+
+// note keeps, for people, that a sub-overlord answered for machines that it was not sent.
+func (r *Run) note(hop string, names []string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.foreign == nil {
+		r.foreign = make(map[string][]string)
+	}
+	if r.foreign[hop] == nil {
+		r.log.Warn("a sub-overlord answers for machines that it was not sent; dropped", "job", r.Plan.ID.String(), "hop", hop, "machines", strings.Join(names[:min(len(names), 3)], ","))
+	}
+	for _, n := range names {
+		if known := r.foreign[hop]; len(known) < maxNoted && !slices.Contains(known, n) {
+			r.foreign[hop] = append(known, n)
+		}
+	}
+}
+
+// reason is what is to be told of the job when it is closed; empty: nothing.
+func (r *Run) reason() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var parts []string
+	for _, hop := range slices.Sorted(maps.Keys(r.foreign)) {
+		parts = append(parts, fmt.Sprintf("overlord/%s answered for machines that it was not sent, which was dropped: %s", hop, target.Fold(r.foreign[hop])))
+	}
+	return strings.Join(parts, "; ")
+}

@@ -1,0 +1,559 @@
+package job_test
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"dominion/api/fleetpb"
+	"dominion/call"
+	"dominion/job"
+	"dominion/target"
+)
+
+// returnGrace is how long a sub-overlord is awaited.
+const returnGrace = 30 * time.Second
+
+// level is an overlord's view: its machines, and sub-overlords that carry out
+// what they are sent with a run of their own.
+type level struct {
+	*machines
+	names []string // of the whole order
+	hops  map[string]*subOverlord
+}
+
+// subOverlord is one of them.
+type subOverlord struct {
+	level
+
+	smu      sync.Mutex
+	up       bool
+	arrive   chan struct{}
+	gone     chan struct{} // closed when the session ends
+	refuse   error         // what it answers instead
+	liar     func(g job.Group) []job.Group
+	store    *shelf
+	calls    int
+	got      []*fleetpb.Delegate
+	finished sync.WaitGroup // runs
+	jobs     map[string]*job.Run
+}
+
+func newLevel(directs ...string) level {
+	return level{machines: world(directs...), hops: make(map[string]*subOverlord)}
+}
+
+// below adds a sub-overlord.
+func (l *level) below(name string, directs ...string) *subOverlord {
+	s := &subOverlord{level: newLevel(directs...), up: true, gone: make(chan struct{}), arrive: make(chan struct{}), store: new(shelf)}
+	close(s.arrive)
+	l.hops[name] = s
+	return s
+}
+
+func (s *subOverlord) down() {
+	s.smu.Lock()
+	defer s.smu.Unlock()
+	if s.up {
+		s.up, s.arrive = false, make(chan struct{})
+		close(s.gone)
+	}
+}
+
+func (s *subOverlord) back() {
+	s.smu.Lock()
+	defer s.smu.Unlock()
+	s.up, s.gone = true, make(chan struct{})
+	close(s.arrive)
+}
+
+// Arrival implements the run's wire.
+func (l *level) Arrival(hop string) <-chan struct{} {
+	s := l.hops[hop]
+	if s == nil {
+		return nil
+	}
+	s.smu.Lock()
+	defer s.smu.Unlock()
+	return s.arrive
+}
+
+// Delegate implements the run's wire.
+func (l *level) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, withdraw <-chan struct{}, take func(job.Group)) error {
+	s := l.hops[hop]
+	if s == nil {
+		return call.Errorf(call.NoSession, "there is no %s", hop)
+	}
+	s.smu.Lock()
+	s.calls++
+	s.got = append(s.got, d)
+	up, gone, refuse := s.up, s.gone, s.refuse
+	s.smu.Unlock()
+	if !up {
+		return call.Errorf(call.NoSession, "%s is off", hop)
+	}
+	if refuse != nil {
+		return refuse
+	}
+	r, err := s.job(l.names, d)
+	if err != nil {
+		return err
+	}
+	if d.Cancel {
+		r.Cancel()
+	}
+	for seen := int(d.Seen); ; {
+		snap := r.Watch(seen)
+		for _, g := range snap.Groups {
+			if s.liar == nil {
+				take(g)
+				continue
+			}
+			for _, g := range s.liar(g) {
+				take(g)
+			}
+		}
+		seen += len(snap.Groups)
+		if snap.Closed {
+			return nil
+		}
+		select {
+		case <-snap.Changed:
+		case <-gone:
+			return call.Errorf(call.SessionLost, "%s fell", hop)
+		case <-withdraw:
+			withdraw = nil
+			r.Cancel()
+		case <-ctx.Done():
+			if errors.Is(context.Cause(ctx), job.ErrGivenUp) {
+				r.Cancel()
+			}
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// job gives the sub-overlord's run of an order, begun if need be.
+func (s *subOverlord) job(names []string, d *fleetpb.Delegate) (*job.Run, error) {
+	s.smu.Lock()
+	defer s.smu.Unlock()
+	if r := s.jobs[d.Reach.String()]; r != nil {
+		return r, nil
+	}
+	if d.Cancel {
+		return nil, call.Errorf(call.Cancelled, "not begun")
+	}
+	p, err := job.NewPlan(job.Request{
+		Signed: call.Signed{Order: d.Order, Signature: d.Signature, Cert: d.OperatorCert}, Salt: d.Salt, Args: d.Args, Names: names,
+		Timeout: time.Duration(d.TimeoutMs) * time.Millisecond, Nominal: time.Duration(d.NominalMs) * time.Millisecond, Wait: d.Wait, Reach: d.Reach, Part: true,
+	})
+	if err != nil {
+		return nil, err
+	}
+	r := job.NewRun(p, new(job.Budget), slog.New(slog.DiscardHandler))
+	if s.jobs == nil {
+		s.jobs = make(map[string]*job.Run)
+	}
+	s.jobs[d.Reach.String()] = r
+	l := &level{machines: &machines{run: r, mu: s.mu, of: s.of}, names: names, hops: s.hops}
+	s.finished.Go(func() { _ = r.Do(context.Background(), l, s.store) })
+	return r, nil
+}
+
+// branch is a short way to write one.
+func branch(name string, machines []string, below ...*fleetpb.Branch) *fleetpb.Branch {
+	return &fleetpb.Branch{Name: name, Machines: target.Fold(machines), Below: below}
+}
+
+// delegate runs an order at a level and gives what became of it.
+func delegate(t *testing.T, l *level, timeout time.Duration, reach *fleetpb.Branch, change func(*job.Request), names ...string) (*job.Run, *shelf, func() map[string]job.Group) {
+	t.Helper()
+	req := request(t, timeout, nil, names...)
+	req.Reach = reach
+	if change != nil {
+		change(&req)
+	}
+	r := newRun(t, req)
+	l.names, l.machines.run = names, r
+	s := new(shelf)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := r.Do(t.Context(), l, s); err != nil {
+			t.Error(err)
+		}
+	}()
+	return r, s, func() map[string]job.Group {
+		<-done
+		return account(t, r, s)
+	}
+}
+
+func wantCode(t *testing.T, got map[string]job.Group, code call.Code, detail string, names ...string) {
+	t.Helper()
+	for _, n := range names {
+		if g := got[n]; g.Code != code || !strings.Contains(g.Detail, detail) {
+			t.Errorf("%s: %v %q; want %v with %q", n, g.Code, g.Detail, code, detail)
+		}
+	}
+}
+
+func (w *machines) runsOnce(t *testing.T) {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for n, m := range w.of {
+		if m.started > 1 {
+			t.Errorf("%s ran %d times", n, m.started)
+		}
+	}
+}
+
+// twoLevels gives top with m1 of its own, dc1 with a1, a2 and below it rack1 with b1.
+func twoLevels() (*level, *subOverlord, *subOverlord, *fleetpb.Branch, []string) {
+	top := newLevel("m1")
+	dc1 := top.below("dc1", "a1", "a2")
+	rack1 := dc1.below("rack1", "b1")
+	reach := branch("top", []string{"m1"}, branch("dc1", []string{"a1", "a2"}, branch("rack1", []string{"b1"})))
+	return &top, dc1, rack1, reach, []string{"a1", "a2", "b1", "m1"}
+}
+
+func TestDelegated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, rack1, reach, names := twoLevels()
+		r, s, wait := delegate(t, top, time.Minute, reach, nil, names...)
+		wantCode(t, wait(), call.OK, "", names...)
+		if dc1.calls != 1 || rack1.calls != 1 {
+			t.Errorf("dc1 got the order %d times, rack1 %d times", dc1.calls, rack1.calls)
+		}
+		if len(s.groups) > 2 {
+			t.Errorf("%d groups; want equal results folded", len(s.groups))
+		}
+		for _, hop := range []*subOverlord{dc1, rack1} {
+			hop.finished.Wait()
+			hop.runsOnce(t)
+		}
+		got := dc1.got[0].TimeoutMs
+		if got > 60_000-20 || rack1.got[0].TimeoutMs > got-20 {
+			t.Errorf("time-outs on the way down: 60000, %d, %d ms; each hop has 20 ms less", got, rack1.got[0].TimeoutMs)
+		}
+		if snap := r.Watch(0); snap.Reason != "" {
+			t.Errorf("the job closed with %q", snap.Reason)
+		}
+	})
+}
+
+func TestDelegatedHopAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, rack1, reach, names := twoLevels()
+		rack1.down()
+		_, _, wait := delegate(t, top, time.Minute, reach, nil, names...)
+		got := wait()
+		wantCode(t, got, call.OK, "", "m1", "a1", "a2")
+		wantCode(t, got, call.NoSession, "unreachable behind rack1: rack1 is off", "b1")
+
+		top, dc1, _, reach, names = twoLevels()
+		dc1.down()
+		_, _, wait = delegate(t, top, time.Minute, reach, nil, names...)
+		got = wait()
+		wantCode(t, got, call.OK, "", "m1")
+		wantCode(t, got, call.NoSession, "unreachable behind dc1: dc1 is off", "a1", "a2", "b1")
+	})
+}
+
+func TestDelegatedHopDies(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		back  time.Duration // 0: never
+		wait  bool
+		code  call.Code
+		takes time.Duration // at most
+	}{
+		{"it comes back", 20 * time.Second, false, call.OK, 45 * time.Second},
+		{"it stays away", 0, false, call.SessionLost, 45 * time.Second},
+		{"it comes back late, and the order waits", 20 * time.Minute, true, call.OK, 21 * time.Minute},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				top, dc1, rack1, reach, names := twoLevels()
+				dc1.with("a1", func(m *machine) { m.runs = 10 * time.Second })
+				rack1.with("b1", func(m *machine) { m.runs = 15 * time.Second })
+				begun := time.Now()
+				_, _, wait := delegate(t, top, time.Minute, reach, func(r *job.Request) { r.Wait = test.wait }, names...)
+				time.Sleep(5 * time.Second)
+				dc1.down()
+				if test.back > 0 {
+					time.Sleep(test.back)
+					dc1.back()
+				}
+				got := wait()
+				wantCode(t, got, call.OK, "", "m1", "a2")
+				wantCode(t, got, test.code, "", "a1", "b1")
+				if test.code != call.OK {
+					wantCode(t, got, test.code, "unreachable behind dc1: ", "a1", "b1")
+				}
+				if d := time.Since(begun); d > test.takes {
+					t.Errorf("it took %v; want at most %v", d, test.takes)
+				}
+				dc1.finished.Wait()
+				dc1.runsOnce(t)
+				rack1.runsOnce(t)
+			})
+		})
+	}
+}
+
+// Two ways lead to c1 and c2; the first one, by name, fails.
+func TestDelegatedOtherWay(t *testing.T) {
+	for _, when := range []string{"before", "in the middle", "at the hop"} {
+		t.Run(when, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				top := newLevel("m1")
+				shared := []string{"c1", "c2"}
+				dc1, dc2 := top.below("dc1", "a1", "c1", "c2"), top.below("dc2", "b1")
+				dc2.mu = dc1.mu
+				for _, n := range shared { // one machine with two overlords
+					dc2.of[n] = dc1.of[n]
+				}
+				reach := branch("top", []string{"m1"}, branch("dc1", []string{"a1", "c1", "c2"}), branch("dc2", []string{"b1", "c1", "c2"}))
+				switch when {
+				case "before":
+					dc1.down()
+				case "in the middle":
+					for _, n := range shared {
+						dc1.with(n, func(m *machine) { m.deaf = true })
+					}
+				case "at the hop":
+					dc1.of["c1"], dc1.of["c2"] = &machine{away: true}, &machine{away: true}
+				}
+				_, _, wait := delegate(t, &top, time.Minute, reach, nil, "a1", "b1", "c1", "c2", "m1")
+				if when == "in the middle" {
+					time.Sleep(time.Second)
+					for _, n := range shared {
+						dc1.with(n, func(m *machine) { m.deaf = false })
+					}
+					dc1.down()
+				}
+				got := wait()
+				wantCode(t, got, call.OK, "", "b1", "c1", "c2", "m1")
+				if when == "before" {
+					wantCode(t, got, call.NoSession, "unreachable behind dc1", "a1")
+				}
+				dc1.finished.Wait()
+				dc2.runsOnce(t)
+				if len(dc2.got) < 2 {
+					t.Fatalf("dc2 got the order %d times; want one for its own and one for the others", len(dc2.got))
+				}
+			})
+		})
+	}
+}
+
+func TestDelegatedDirectFirst(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top := newLevel("c1", "c2")
+		dc1 := top.below("dc1", "c2")
+		top.with("c2", func(m *machine) { m.away = true })
+		reach := branch("top", []string{"c1", "c2"}, branch("dc1", []string{"c1", "c2"}))
+		_, _, wait := delegate(t, &top, time.Minute, reach, nil, "c1", "c2")
+		wantCode(t, wait(), call.OK, "", "c1", "c2")
+		if len(dc1.got) != 1 || dc1.got[0].Reach.Machines != "c2" {
+			t.Errorf("dc1 was sent %v; want c2 alone, which has no session with the top", dc1.got)
+		}
+	})
+}
+
+func TestDelegatedLiars(t *testing.T) {
+	for _, test := range []struct {
+		name string
+		liar func(g job.Group) []job.Group
+		code call.Code
+		why  string
+	}{
+		{"answers for a machine that it was not sent", func(g job.Group) []job.Group {
+			g.Names = append(slices.Clone(g.Names), "m1", "z9")
+			return []job.Group{g}
+		}, call.OK, "overlord/dc1 answered for machines that it was not sent, which was dropped: m1,z9"},
+		{"drops results", func(job.Group) []job.Group { return nil }, call.NoAnswer, ""},
+		{"repeats results", func(g job.Group) []job.Group { return []job.Group{g, g, g} }, call.OK, ""},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				top, dc1, _, reach, names := twoLevels()
+				top.with("m1", func(m *machine) { m.runs = 3 * time.Second })
+				dc1.liar = test.liar
+				r, _, wait := delegate(t, top, time.Minute, reach, nil, names...)
+				got := wait()
+				wantCode(t, got, call.OK, "", "m1")
+				if string(got["m1"].Output) != `{"ok":true}` {
+					t.Errorf("m1's result is %s; want its own", got["m1"].Output)
+				}
+				wantCode(t, got, test.code, "", "a1", "a2", "b1")
+				if test.code != call.OK {
+					wantCode(t, got, test.code, "unreachable behind dc1: it gave no result", "a1", "a2", "b1")
+				}
+				if snap := r.Watch(0); snap.Reason != test.why {
+					t.Errorf("closed with %q; want %q", snap.Reason, test.why)
+				}
+			})
+		})
+	}
+}
+
+func TestDelegatedTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, rack1, reach, names := twoLevels()
+		rack1.with("b1", func(m *machine) { m.deaf = true })
+		begun := time.Now()
+		_, _, wait := delegate(t, top, 5*time.Second, reach, nil, names...)
+		got := wait()
+		wantCode(t, got, call.OK, "", "a1", "a2", "m1")
+		wantCode(t, got, call.NoAnswer, "no answer within 5s", "b1")
+		if strings.Contains(got["b1"].Detail, "behind") {
+			t.Errorf("b1: %q; it was late, not its overlord", got["b1"].Detail)
+		}
+		if d := time.Since(begun); d > 5*time.Second {
+			t.Errorf("it took %v", d)
+		}
+		dc1.finished.Wait()
+	})
+}
+
+func TestDelegatedCancel(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, rack1, reach, names := twoLevels()
+		for _, w := range []*machines{top.machines, dc1.machines, rack1.machines} {
+			for n := range w.of {
+				w.with(n, func(m *machine) { m.runs = time.Hour })
+			}
+		}
+		r, _, wait := delegate(t, top, 0, reach, nil, names...)
+		time.Sleep(time.Second)
+		r.Cancel()
+		begun := time.Now()
+		wantCode(t, wait(), call.Cancelled, "", names...)
+		if d := time.Since(begun); d > 2*time.Second {
+			t.Errorf("it took %v", d)
+		}
+		time.Sleep(2 * time.Hour) // until the methods have ended
+	})
+}
+
+// Cancelled while the sub-overlord is away: one that had the order says so when it
+// is back, and one that had not is not asked.
+func TestDelegatedCancelAway(t *testing.T) {
+	for _, had := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			top, dc1, _, reach, names := twoLevels()
+			for n := range dc1.of {
+				dc1.with(n, func(m *machine) { m.runs = time.Hour })
+			}
+			if !had {
+				dc1.down()
+			}
+			r, _, wait := delegate(t, top, 0, reach, func(r *job.Request) { r.Wait = true }, names...)
+			time.Sleep(time.Second)
+			dc1.down()
+			time.Sleep(time.Second)
+			r.Cancel()
+			if had {
+				time.Sleep(10 * time.Second)
+				dc1.back()
+			}
+			got := wait()
+			wantCode(t, got, call.Cancelled, "", "a1", "a2")
+			time.Sleep(2 * time.Hour) // until the methods have ended
+			if had {
+				dc1.finished.Wait()
+			}
+		})
+	}
+}
+
+func TestDelegatedRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, _, reach, names := twoLevels()
+		dc1.refuse = call.Errorf(call.Denied, "policy")
+		_, _, wait := delegate(t, top, time.Minute, reach, nil, names...)
+		got := wait()
+		wantCode(t, got, call.OK, "", "m1")
+		wantCode(t, got, call.Denied, "dc1: policy", "a1", "a2", "b1")
+	})
+}
+
+// One that refuses for now is asked again for a while, not for ever.
+func TestDelegatedUnavailable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, _, reach, names := twoLevels()
+		dc1.refuse = call.Errorf(call.Unavailable, "the disk is full")
+		begun := time.Now()
+		_, _, wait := delegate(t, top, 0, reach, nil, names...)
+		wantCode(t, wait(), call.Unavailable, "unreachable behind dc1: the disk is full", "a1", "a2", "b1")
+		if d := time.Since(begun); d < returnGrace || d > 2*returnGrace {
+			t.Errorf("it was tried for %v; want about %v", d, returnGrace)
+		}
+
+		top, dc1, _, reach, names = twoLevels()
+		dc1.refuse = call.Errorf(call.Unavailable, "the disk is full")
+		_, _, wait = delegate(t, top, 0, reach, nil, names...)
+		time.Sleep(12 * time.Second)
+		dc1.smu.Lock()
+		dc1.refuse = nil
+		dc1.smu.Unlock()
+		wantCode(t, wait(), call.OK, "", names...)
+		dc1.finished.Wait()
+	})
+}
+
+// A sub-overlord whose store was lost begins anew, and numbers its groups anew.
+func TestDelegatedHopForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, rack1, reach, names := twoLevels()
+		rack1.with("b1", func(m *machine) { m.runs = 10 * time.Second })
+		_, _, wait := delegate(t, top, time.Minute, reach, nil, names...)
+		time.Sleep(5 * time.Second) // a1 and a2 have answered
+		dc1.down()
+		dc1.smu.Lock()
+		dc1.jobs = nil
+		dc1.smu.Unlock()
+		time.Sleep(time.Second)
+		dc1.back()
+		wantCode(t, wait(), call.OK, "", names...)
+		dc1.finished.Wait()
+		rack1.finished.Wait()
+	})
+}
+
+func TestDelegatedWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, _, reach, names := twoLevels()
+		dc1.down()
+		_, _, wait := delegate(t, top, time.Minute, reach, func(r *job.Request) { r.Wait = true }, names...)
+		time.Sleep(10 * time.Minute)
+		dc1.back()
+		wantCode(t, wait(), call.OK, "", names...)
+		dc1.finished.Wait()
+	})
+}
+
+// A machine that the map knows no way to is told of at once, and one that is not
+// in the order cannot be reached.
+func TestDelegatedNoWay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, _, _, reach, names := twoLevels()
+		_, _, wait := delegate(t, top, time.Minute, reach, nil, append(names, "x1")...)
+		wantCode(t, wait(), call.UnknownName, "the map knows no way to it", "x1")
+	})
+	req := request(t, time.Minute, nil, "a1", "m1")
+	_, _, _, reach, _ := twoLevels()
+	req.Reach = reach
+	if _, err := job.NewPlan(req); call.CodeOf(err) != call.BadOrder {
+		t.Errorf("a way to a machine outside the order: %v", err)
+	}
+}

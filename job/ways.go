@@ -1,0 +1,235 @@
+package job
+
+import (
+	"cmp"
+	"slices"
+	"sort"
+
+	"dominion/api/fleetpb"
+	"dominion/call"
+	"dominion/target"
+)
+
+// Limits of a Branch that another overlord, or the store, gives us.
+const (
+	MaxDepth     = 16                   // overlords on the way to a machine
+	maxBranches  = 100_000              // sub-overlords in all
+	maxHops      = 30_000               // directly below one overlord
+	maxReached   = 4 * call.MaxMachines // names in all: a machine may stand in several places
+	maxWays      = 8                    // to one machine; the rest is not used
+	direct       = -1                   // in place of a hop: the machine is our own
+	nowhere      = -2                   // no way is known
+	detailNoWay  = "the map knows no way to it"
+	detailNoName = "no machine of that name has enrolled"
+	detailNoMap  = "it is not in the map"
+)
+
+// ways says how the machines of a plan are reached.
+type ways struct {
+	hops []hop
+	best []int16         // of each machine: the hop, direct or nowhere
+	more map[int32][]way // of machines with several ways, the best first
+}
+
+// hop is a sub-overlord of ours that leads to machines.
+type hop struct {
+	name   string
+	branch *fleetpb.Branch
+	depth  int // overlords on its longest way, itself included
+}
+
+// way is one way to a machine.
+type way struct {
+	hop   int16
+	depth int // overlords on it
+}
+
+// reader reads a Branch into ways over the names of a tree.
+type reader struct {
+	names    []string
+	ways     *ways
+	depth    []uint8 // of the best way to each name
+	reached  int
+	branches int
+}
+
+// readReach sets the plan's machines and ways. Errors are *call.Error.
+func (p *Plan) readReach(b *fleetpb.Branch) error {
+	names := p.Tree.All()
+	rd := &reader{names: names, ways: &ways{best: make([]int16, len(names))}, depth: make([]uint8, len(names))}
+	for i := range rd.ways.best {
+		rd.ways.best[i] = nowhere
+	}
+	if err := rd.add(direct, 0, b.GetMachines()); err != nil {
+		return err
+	}
+	below := slices.SortedFunc(slices.Values(b.GetBelow()), func(a, b *fleetpb.Branch) int { return cmp.Compare(a.GetName(), b.GetName()) })
+	if len(below) > maxHops {
+		return call.Errorf(call.Invalid, "more than %d sub-overlords below one", maxHops)
+	}
+	for i, h := range below {
+		if i > 0 && below[i-1].GetName() == h.GetName() {
+			return call.Errorf(call.Invalid, "sub-overlord %.80q is there twice", h.GetName())
+		}
+		depth, err := rd.walk(int16(i), h, 1)
+		if err != nil {
+			return err
+		}
+		rd.ways.hops = append(rd.ways.hops, hop{h.GetName(), h, depth})
+	}
+	p.ways = rd.ways
+	if p.Part {
+		p.onlyReached()
+	}
+	if len(p.machines) == 0 {
+		return call.Errorf(call.Invalid, "there is no machine to be reached")
+	}
+	return nil
+}
+
+// walk adds the machines of a branch whose overlord is the depth-th on the way, and
+// gives how deep it is.
+func (rd *reader) walk(hop int16, b *fleetpb.Branch, depth int) (deepest int, err error) {
+	if name, err := call.ParseName(b.GetName()); err != nil || name != b.GetName() {
+		return 0, call.Errorf(call.Invalid, "%.80q is no overlord's name", b.GetName())
+	}
+	if rd.branches++; rd.branches > maxBranches || depth > MaxDepth {
+		return 0, call.Errorf(call.Invalid, "more than %d sub-overlords, or %d on one way", maxBranches, MaxDepth)
+	}
+	if err := rd.add(hop, depth, b.GetMachines()); err != nil {
+		return 0, err
+	}
+	deepest = depth
+	for _, sub := range b.GetBelow() {
+		d, err := rd.walk(hop, sub, depth+1)
+		if err != nil {
+			return 0, err
+		}
+		deepest = max(deepest, d)
+	}
+	return deepest, nil
+}
+
+// add adds a way to each machine of a folded list.
+func (rd *reader) add(hop int16, depth int, folded string) error {
+	if folded == "" {
+		return nil
+	}
+	list, err := target.Expand(folded)
+	if err != nil {
+		return call.Errorf(call.Invalid, "machines to be reached: %v", err)
+	}
+	if rd.reached += len(list); rd.reached > maxReached {
+		return call.Errorf(call.Invalid, "more than %d machines to be reached", maxReached)
+	}
+	w := rd.ways
+	for _, at := range locate(rd.names, list) {
+		if at < 0 {
+			return call.Errorf(call.BadOrder, "machines are to be reached that are not in the order")
+		}
+		if w.best[at] == nowhere {
+			w.best[at], rd.depth[at] = hop, uint8(depth)
+			continue
+		}
+		w.another(at, way{w.best[at], int(rd.depth[at])}, way{hop, depth})
+		if all := w.more[at]; len(all) > 0 {
+			w.best[at], rd.depth[at] = all[0].hop, uint8(all[0].depth)
+		}
+	}
+	return nil
+}
+
+// another adds a way to a machine that has one. Through each hop there is one: which
+// of its own that takes is for the hop to decide.
+func (w *ways) another(at int32, one, two way) {
+	all := w.more[at]
+	if all == nil {
+		all = []way{one}
+	}
+	if i := slices.IndexFunc(all, func(x way) bool { return x.hop == two.hop }); i >= 0 {
+		all[i].depth = min(all[i].depth, two.depth)
+	} else {
+		all = append(all, two)
+	}
+	slices.SortFunc(all, func(a, b way) int { return cmp.Or(cmp.Compare(a.depth, b.depth), cmp.Compare(a.hop, b.hop)) })
+	if w.more == nil {
+		w.more = make(map[int32][]way)
+	}
+	w.more[at] = all[:min(len(all), maxWays)]
+}
+
+// onlyReached leaves out the machines that nothing leads to.
+func (p *Plan) onlyReached() {
+	reached := 0
+	for _, h := range p.ways.best {
+		if h != nowhere {
+			reached++
+		}
+	}
+	if reached == len(p.machines) {
+		return
+	}
+	all, best, more := p.machines, p.ways.best, p.ways.more
+	p.machines, p.leaf, p.ways.best = make([]string, 0, reached), make([]int32, 0, reached), make([]int16, 0, reached)
+	p.ways.more = make(map[int32][]way, len(more))
+	for i, h := range best {
+		if h == nowhere {
+			continue
+		}
+		if ws := more[int32(i)]; ws != nil {
+			p.ways.more[int32(len(p.machines))] = ws
+		}
+		p.machines, p.leaf, p.ways.best = append(p.machines, all[i]), append(p.leaf, int32(i)), append(p.ways.best, h)
+	}
+}
+
+// locate gives the position of each of some sorted names among all, which are sorted
+// too; -1 where it is not there.
+func locate(all, some []string) []int32 {
+	out := make([]int32, len(some))
+	at := 0
+	for k, name := range some {
+		// Neighbours are close together: look in growing steps, then between two.
+		step := 1
+		for at+step < len(all) && all[at+step] <= name {
+			at += step
+			step *= 2
+		}
+		end := min(at+step, len(all))
+		i := at + sort.SearchStrings(all[at:end], name)
+		if out[k] = -1; i < len(all) && all[i] == name {
+			out[k], at = int32(i), i
+		}
+	}
+	return out
+}
+
+// only gives the part of a branch that leads to machines for which keep holds, and
+// how many there are; nil when there is none.
+func only(b *fleetpb.Branch, keep func(name string) bool) (*fleetpb.Branch, error) {
+	out := &fleetpb.Branch{Name: b.GetName()}
+	if b.GetMachines() != "" {
+		list, err := target.Expand(b.GetMachines())
+		if err != nil {
+			return nil, call.Errorf(call.Invalid, "machines to be reached: %v", err)
+		}
+		if kept := slices.DeleteFunc(slices.Clone(list), func(n string) bool { return !keep(n) }); len(kept) == len(list) {
+			out.Machines = b.GetMachines()
+		} else {
+			out.Machines = target.Fold(kept)
+		}
+	}
+	for _, sub := range b.GetBelow() {
+		o, err := only(sub, keep)
+		if err != nil {
+			return nil, err
+		}
+		if o != nil {
+			out.Below = append(out.Below, o)
+		}
+	}
+	if out.Machines == "" && len(out.Below) == 0 {
+		return nil, nil
+	}
+	return out, nil
+}

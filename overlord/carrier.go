@@ -1,0 +1,395 @@
+package overlord
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+
+	"dominion/api/apipb"
+	"dominion/api/fleetpb"
+	"dominion/call"
+	"dominion/job"
+	"dominion/pki"
+	"dominion/session"
+	"dominion/target"
+)
+
+// Limits of an order on its way through sub-overlords.
+const (
+	maxInline = 512 << 10           // bytes of an encoded Delegate; a longer one goes as a stream
+	maxOrder  = maxRequest          // bytes of it in all
+	maxEvent  = maxRequest          // bytes of one event: the folded names of a million machines fit
+	maxPassed = outputChunk + 4<<10 // bytes of one event with live output
+)
+
+// Streams of a delegation.
+const (
+	streamOrder  = "order"  // down: the Delegate, if it is long
+	streamEvents = "events" // up: results
+	streamOutput = "output" // up: live output
+)
+
+// hopCall is an order that a sub-overlord has been sent. It is the
+// session.Waiter of the answer.
+type hopCall struct {
+	r       *running
+	hop     string
+	id      uint64
+	session *session.Session
+	answer  chan error           // holds one
+	events  chan *session.Stream // holds one
+
+	mu   sync.Mutex
+	over bool
+	took map[string]bool // names of streams that came
+}
+
+// Arrival implements job's wire.
+func (r *running) Arrival(hop string) <-chan struct{} { return r.o.fleet.arrival(hop) }
+
+// Delegate implements job's wire.
+func (r *running) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, withdraw <-chan struct{}, take func(job.Group)) error {
+	s := r.o.fleet.get(hop)
+	if s == nil {
+		return call.Errorf(call.NoSession, "%s", r.o.fleet.why(hop))
+	}
+	if s.Peer().Role != pki.Overlord {
+		return call.Errorf(call.Denied, "it is no overlord, so nothing is behind it")
+	}
+	d.Names, d.Via = r.allNames(), append(slices.Clone(r.run.Plan.Via), r.o.cfg.Name)
+	c := &hopCall{r: r, hop: hop, id: r.o.callID.Add(1), session: s, answer: make(chan error, 1), events: make(chan *session.Stream, 1), took: make(map[string]bool)}
+	r.o.jobs.passing(c)
+	defer c.end()
+	long, err := c.start(d)
+	if err != nil {
+		return err
+	}
+	if long != nil {
+		sending, stop := context.WithCancel(ctx)
+		defer stop()
+		r.o.background.Go(func() { c.send(sending, long) })
+	}
+	return c.wait(ctx, withdraw, take)
+}
+
+// allNames gives the folded names of the whole order.
+func (r *running) allNames() string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.names == "" {
+		r.names = target.Fold(r.run.Plan.Tree.All())
+	}
+	return r.names
+}
+
+// start sends the CALL; long is what has to follow as a stream.
+func (c *hopCall) start(d *fleetpb.Delegate) (long []byte, err error) {
+	args, err := proto.Marshal(d)
+	if err != nil {
+		return nil, call.Errorf(call.Internal, "encode the order: %v", err)
+	}
+	if len(args) > maxOrder {
+		return nil, call.Errorf(call.Invalid, "the order has %d bytes with its machines; at most %d can be passed on", len(args), maxOrder)
+	}
+	if len(args) > maxInline {
+		long = args
+		if args, err = proto.Marshal(&fleetpb.Delegate{Streamed: true}); err != nil {
+			return nil, call.Errorf(call.Internal, "encode the order: %v", err)
+		}
+	}
+	body, err := proto.Marshal(&fleetpb.Call{Method: session.MethodDelegate, Args: args})
+	if err != nil {
+		return nil, call.Errorf(call.Internal, "encode the order: %v", err)
+	}
+	return long, c.session.Start(c.id, c, body)
+}
+
+// send sends an order that is too long for a frame. If it cannot be sent, the
+// sub-overlord says so, or its session is over.
+func (c *hopCall) send(ctx context.Context, long []byte) {
+	st, err := c.session.Open(ctx, c.id, streamOrder)
+	if err == nil {
+		if _, err = st.Write(long); err == nil {
+			err = st.Close()
+		} else {
+			st.CloseWithReason("not sent")
+		}
+	}
+	if err != nil && ctx.Err() == nil {
+		c.r.o.log.Debug("order not passed on whole", "hop", c.hop, "job", c.r.run.Plan.ID.String(), "error", err)
+	}
+}
+
+// opened takes a stream of results or live output; on the reader's goroutine.
+func (c *hopCall) opened(s *session.Session, st *session.Stream) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over || s != c.session || c.took[st.Name()] {
+		st.CloseWithReason("no such stream is awaited")
+		return
+	}
+	switch st.Name() {
+	case streamEvents:
+		c.events <- st
+		st.Accept()
+	case streamOutput:
+		if !c.r.passOn(c, st) {
+			return
+		}
+	default:
+		st.CloseWithReason("no such stream")
+		return
+	}
+	c.took[st.Name()] = true
+}
+
+// passOn takes a sub-overlord's live output, for the watcher.
+func (r *running) passOn(c *hopCall, st *session.Stream) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	key := streamKey{c.hop, fmt.Sprintf("%s %d", streamOutput, c.id)}
+	if r.ended || r.live == nil {
+		st.CloseWithReason("nobody watches")
+		return false
+	}
+	if r.streams == nil {
+		r.streams = make(map[streamKey]*session.Stream)
+	}
+	r.streams[key] = st
+	st.Accept()
+	r.forwards.Go(func() { r.forwardBelow(c.hop, st) })
+	return true
+}
+
+// forwardBelow hands live output of machines below a sub-overlord to the watcher.
+func (r *running) forwardBelow(hop string, st *session.Stream) {
+	in := bufio.NewReader(st)
+	for {
+		ev, err := readEvent(in, maxPassed)
+		if err != nil {
+			if !errors.Is(err, io.EOF) {
+				r.o.log.Debug("live output ended", "hop", hop, "error", err)
+				st.CloseWithReason("it cannot be read")
+			}
+			return
+		}
+		out := ev.GetOutput()
+		if out == nil || len(out.Data) > outputChunk || out.Stream != "stdout" && out.Stream != "stderr" {
+			continue
+		}
+		if !r.run.Through(out.Machine, hop) {
+			r.run.Foreign(hop, out.Machine)
+			continue
+		}
+		r.pass(out)
+	}
+}
+
+// Result implements session.Waiter.
+func (c *hopCall) Result(s *session.Session, _ uint64, body []byte) {
+	p, err := session.DecodeResult(body)
+	switch {
+	case err != nil:
+		s.Close(call.Invalid, err.Error())
+		c.answer <- call.Errorf(call.SessionLost, "%v", err)
+	case p.Code != 0:
+		c.answer <- &call.Error{Code: call.Code(p.Code), Node: c.hop, Detail: p.Detail}
+	default:
+		c.answer <- nil
+	}
+}
+
+// Lost implements session.Waiter.
+func (c *hopCall) Lost(_ *session.Session, _ uint64, err error) {
+	c.answer <- call.Errorf(call.SessionLost, "%v", err)
+}
+
+// end takes nothing more.
+func (c *hopCall) end() {
+	c.mu.Lock()
+	c.over = true
+	c.mu.Unlock()
+	c.session.Forget(c.id)
+	c.r.o.jobs.passed(c)
+	select {
+	case st := <-c.events:
+		st.CloseWithReason("not awaited any more")
+	default:
+	}
+}
+
+// wait takes results until the sub-overlord has answered.
+func (c *hopCall) wait(ctx context.Context, withdraw <-chan struct{}, take func(job.Group)) error {
+	var reading *eventReader
+	var groups chan job.Group
+	answered, answer := false, error(nil)
+	defer func() {
+		if reading != nil {
+			reading.stop()
+		}
+	}()
+	for {
+		if answered && (answer != nil || groups == nil) {
+			if answer == nil && reading != nil && reading.err != nil {
+				return call.Errorf(call.SessionLost, "what it answered did not arrive whole: %v", reading.err)
+			}
+			if code := call.CodeOf(answer); code == call.Repeated || code == call.NoSession { // of the order here: not of its machines
+				return call.Errorf(call.Internal, "%v", answer)
+			}
+			return answer
+		}
+		select {
+		case st := <-c.events:
+			reading = readEvents(st)
+			groups = reading.groups
+		case g, ok := <-groups:
+			if !ok {
+				groups = nil
+				continue
+			}
+			take(g)
+		case answer = <-c.answer:
+			answered = true
+			if groups == nil {
+				select { // it came before the answer
+				case st := <-c.events:
+					reading = readEvents(st)
+					groups = reading.groups
+				default:
+				}
+			}
+		case <-withdraw:
+			withdraw = nil
+			_ = c.session.Cancel(c.id, "withdrawn") // an error: the session is over, and Lost comes
+		case <-ctx.Done():
+			if errors.Is(context.Cause(ctx), job.ErrGivenUp) {
+				_ = c.session.Cancel(c.id, context.Cause(ctx).Error())
+			}
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// eventReader reads groups of results from a stream.
+type eventReader struct {
+	st     *session.Stream
+	groups chan job.Group // closed at the end; err is set then
+	done   chan struct{}
+	err    error // nil: it ended in order
+}
+
+func readEvents(st *session.Stream) *eventReader {
+	er := &eventReader{st: st, groups: make(chan job.Group), done: make(chan struct{})}
+	go er.read() // ends with the stream, at the latest with the session
+	return er
+}
+
+func (er *eventReader) stop() {
+	close(er.done)
+	er.st.CloseWithReason("not awaited any more")
+}
+
+func (er *eventReader) read() {
+	defer close(er.groups)
+	in := bufio.NewReader(er.st)
+	for {
+		ev, err := readEvent(in, maxEvent)
+		if errors.Is(err, io.EOF) {
+			return
+		}
+		var g job.Group
+		if err == nil && ev.GetResults() != nil {
+			g, err = groupOfPB(ev.GetResults())
+		}
+		if err != nil {
+			er.err = err
+			er.st.CloseWithReason("it cannot be read")
+			return
+		}
+		if ev.GetResults() == nil {
+			continue
+		}
+		select {
+		case er.groups <- g:
+		case <-er.done:
+			return
+		}
+	}
+}
+
+// errEvent is wrapped by errors about what a sub-overlord sends.
+var errEvent = errors.New("malformed event")
+
+// readEvent reads an event behind its length. io.EOF is an orderly end.
+func readEvent(in *bufio.Reader, limit uint64) (*apipb.CallEvent, error) {
+	n, err := binary.ReadUvarint(in)
+	if err != nil {
+		return nil, err // io.EOF only before the first byte
+	}
+	if n > limit {
+		return nil, fmt.Errorf("%w: of %d bytes; at most %d are allowed", errEvent, n, limit)
+	}
+	var b []byte
+	for len(b) < int(n) { // no more memory than has come
+		part := make([]byte, min(int(n)-len(b), max(64<<10, len(b))))
+		if _, err := io.ReadFull(in, part); err != nil {
+			return nil, fmt.Errorf("%w: %w", errEvent, noEOF(err))
+		}
+		if b == nil {
+			b = part
+		} else {
+			b = append(b, part...)
+		}
+	}
+	ev := new(apipb.CallEvent)
+	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(b, ev); err != nil {
+		return nil, fmt.Errorf("%w: %v", errEvent, err)
+	}
+	return ev, nil
+}
+
+func noEOF(err error) error {
+	if errors.Is(err, io.EOF) {
+		return io.ErrUnexpectedEOF
+	}
+	return err
+}
+
+// writeEvent writes an event behind its length.
+func writeEvent(to io.Writer, ev *apipb.CallEvent) error {
+	b, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, binary.MaxVarintLen32), ev)
+	if err != nil {
+		return fmt.Errorf("encode event: %w", err)
+	}
+	var head [binary.MaxVarintLen32]byte
+	n := binary.PutUvarint(head[:], uint64(len(b)-len(head)))
+	b = b[len(head)-n:]
+	copy(b, head[:n])
+	_, err = to.Write(b)
+	return err
+}
+
+// groupOfPB reads a group of results that a sub-overlord sent.
+func groupOfPB(p *apipb.ResultGroup) (job.Group, error) {
+	names, err := target.Expand(p.Names)
+	if err != nil {
+		return job.Group{}, fmt.Errorf("%w: %v", errEvent, err)
+	}
+	if len(names) == 0 || len(p.Output) > maxResult {
+		return job.Group{}, fmt.Errorf("%w: %d machines with %d bytes of output", errEvent, len(names), len(p.Output))
+	}
+	g := job.Group{
+		Names: names, Code: call.Code(p.Code), Status: call.StatusOf(call.Code(p.Code)), Detail: cutText(p.Detail, session.MaxDetail), Output: p.Output, Cut: p.Cut,
+	}
+	if len(p.TookUs) == len(names) {
+		g.Took = timesOf(p.TookUs)
+	}
+	return g, nil
+}
