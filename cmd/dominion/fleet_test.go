@@ -39,6 +39,7 @@ func TestFleet(t *testing.T) {
 		{"ParentGone", testParentGone},
 		{"RevocationGoesDown", testRevocationGoesDown},
 		{"SubOverlordRefused", testSubOverlordRefused},
+		{"SubOverlordRestored", testSubOverlordRestored},
 		{"BigOutput", testBigOutput},
 		{"Demo", testDemo},
 		{"Curl", testCurl},
