@@ -420,13 +420,13 @@ func TestMapInterrupted(t *testing.T) {
 	}
 
 	// The daemon does not wait for it when it stops.
+	for len(m.asked) > 0 {
+		<-m.asked
+	}
 	go func() {
 		_, err := f.Conn.BuildMap(t.Context(), client.MapOptions{Timeout: time.Hour})
 		over <- err
 	}()
-	for len(m.asked) > 0 {
-		<-m.asked
-	}
 	<-m.asked
 	began := time.Now()
 	f.Down()
