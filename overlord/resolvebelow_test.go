@@ -135,7 +135,8 @@ func TestByMap(t *testing.T) {
 		d    *fleetpb.Delegate // nil: the job has none
 		want bool
 	}{
-		{"directly", nil, false}, {"by the map", &fleetpb.Delegate{Reach: below}, true},
+		{"directly", nil, false},
+		{"by the map", &fleetpb.Delegate{Reach: below}, true},
 		{"by the map, to our own alone", &fleetpb.Delegate{Reach: &fleetpb.Branch{Name: "top", Machines: "top-1"}}, true},
 		{"from above", &fleetpb.Delegate{Via: []string{"top"}, Reach: &fleetpb.Branch{Name: "mid", Machines: "mid-1"}}, false},
 		{"from above, and on", &fleetpb.Delegate{Via: []string{"top"}, Reach: below}, true},
