@@ -90,7 +90,7 @@ func testMap(t *testing.T, binary string) {
 	}
 	dc2.overlord.signal(syscall.SIGCONT)
 	rack1.overlord.signal(syscall.SIGSTOP)
-	top.root.run("map", "diff", "-t", "1").exits(1).within(10*time.Second).prints("- dc1/rack1/rack1-[1,2] (2)\n").tells(`dc1/rack1: dc1: time-out: no answer from "rack1" within 9`)
+	top.root.run("map", "diff", "-t", "1").exits(1).within(10 * time.Second).prints("- dc1/rack1/rack1-[1,2] (2)\n").tells(`dc1/rack1: dc1: time-out: no answer from "rack1" within 9`)
 	rack1.overlord.signal(syscall.SIGCONT)
 	rack1.overlord.kill()
 	dc1.await(1)
