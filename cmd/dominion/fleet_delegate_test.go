@@ -184,7 +184,7 @@ func testDelegateConflict(t *testing.T, binary string) {
 	dc2.root.run("group", "set", "web", "twin,web1").exits(0)
 	const warning = "not reached, since machines with different keys bear the name: twin; dominion map show tells where they are"
 	for _, target := range []string{"*!dc*", "@web", "twin,web1"} {
-		top.root.run("call", "--delegate", target, "test.ping").exits(3).prints("web1: ok: true").tells(warning, "1 of 2 minions unreachable: twin")
+		top.root.run("call", "--delegate", target, "test.ping").exits(3).prints("web1: ok: true").tells(warning, "1 of 2 minions unreachable: twin: unknown name: machines with different keys")
 	}
 	top.root.run("call", "--delegate", "twin", "test.ping", "-o", "jsonl").exits(3).prints(`"machine":"twin","status":"unreachable"`, "different keys").tells(warning)
 	file := filepath.Join(t.TempDir(), "map") // who says which of them is meant, is not believed: the keys decide
