@@ -51,9 +51,11 @@ type batch struct {
 
 	deadline  time.Time // zero: none
 	sent      bool      // it may have begun; so may what an overlord before this one had
+	resent    bool      // it was sent once more because what came did not cover all
 	lost      time.Time // since when its session is lost; zero: it is not
 	cancelled time.Time // when we noticed; zero: it is not
 	seen      uint64    // groups of results that came
+	skipped   bool      // the last attempt asked for what came after some
 }
 
 // carried says whether a machine's call goes through a sub-overlord.
@@ -161,6 +163,8 @@ func (b *batch) run(ctx context.Context) {
 			why = err.Error()
 		}
 		switch {
+		case err == nil && b.skipped && !b.resent: // its store is another than it was
+			b.resent, b.seen = true, 0
 		case err == nil:
 			b.end(rest, call.NoAnswer, behind(b.name, "it gave no result"))
 			return
@@ -220,8 +224,13 @@ func (b *batch) once(life context.Context) error {
 	for _, i := range b.rest() {
 		b.r.advance(int(i), call.Sent)
 	}
+	b.skipped = b.seen > 0
+	begun := time.Now()
 	err := b.w.Delegate(ctx, b.name, b.request(), b.r.stop, func(g Group) { b.take(life, g) })
 	b.sent = b.sent || call.CodeOf(err) != call.NoSession
+	if time.Since(begun) > 2*retryEvery {
+		b.lost = time.Time{} // until now it was there
+	}
 	return err
 }
 
@@ -283,7 +292,9 @@ func (b *batch) again(ctx context.Context, rest []int32, code call.Code, why str
 		}
 		switch b.await(ctx, until, code) {
 		case arrived:
-			b.lost = time.Time{}
+			if code == call.NoSession || code == call.SessionLost {
+				b.lost = time.Time{}
+			}
 			return true
 		case tooLate:
 			b.late(rest)

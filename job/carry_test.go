@@ -17,6 +17,9 @@ import (
 	"dominion/target"
 )
 
+// returnGrace is how long a sub-overlord is awaited.
+const returnGrace = 30 * time.Second
+
 // level is an overlord's view: its machines, and sub-overlords that carry out
 // what they are sent with a run of their own.
 type level struct {
@@ -505,6 +508,49 @@ func TestDelegatedRefused(t *testing.T) {
 		got := wait()
 		wantCode(t, got, call.OK, "", "m1")
 		wantCode(t, got, call.Denied, "dc1: policy", "a1", "a2", "b1")
+	})
+}
+
+// One that refuses for now is asked again for a while, not for ever.
+func TestDelegatedUnavailable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, _, reach, names := twoLevels()
+		dc1.refuse = call.Errorf(call.Unavailable, "the disk is full")
+		begun := time.Now()
+		_, _, wait := delegate(t, top, 0, reach, nil, names...)
+		wantCode(t, wait(), call.Unavailable, "unreachable behind dc1: the disk is full", "a1", "a2", "b1")
+		if d := time.Since(begun); d < returnGrace || d > 2*returnGrace {
+			t.Errorf("it was tried for %v; want about %v", d, returnGrace)
+		}
+
+		top, dc1, _, reach, names = twoLevels()
+		dc1.refuse = call.Errorf(call.Unavailable, "the disk is full")
+		_, _, wait = delegate(t, top, 0, reach, nil, names...)
+		time.Sleep(12 * time.Second)
+		dc1.smu.Lock()
+		dc1.refuse = nil
+		dc1.smu.Unlock()
+		wantCode(t, wait(), call.OK, "", names...)
+		dc1.finished.Wait()
+	})
+}
+
+// A sub-overlord whose store was lost begins anew, and numbers its groups anew.
+func TestDelegatedHopForgets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, rack1, reach, names := twoLevels()
+		rack1.with("b1", func(m *machine) { m.runs = 10 * time.Second })
+		_, _, wait := delegate(t, top, time.Minute, reach, nil, names...)
+		time.Sleep(5 * time.Second) // a1 and a2 have answered
+		dc1.down()
+		dc1.smu.Lock()
+		dc1.jobs = nil
+		dc1.smu.Unlock()
+		time.Sleep(time.Second)
+		dc1.back()
+		wantCode(t, wait(), call.OK, "", names...)
+		dc1.finished.Wait()
+		rack1.finished.Wait()
 	})
 }
 

@@ -71,6 +71,41 @@ type books struct {
 
 	mu    sync.Mutex
 	birth time.Time // without a journal on disk; zero: not told yet
+	also  []second
+	next  int // the oldest of also, when there are maxAlso
+}
+
+// maxAlso is how many second senders of jobs are remembered, the latest ones.
+const maxAlso = 1024
+
+// second says that an overlord brought an order that another had brought before.
+type second struct {
+	job      call.JobID
+	overlord string
+}
+
+// came notes that an overlord brought an order, whole and verified, that is known
+// here already: it may ask what became of it. Where several ways lead to this
+// machine, the first may have failed behind it.
+func (b *books) came(job call.JobID, overlord string) {
+	s := second{job, overlord}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case slices.Contains(b.also, s):
+	case len(b.also) < maxAlso:
+		b.also = append(b.also, s)
+	default:
+		b.also[b.next] = s
+		b.next = (b.next + 1) % maxAlso
+	}
+}
+
+// broughtBy says whether came was told so.
+func (b *books) broughtBy(job call.JobID, overlord string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Contains(b.also, second{job, overlord})
 }
 
 // of gives the book of a method's jobs.

@@ -139,3 +139,20 @@ func BenchmarkBookReceive(b *testing.B) {
 		}
 	}
 }
+
+func TestSecondSendersAreBounded(t *testing.T) {
+	var b books
+	first := call.NewJobID(bookNow)
+	b.came(first, "dc2")
+	for range maxAlso - 1 {
+		b.came(call.NewJobID(bookNow), "dc2")
+	}
+	b.came(first, "dc2") // known already
+	if !b.broughtBy(first, "dc2") || b.broughtBy(first, "dc1") {
+		t.Error("the first job is not known as dc2's alone")
+	}
+	b.came(call.NewJobID(bookNow), "dc2")
+	if b.broughtBy(first, "dc2") || len(b.also) != maxAlso {
+		t.Errorf("%d second senders are kept, the oldest: %v; want %d", len(b.also), b.broughtBy(first, "dc2"), maxAlso)
+	}
+}

@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/minion/journal"
@@ -352,6 +354,26 @@ func TestOnlyTheSenderMayAsk(t *testing.T) {
 	}
 	if got := m.journal.Finished("dc1", 9); len(got) != 1 {
 		t.Errorf("another overlord's ACK released the result: %v", got)
+	}
+	// Who brings the same order, whole, may ask what became of it; the result stays for the first.
+	forged := proto.CloneOf(c)
+	forged.Args = []byte(`{"say":"x"}`)
+	wantCode(t, p.do(forged), call.BadOrder)
+	if r := askOf(t, p, job, false); r.State != session.JobNone {
+		t.Errorf("after a forged order another overlord is told %+v; want none", r)
+	}
+	wantCode(t, p.do(c), call.Repeated)
+	if r := askOf(t, p, job, false); r.State != session.JobFinished {
+		t.Errorf("who brought the same order is told %+v; want the result", r)
+	}
+	if err := p.s.Ack(0, &fleetpb.Ack{State: fleetpb.Ack_STORED, Jobs: [][]byte{job[:]}}); err != nil {
+		t.Fatal(err)
+	}
+	if r := askOf(t, p, job, false); r.State != session.JobFinished || len(m.journal.Finished("dc1", 9)) != 1 {
+		t.Errorf("the second overlord's ACK released the result: %+v", r)
+	}
+	if n := m.ledger.count(job); n != 1 {
+		t.Errorf("it ran %d times; want once", n)
 	}
 	// One that shares the store is as good as the sender.
 	m.o.hello = func(_, h *fleetpb.Hello) { h.Sharers = []*fleetpb.OverlordName{{Name: "dc2"}} }

@@ -161,6 +161,9 @@ func (l *link) Call(s *session.Session, id uint64, c *fleetpb.Call) {
 		err = l.accept(id, c, d, now)
 	}
 	if err != nil {
+		if call.CodeOf(err) == call.Repeated {
+			a.books.came(d.order.Job, l.peer)
+		}
 		l.refuse(s, id, d, err, now)
 	}
 }

@@ -82,6 +82,18 @@ func (l *link) mine(job call.JobID) book {
 	return k
 }
 
+// brought is mine for jobs, too, that another overlord sent first. Their results
+// are for the other one to release.
+func (l *link) brought(job call.JobID) book {
+	if k := l.mine(job); k != nil {
+		return k
+	}
+	if k, _ := l.agent.books.holding(job); k != nil && l.agent.books.broughtBy(job, l.peer) {
+		return k
+	}
+	return nil
+}
+
 // withdraw ends a job if that is asked; arguments that do not hold are for job to
 // refuse.
 func (l *link) withdraw(args []byte) {
@@ -89,7 +101,7 @@ func (l *link) withdraw(args []byte) {
 	if err := decodeArgs(args, &in); err != nil || !in.Cancel {
 		return
 	}
-	if id, err := call.ParseJobID(in.Job); err == nil && l.mine(id) != nil {
+	if id, err := call.ParseJobID(in.Job); err == nil && l.brought(id) != nil {
 		l.agent.cancel(l.agent.crew.find(id))
 	}
 }
@@ -100,7 +112,7 @@ func (l *link) job(in session.JobArgs) (session.JobResult, error) {
 	if err != nil {
 		return session.JobResult{}, call.Errorf(call.Invalid, "%v", err)
 	}
-	k := l.mine(id)
+	k := l.brought(id)
 	if k == nil {
 		return session.JobResult{State: session.JobNone}, nil
 	}

@@ -31,6 +31,9 @@ const orderTime = time.Minute
 // and tells the parent what comes of it.
 func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.Result {
 	err := o.serveDelegation(ctx, d)
+	if err != nil && o.life.Err() != nil {
+		err = errStopping
+	}
 	r := &fleetpb.Result{Code: uint32(call.CodeOf(err))}
 	if err != nil {
 		e, internal := apierr.ToPeer(err)
@@ -178,6 +181,8 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 			continue
 		case call.CodeOf(err) != call.NotFound:
 			return nil, j, nil, err
+		case time.Now().After(p.Order.Expiry.Add(call.Tolerance)):
+			return nil, j, nil, call.Errorf(call.Expired, "the order expired at %s, before it had begun here", p.Order.Expiry.UTC().Format(time.RFC3339))
 		case cancelled:
 			return nil, j, nil, call.Errorf(call.Cancelled, "the order is withdrawn, and had not begun here")
 		}
@@ -223,6 +228,9 @@ func (o *Overlord) withdraw(ctx context.Context, r *running, parent string) {
 func (o *Overlord) answerParent(ctx context.Context, d minion.Delegation, r *running, j store.Job, live <-chan *apipb.Output, seen int) error {
 	st, err := d.Session.Open(ctx, d.ID, streamEvents)
 	if err != nil {
+		if live != nil { // nobody will take its output
+			r.leave()
+		}
 		return err
 	}
 	up := upward{st}

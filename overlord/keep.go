@@ -196,8 +196,12 @@ func (k *keep) record(ctx context.Context, r *auditpb.Record) error {
 func (k *keep) begin(ctx context.Context, p *job.Plan, rec *auditpb.Record) error {
 	names, delegated := rec.Order.Names, []byte(nil)
 	if p.Reach != nil {
+		d := &fleetpb.Delegate{Reach: p.Reach, NominalMs: uint64(p.Nominal.Milliseconds()), Via: p.Via}
+		if p.Part {
+			d.Names = names
+		}
 		var err error
-		if delegated, err = proto.Marshal(&fleetpb.Delegate{Names: names, Reach: p.Reach, NominalMs: uint64(p.Nominal.Milliseconds()), Via: p.Via}); err != nil {
+		if delegated, err = proto.Marshal(d); err != nil {
 			return fmt.Errorf("encode the ways of job %s: %w", p.ID, err)
 		}
 	}

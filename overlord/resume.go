@@ -95,11 +95,14 @@ func delegatedTo(req *job.Request, stored []byte) error {
 	if err := proto.Unmarshal(stored, d); err != nil {
 		return call.Errorf(call.Internal, "the ways of the job cannot be read: %v", err)
 	}
-	all, err := expand(d.Names)
-	if err != nil {
-		return err
+	if d.Names != "" {
+		all, err := expand(d.Names)
+		if err != nil {
+			return err
+		}
+		req.Names, req.Part = all, true
 	}
-	req.Names, req.Reach, req.Part, req.Via = all, d.Reach, len(d.Via) > 0, d.Via
+	req.Reach, req.Via = d.Reach, d.Via
 	req.Nominal = time.Duration(d.NominalMs) * time.Millisecond
 	return nil
 }
