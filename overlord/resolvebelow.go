@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"dominion/api/apipb"
+	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/target"
 )
@@ -22,6 +23,9 @@ func (o *Overlord) resolveBelow(ctx context.Context, r *apipb.ResolveRequest) (*
 		return nil, err
 	}
 	g := o.groupsBy(ix)
+	if len(r.Map) == 0 {
+		g.barred = o.barredNames()
+	}
 	if e.UsesGroups() {
 		if err := g.gather(ctx, groupsIn(e)); err != nil {
 			return nil, err
@@ -31,19 +35,71 @@ func (o *Overlord) resolveBelow(ctx context.Context, r *apipb.ResolveRequest) (*
 	if err != nil {
 		return nil, call.Errorf(call.Invalid, "%v%s", err, g.doubt(err))
 	}
-	conflicts := ix.Routes(res.Names, nil).Conflicts
-	names := res.Names
-	if len(conflicts) > 0 {
-		names = slices.DeleteFunc(names, func(n string) bool { _, is := slices.BinarySearch(conflicts, n); return is })
+	conflicts, err := g.conflicts(e, res.Names)
+	if err != nil {
+		return nil, err
 	}
+	names, unknown := less(res.Names, conflicts), less(res.Unknown, conflicts)
 	if err := within(r.Limit, len(names)); err != nil {
 		return nil, err
 	}
 	return &apipb.ResolveResponse{
-		Names: target.Fold(names), Count: uint64(len(names)), Unknown: target.Fold(res.Unknown), UnknownCount: uint64(len(res.Unknown)),
+		Names: target.Fold(names), Count: uint64(len(names)), Unknown: target.Fold(unknown), UnknownCount: uint64(len(unknown)),
 		UsesGroups: res.UsedGroups, TimeMs: ms(time.Now()), Guard: uint64(o.cfg.Guard),
 		Conflicts: target.Fold(conflicts), Silent: target.Fold(g.silent()),
 	}, nil
+}
+
+// waysTo gives the part of the map that leads to the machines of an order, nil
+// when the order does not go by it, and which of the others are not in it because
+// machines with different keys bear the name.
+func (o *Overlord) waysTo(r *apipb.CallRequest, names, others []string) (reach *fleetpb.Branch, clashing []string, err error) {
+	if !r.Delegate {
+		return nil, nil, nil
+	}
+	ix, err := o.indexOf(r.Map)
+	if err != nil {
+		return nil, nil, err
+	}
+	clashing = ix.Routes(others, nil).Conflicts
+	for _, name := range o.barredNames() {
+		if slices.Contains(others, name) {
+			clashing = append(clashing, name)
+		}
+	}
+	return ix.Reach(o.cfg.Name, names), clashing, nil
+}
+
+// barredNames gives the names that the own map's building found with different keys,
+// sorted: its file has no machine of theirs unless others stand below it.
+func (o *Overlord) barredNames() []string {
+	o.routes.mu.Lock()
+	defer o.routes.mu.Unlock()
+	return o.routes.barred
+}
+
+// conflicts gives the names that an expression names and that are not routed, sorted;
+// matched are those of the map.
+func (g *groupsFinder) conflicts(e *target.Expr, matched []string) ([]string, error) {
+	out := g.ix.Routes(matched, nil).Conflicts
+	if len(g.barred) > 0 {
+		res, err := e.Resolve(target.Env{Known: g.barred, Group: g.group})
+		if err != nil {
+			return nil, call.Errorf(call.Invalid, "%v", err)
+		}
+		out = append(out, res.Names...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
+}
+
+// less gives the names that are not among some, which are sorted. It may use names
+// for it.
+func less(names, some []string) []string {
+	if len(some) == 0 {
+		return names
+	}
+	return slices.DeleteFunc(names, func(n string) bool { _, is := slices.BinarySearch(some, n); return is })
 }
 
 // groupsIn gives the names of the groups in an expression.
