@@ -110,8 +110,11 @@ func TestPassing(t *testing.T) {
 		who        string
 		most, want int
 	}{
-		{"strangers", passStrangers, passStrangers}, {"strangers again", passStrangers, 0}, {"those below", passBelow, passBelow - passStrangers},
-		{"those below again", passBelow, 0}, {"itself", passOwn, 30},
+		{"strangers", passStrangers, passStrangers},
+		{"strangers again", passStrangers, 0},
+		{"those below", passBelow, passBelow - passStrangers},
+		{"those below again", passBelow, 0},
+		{"itself", passOwn, 30},
 	} {
 		got := 0
 		for got < 30 && p.take(now, float64(tt.most)) {

@@ -82,7 +82,8 @@ func TestRestoredSubOverlordRecovers(t *testing.T) {
 		}
 		return resp.Msg.Token
 	}
-	low := fleettest.Start(t, overlord.Config{State: filepath.Join(t.TempDir(), "low"), Name: "low", Parent: mid.Address, Pin: top.Pin, Token: token("low"),
+	low := fleettest.Start(t, overlord.Config{
+		State: filepath.Join(t.TempDir(), "low"), Name: "low", Parent: mid.Address, Pin: top.Pin, Token: token("low"),
 		Autosign: []overlord.AutosignRule{{Names: "*"}},
 	})
 	low.Enrol("low-1", minion.Config{})
