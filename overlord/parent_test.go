@@ -160,7 +160,7 @@ func TestTimeFor(t *testing.T) {
 }
 
 // started runs an overlord until the test ends.
-func started(t *testing.T, cfg Config) *Overlord {
+func started(t testing.TB, cfg Config) *Overlord {
 	t.Helper()
 	o, stop := startedAt(t, cfg, "127.0.0.1:0")
 	t.Cleanup(stop)
@@ -168,7 +168,7 @@ func started(t *testing.T, cfg Config) *Overlord {
 }
 
 // startedAt runs an overlord on a fresh state directory until stop.
-func startedAt(t *testing.T, cfg Config, listen string) (o *Overlord, stop func()) {
+func startedAt(t testing.TB, cfg Config, listen string) (o *Overlord, stop func()) {
 	t.Helper()
 	cfg.State, cfg.Listen = filepath.Join(t.TempDir(), cfg.Name), listen
 	cfg, err := cfg.settle()
@@ -204,7 +204,7 @@ func startedAt(t *testing.T, cfg Config, listen string) (o *Overlord, stop func(
 	}
 }
 
-func (o *Overlord) address(t *testing.T) string {
+func (o *Overlord) address(t testing.TB) string {
 	b, err := os.ReadFile(filepath.Join(o.dir.Path(), fileAddress))
 	if err != nil {
 		t.Fatal(err)
@@ -213,7 +213,7 @@ func (o *Overlord) address(t *testing.T) string {
 }
 
 // below starts an overlord below p, with a token of top.
-func below(t *testing.T, top, p *Overlord, name string) *Overlord {
+func below(t testing.TB, top, p *Overlord, name string) *Overlord {
 	t.Helper()
 	text, _, err := top.registrar.CreateToken(t.Context(), "local/root", enrol.TokenSpec{Name: name, Role: pki.Overlord})
 	if err != nil {
@@ -224,7 +224,7 @@ func below(t *testing.T, top, p *Overlord, name string) *Overlord {
 	return o
 }
 
-func await(t *testing.T, what string, ok func() bool) {
+func await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()

@@ -1896,7 +1896,7 @@ type Job struct {
 	Bare          bool                   `protobuf:"varint,17,opt,name=bare,proto3" json:"bare,omitempty"`                                  // its arguments were {}
 	Record        uint64                 `protobuf:"varint,18,opt,name=record,proto3" json:"record,omitempty"`                              // index of its audit record
 	Groups        uint64                 `protobuf:"varint,19,opt,name=groups,proto3" json:"groups,omitempty"`                              // groups of results that are stored; only when asked for by id
-	Delegate      bool                   `protobuf:"varint,20,opt,name=delegate,proto3" json:"delegate,omitempty"`                          // it went through sub-overlords, by the map
+	Delegate      bool                   `protobuf:"varint,20,opt,name=delegate,proto3" json:"delegate,omitempty"`                          // it goes by the map; only when asked for by id
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
