@@ -46,15 +46,17 @@ func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.
 }
 
 func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) error {
-	req, err := readOrder(ctx, d)
+	req, done, err := o.readOrder(ctx, d)
 	if err != nil {
 		return err
 	}
 	p, err := o.planDelegated(ctx, d.Parent, req)
 	if err != nil {
+		done()
 		return err
 	}
 	r, stored, live, err := o.takeDelegated(ctx, d.Parent, p, req.Cancel)
+	done()
 	if err != nil {
 		return err
 	}
@@ -85,17 +87,35 @@ func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) err
 	return o.answerParent(answering, d, r, stored, live, int(min(req.Seen, store.MaxGroups)))
 }
 
-// readOrder gives the order as it came, inline or as a stream.
-func readOrder(ctx context.Context, d minion.Delegation) (*fleetpb.Delegate, error) {
-	req := new(fleetpb.Delegate)
+// maxReading bounds the orders longer than a frame that are in memory and not checked
+// yet, each up to maxOrder: a parent may open hundreds, whether or not an operator
+// signed them.
+const maxReading = 4
+
+// readOrder gives the order as it came, inline or as a stream. done is to be called
+// when it was checked.
+func (o *Overlord) readOrder(ctx context.Context, d minion.Delegation) (req *fleetpb.Delegate, done func(), err error) {
+	req = new(fleetpb.Delegate)
 	if err := proto.Unmarshal(d.Args, req); err != nil {
-		return nil, call.Errorf(call.Invalid, "the order cannot be read: %v", err)
+		return nil, nil, call.Errorf(call.Invalid, "the order cannot be read: %v", err)
 	}
 	if !req.Streamed {
-		return req, nil
+		return req, func() {}, nil
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, orderTime, call.Errorf(call.Unavailable, "the order did not come within %s", orderTime))
 	defer cancel()
+	if o.reading.Acquire(ctx, 1) != nil {
+		return nil, nil, context.Cause(ctx)
+	}
+	if req, err = streamed(ctx, d); err != nil {
+		o.reading.Release(1)
+		return nil, nil, err
+	}
+	return req, func() { o.reading.Release(1) }, nil
+}
+
+// streamed reads an order that is longer than a frame.
+func streamed(ctx context.Context, d minion.Delegation) (*fleetpb.Delegate, error) {
 	select {
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
