@@ -511,6 +511,35 @@ func TestDelegatedUnavailable(t *testing.T) {
 	})
 }
 
+// One that loses its session, or says so, whenever it is sent the order is not sent
+// it as fast as that goes.
+func TestDelegatedLosesEveryTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, _, reach, names := twoLevels()
+		dc1.refuse = call.Errorf(call.SessionLost, "it fell")
+		_, _, wait := delegate(t, top, 10*time.Second, reach, nil, names...)
+		got := wait()
+		wantCode(t, got, call.OK, "", "m1")
+		wantCode(t, got, call.SessionLost, "unreachable behind dc1: ", "a1", "a2", "b1")
+		if dc1.calls > 11 {
+			t.Errorf("it was sent the order %d times in 10 seconds", dc1.calls)
+		}
+	})
+}
+
+// What is no answer is not awaited any longer.
+func TestDelegatedNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, _, reach, names := twoLevels()
+		dc1.refuse = call.Errorf(call.NoAnswer, "it cannot be read")
+		_, _, wait := delegate(t, top, 0, reach, nil, names...)
+		wantCode(t, wait(), call.NoAnswer, "unreachable behind dc1: it cannot be read", "a1", "a2", "b1")
+		if dc1.calls != 1 {
+			t.Errorf("it was sent the order %d times; want once", dc1.calls)
+		}
+	})
+}
+
 // A sub-overlord whose store was lost begins anew, and numbers its groups anew.
 func TestDelegatedHopForgets(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
