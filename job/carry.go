@@ -79,6 +79,17 @@ func (r *Run) Through(machine, hop string) bool {
 	return ok && r.hopOf(i) == hop
 }
 
+// Leads says whether a way to a machine begins with that sub-overlord, which then
+// may have been sent the order for it.
+func (r *Run) Leads(machine, hop string) bool {
+	i, ok := r.Plan.index(machine)
+	if !ok || r.Plan.ways == nil {
+		return false
+	}
+	is := func(h int16) bool { return h >= 0 && r.Plan.ways.hops[h].name == hop }
+	return is(r.Plan.ways.best[i]) || slices.ContainsFunc(r.Plan.ways.more[int32(i)], func(w way) bool { return is(w.hop) })
+}
+
 // Foreign notes that a sub-overlord spoke for a machine that it was not sent.
 func (r *Run) Foreign(hop, machine string) {
 	if name, err := call.ParseName(machine); err == nil {
