@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/session"
@@ -38,8 +40,11 @@ type Delegation struct {
 // hostTime is how long a host may take to answer when the parent does not say.
 const hostTime = time.Minute
 
-// maxDelegations bounds the orders that one session's overlord has under way here.
-const maxDelegations = 512
+// Limits of the orders that one session's overlord has under way here.
+const (
+	maxDelegations    = 512
+	maxDelegatedBytes = 64 << 20 // of their CALLs
+)
 
 // delegation is what a link keeps of one.
 type delegation struct {
@@ -51,9 +56,11 @@ type delegation struct {
 func (l *link) delegate(s *session.Session, id uint64, c *fleetpb.Call) {
 	ctx, withdraw := context.WithCancelCause(l.ctx)
 	d := &delegation{withdraw: withdraw, order: make(chan *session.Stream, 1)}
+	args, size := c.Args, proto.Size(c) // all of it: what is not looked at is kept, too
 	l.mu.Lock()
-	full := len(l.delegations) >= maxDelegations
+	full := len(l.delegations) >= maxDelegations || l.delegated+size > maxDelegatedBytes
 	if !full {
+		l.delegated += size
 		if l.delegations == nil {
 			l.delegations = make(map[uint64]*delegation)
 		}
@@ -62,7 +69,7 @@ func (l *link) delegate(s *session.Session, id uint64, c *fleetpb.Call) {
 	l.mu.Unlock()
 	if full {
 		withdraw(nil)
-		_ = s.Reply(id, failure(call.Errorf(call.Busy, "%d orders of this overlord are under way here", maxDelegations))) // an error: the session is over
+		_ = s.Reply(id, failure(call.Errorf(call.Busy, "%d orders of this overlord are under way here, or %d bytes of them", maxDelegations, maxDelegatedBytes))) // an error: the session is over
 		return
 	}
 	l.wg.Go(func() {
@@ -76,9 +83,10 @@ func (l *link) delegate(s *session.Session, id uint64, c *fleetpb.Call) {
 			case <-over:
 			}
 		}()
-		r := l.agent.host.Delegate(ctx, Delegation{Parent: l.peer, Session: s, ID: id, Args: c.Args, Order: d.order})
+		r := l.agent.host.Delegate(ctx, Delegation{Parent: l.peer, Session: s, ID: id, Args: args, Order: d.order})
 		l.mu.Lock()
 		delete(l.delegations, id)
+		l.delegated -= size
 		l.mu.Unlock()
 		select {
 		case st := <-d.order: // nobody took it

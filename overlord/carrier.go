@@ -331,7 +331,7 @@ func broken(err error) error {
 // eventReader reads groups of results from a stream.
 type eventReader struct {
 	st     *session.Stream
-	most   int // machines that results may tell of
+	most   int            // machines that results may tell of
 	groups chan job.Group // closed at the end; err is set then
 	done   chan struct{}
 	err    error // nil: it ended in order
