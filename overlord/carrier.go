@@ -169,7 +169,7 @@ func (r *running) passOn(c *hopCall, st *session.Stream) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	key := streamKey{c.hop, fmt.Sprintf("%s %d", streamOutput, c.id)}
-	if r.ended || r.live == nil {
+	if r.ended || r.live == nil || !r.run.Plan.Stream {
 		st.CloseWithReason("nobody watches")
 		return false
 	}
@@ -202,7 +202,9 @@ func (r *running) forwardBelow(hop string, st *session.Stream) {
 		}
 		switch {
 		case r.run.Through(out.Machine, hop):
+			passed := r.run.Flow()
 			r.pass(out)
+			passed()
 		case !r.run.Leads(out.Machine, hop):
 			r.run.Foreign(hop, out.Machine)
 			st.CloseWithReason("it is of a machine that you were not sent the order for")
