@@ -51,7 +51,7 @@ type batch struct {
 
 	deadline  time.Time // zero: none
 	begun     time.Time // when it was sent last
-	sent      bool      // it may have begun
+	sent      bool      // it may have begun; so may what an overlord before this one had
 	resent    bool      // it was sent once more because what came did not cover all
 	lost      time.Time // since when its session is lost; zero: it is not
 	cancelled time.Time // when we noticed; zero: it is not
@@ -125,7 +125,7 @@ func (r *Run) carryBatch(ctx context.Context, w carrier, h int16, at []int32, de
 		return
 	}
 	hop := &r.Plan.ways.hops[h]
-	b := &batch{r: r, w: w, hop: h, name: hop.name, depth: hop.depth, at: at, reach: hop.branch, deadline: deadline}
+	b := &batch{r: r, w: w, hop: h, name: hop.name, depth: hop.depth, at: at, reach: hop.branch, deadline: deadline, sent: r.resumed}
 	if len(b.rest()) == 0 {
 		return
 	}

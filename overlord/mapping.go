@@ -40,6 +40,11 @@ func (o *Overlord) mapBelow(ctx context.Context, args []byte) (session.MapResult
 	if len(in.Path) == 0 {
 		return o.mapPage(ctx, in.After)
 	}
+	ctx, cancel, err := lessTime(ctx, in.Path[0])
+	if err != nil {
+		return session.MapResult{}, err
+	}
+	defer cancel()
 	return o.mapFrom(ctx, in)
 }
 
@@ -114,11 +119,6 @@ func (o *Overlord) mapFrom(ctx context.Context, in session.MapArgs) (session.Map
 	if s == nil {
 		return session.MapResult{}, call.Errorf(call.NoSession, "%s has no session with overlord/%s: %s", hop, o.cfg.Name, cutText(o.fleet.why(hop), maxWhy))
 	}
-	ctx, cancel, err := lessTime(ctx, hop)
-	if err != nil {
-		return session.MapResult{}, err
-	}
-	defer cancel()
 	args, err := json.Marshal(session.MapArgs{Path: in.Path[1:], After: in.After})
 	if err != nil {
 		return session.MapResult{}, err
@@ -130,7 +130,7 @@ func (o *Overlord) mapFrom(ctx context.Context, in session.MapArgs) (session.Map
 	return decodePage(b, hop)
 }
 
-// lessTime gives the next hop less time than there is.
+// lessTime gives the next hop of a path less time than there is.
 func lessTime(ctx context.Context, hop string) (context.Context, context.CancelFunc, error) {
 	end, ok := ctx.Deadline()
 	if !ok {
@@ -138,9 +138,9 @@ func lessTime(ctx context.Context, hop string) (context.Context, context.CancelF
 		return ctx, cancel, nil
 	}
 	left := time.Until(end) - hopMargin
-	late := call.Errorf(call.Timeout, "no answer from %s within %s", hop, left.Round(time.Millisecond))
+	late := call.Errorf(call.Timeout, "no answer from %.80q within %s", hop, left.Round(time.Millisecond))
 	if left <= 0 {
-		return nil, nil, call.Errorf(call.Timeout, "no time was left to ask %s", hop)
+		return nil, nil, call.Errorf(call.Timeout, "no time was left to ask %.80q", hop)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, left, late)
 	return ctx, cancel, nil

@@ -71,7 +71,7 @@ func TestMapBelow(t *testing.T) {
 		{"nobody", t.Context(), asked(t, session.MapArgs{Path: []string{"nobody"}}), call.NotFound, "nobody is no sub-overlord of overlord/top"},
 		{"no overlord", t.Context(), asked(t, session.MapArgs{Path: []string{"mid", "low", "web1"}}), call.NotFound, "web1 is no sub-overlord of overlord/low"},
 		{"not here", t.Context(), asked(t, session.MapArgs{Path: []string{"gone"}}), call.NoSession, "gone has no session with overlord/top: not connected since it enrolled"},
-		{"no time", hurried(hopMargin), asked(t, session.MapArgs{Path: []string{"mid"}}), call.Timeout, "no time was left to ask mid"},
+		{"no time", hurried(hopMargin), asked(t, session.MapArgs{Path: []string{"mid"}}), call.Timeout, `no time was left to ask "mid"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			_, err := top.mapBelow(tt.ctx, tt.args)
@@ -94,7 +94,7 @@ func TestMapBelow(t *testing.T) {
 		t.Errorf("the hop has %s of 100ms", time.Until(end))
 	}
 	<-ctx.Done()
-	if err := context.Cause(ctx); call.CodeOf(err) != call.Timeout || !strings.Contains(err.Error(), "no answer from x within ") {
+	if err := context.Cause(ctx); call.CodeOf(err) != call.Timeout || !strings.Contains(err.Error(), `no answer from "x" within `) {
 		t.Errorf("late: %v", err)
 	}
 }
