@@ -21,7 +21,7 @@ type carrier interface {
 	// when the sub-overlord says that it has answered for all. When withdraw is
 	// closed it tells it so and goes on; when ctx ends, it returns ctx's cause, and tells
 	// it so if that wraps ErrGivenUp. Other errors are *call.Error: NoSession (it was not sent), SessionLost and
-	// Unavailable (it can be asked again), Cancelled (it is withdrawn, and the
+	// Unavailable (it can be asked again), NoAnswer (what it answers is none), Cancelled (it is withdrawn, and the
 	// sub-overlord had not begun), or why the sub-overlord refuses.
 	Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, withdraw <-chan struct{}, take func(Group)) error
 	// Arrival gives a channel that is closed when a sub-overlord has a session; one
@@ -50,6 +50,7 @@ type batch struct {
 	reach *fleetpb.Branch
 
 	deadline  time.Time // zero: none
+	begun     time.Time // when it was sent last
 	sent      bool      // it may have begun; so may what an overlord before this one had
 	resent    bool      // it was sent once more because what came did not cover all
 	lost      time.Time // since when its session is lost; zero: it is not
@@ -76,6 +77,17 @@ func (r *Run) hopOf(i int) string {
 func (r *Run) Through(machine, hop string) bool {
 	i, ok := r.Plan.index(machine)
 	return ok && r.hopOf(i) == hop
+}
+
+// Leads says whether a way to a machine begins with that sub-overlord, which then
+// may have been sent the order for it.
+func (r *Run) Leads(machine, hop string) bool {
+	i, ok := r.Plan.index(machine)
+	if !ok || r.Plan.ways == nil {
+		return false
+	}
+	is := func(h int16) bool { return h >= 0 && r.Plan.ways.hops[h].name == hop }
+	return is(r.Plan.ways.best[i]) || slices.ContainsFunc(r.Plan.ways.more[int32(i)], func(w way) bool { return is(w.hop) })
 }
 
 // Foreign notes that a sub-overlord spoke for a machine that it was not sent.
@@ -177,9 +189,15 @@ func (b *batch) run(ctx context.Context) {
 		case code == call.Cancelled:
 			b.end(rest, call.Cancelled, "cancelled before "+b.name+" had the order")
 			return
+		case code == call.NoAnswer:
+			b.end(rest, code, behind(b.name, why))
+			return
 		case code == call.NoSession, code == call.SessionLost, code == call.Unavailable, code == call.Busy && b.r.Plan.Wait:
 			if !b.again(ctx, rest, code, why) {
 				return
+			}
+			if b.sent {
+				b.breathe(ctx)
 			}
 		default:
 			b.end(rest, code, b.name+": "+why)
@@ -225,13 +243,25 @@ func (b *batch) once(life context.Context) error {
 		b.r.advance(int(i), call.Sent)
 	}
 	b.skipped = b.seen > 0
-	begun := time.Now()
+	b.begun = time.Now()
 	err := b.w.Delegate(ctx, b.name, b.request(), b.r.stop, func(g Group) { b.take(life, g) })
 	b.sent = b.sent || call.CodeOf(err) != call.NoSession
-	if time.Since(begun) > 2*retryEvery {
+	if time.Since(b.begun) > 2*retryEvery {
 		b.lost = time.Time{} // until now it was there
 	}
 	return err
+}
+
+// breathe keeps a sub-overlord that loses its session whenever it is sent the order
+// from being sent it without a pause.
+func (b *batch) breathe(ctx context.Context) {
+	wait := hurry - time.Since(b.begun)
+	if !b.deadline.IsZero() {
+		wait = min(wait, time.Until(b.deadline))
+	}
+	if wait > 0 {
+		pause(ctx, wait, nil)
+	}
 }
 
 func (b *batch) withdrawn() {

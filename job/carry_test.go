@@ -38,6 +38,7 @@ type subOverlord struct {
 	gone     chan struct{} // closed when the session ends
 	refuse   error         // what it answers instead
 	liar     func(g job.Group) []job.Group
+	endless  bool // it gives all results, and never says so
 	store    *shelf
 	calls    int
 	got      []*fleetpb.Delegate
@@ -120,6 +121,10 @@ func (l *level) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, w
 			}
 		}
 		seen += len(snap.Groups)
+		if snap.Closed && s.endless {
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}
 		if snap.Closed {
 			return nil
 		}
@@ -532,6 +537,67 @@ func TestDelegatedUnavailable(t *testing.T) {
 		dc1.smu.Unlock()
 		wantCode(t, wait(), call.OK, "", names...)
 		dc1.finished.Wait()
+	})
+}
+
+// One that loses its session, or says so, whenever it is sent the order is not sent
+// it as fast as that goes.
+func TestDelegatedLosesEveryTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, _, reach, names := twoLevels()
+		dc1.refuse = call.Errorf(call.SessionLost, "it fell")
+		_, _, wait := delegate(t, top, 10*time.Second, reach, nil, names...)
+		got := wait()
+		wantCode(t, got, call.OK, "", "m1")
+		wantCode(t, got, call.SessionLost, "unreachable behind dc1: ", "a1", "a2", "b1")
+		if dc1.calls > 11 {
+			t.Errorf("it was sent the order %d times in 10 seconds", dc1.calls)
+		}
+	})
+}
+
+// One that has given all results and does not say so keeps a job with live output
+// open as long as some of that comes.
+func TestDelegatedEndless(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, _, reach, names := twoLevels()
+		dc1.endless = true
+		r, _, wait := delegate(t, top, 0, reach, func(r *job.Request) { r.Stream = true }, names...)
+		begun := time.Now()
+		passed := r.Flow()
+		time.Sleep(time.Minute) // the reader is slow
+		passed()
+		wantCode(t, wait(), call.OK, "", names...)
+		if d := time.Since(begun) - time.Minute; d < 5*time.Second || d > 15*time.Second {
+			t.Errorf("it took %v after the last output; want about 10s", d)
+		}
+	})
+}
+
+// A sub-overlord that a machine is reached through, or could be, is not foreign to it.
+func TestLeads(t *testing.T) {
+	req := request(t, time.Minute, nil, "a1", "c1", "m1")
+	req.Reach = branch("top", []string{"m1"}, branch("dc1", []string{"a1", "c1"}), branch("dc2", []string{"c1"}))
+	r := newRun(t, req)
+	for machine, hops := range map[string]string{"a1": "dc1", "c1": "dc1,dc2", "m1": "", "z9": ""} {
+		for _, hop := range []string{"dc1", "dc2", "dc3", ""} {
+			if got := r.Leads(machine, hop); got != (hop != "" && strings.Contains(hops, hop)) {
+				t.Errorf("%s leads to %s: %v", hop, machine, got)
+			}
+		}
+	}
+}
+
+// What is no answer is not awaited any longer.
+func TestDelegatedNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, _, reach, names := twoLevels()
+		dc1.refuse = call.Errorf(call.NoAnswer, "it cannot be read")
+		_, _, wait := delegate(t, top, 0, reach, nil, names...)
+		wantCode(t, wait(), call.NoAnswer, "unreachable behind dc1: it cannot be read", "a1", "a2", "b1")
+		if dc1.calls != 1 {
+			t.Errorf("it was sent the order %d times; want once", dc1.calls)
+		}
 	})
 }
 

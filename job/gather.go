@@ -29,8 +29,8 @@ func (r *Run) Do(ctx context.Context, w wire, k keeper) error {
 	r.carry(life, w, d.deadline) // first: what a machine of ours does may end us
 	driving.Go(func() { d.drive(life, done) })
 	err := r.gather(ctx, w, k)
-	if err == nil && r.Plan.Stream { // live output may still be on its way behind the results
-		r.carrying.Wait()
+	if err == nil && r.Plan.Stream {
+		r.drain(ctx)
 	}
 	close(done)
 	end()
@@ -50,6 +50,46 @@ func (r *Run) Do(ctx context.Context, w wire, k keeper) error {
 	r.mu.Unlock()
 	close(r.over)
 	return err
+}
+
+// tailTime is how long live output of sub-overlords that have given all results is
+// awaited when none comes.
+const tailTime = 10 * time.Second
+
+// drain waits for live output that is still on its way behind the results: until the
+// sub-overlords say that it has ended, or nothing more of it comes.
+func (r *Run) drain(ctx context.Context) {
+	over := make(chan struct{})
+	go func() { // ends with the batches, which Do waits for
+		r.carrying.Wait()
+		close(over)
+	}()
+	tick := time.NewTicker(tailTime / 10)
+	defer tick.Stop()
+	for since := time.Now(); ; {
+		select {
+		case <-over:
+			return
+		case <-ctx.Done():
+			return
+		case now := <-tick.C:
+			if since = later(since, time.Unix(0, r.flowed.Load())); r.flowing.Load() > 0 {
+				since = now
+			}
+			if now.Sub(since) >= tailTime {
+				return
+			}
+		}
+	}
+}
+
+// Flow says that a piece of live output from a sub-overlord came; done is to be called when it was passed on.
+func (r *Run) Flow() (done func()) {
+	r.flowing.Add(1)
+	return func() {
+		r.flowed.Store(time.Now().UnixNano())
+		r.flowing.Add(-1)
+	}
 }
 
 // gather folds and stores results until all are stored.

@@ -89,6 +89,8 @@ type Run struct {
 	// nil: none does.
 	via      []atomic.Int32
 	carrying sync.WaitGroup // batches
+	flowing  atomic.Int32   // pieces of live output from sub-overlords that are being passed on
+	flowed   atomic.Int64   // when the last one was, in nanoseconds of Unix time
 
 	mu        sync.Mutex
 	fold      *folder

@@ -13,7 +13,7 @@ import (
 // Limits of a Branch that another overlord, or the store, gives us.
 const (
 	MaxDepth     = 16                   // overlords on the way to a machine
-	maxBranches  = 100_000              // sub-overlords in all
+	MaxBranches  = 100_000              // sub-overlords in all
 	maxHops      = 30_000               // directly below one overlord
 	maxReached   = 4 * call.MaxMachines // names in all: a machine may stand in several places
 	maxWays      = 8                    // to one machine; the rest is not used
@@ -49,7 +49,8 @@ type way struct {
 type reader struct {
 	names    []string
 	ways     *ways
-	depth    []uint8 // of the best way to each name
+	depth    []uint8  // of the best way to each name
+	path     []string // overlords that the order came through, and those on the way down
 	reached  int
 	branches int
 }
@@ -57,7 +58,7 @@ type reader struct {
 // readReach sets the plan's machines and ways. Errors are *call.Error.
 func (p *Plan) readReach(b *fleetpb.Branch) error {
 	names := p.Tree.All()
-	rd := &reader{names: names, ways: &ways{best: make([]int16, len(names))}, depth: make([]uint8, len(names))}
+	rd := &reader{names: names, path: append(slices.Clone(p.Via), b.GetName()), ways: &ways{best: make([]int16, len(names))}, depth: make([]uint8, len(names))}
 	for i := range rd.ways.best {
 		rd.ways.best[i] = nowhere
 	}
@@ -94,12 +95,17 @@ func (rd *reader) walk(hop int16, b *fleetpb.Branch, depth int) (deepest int, er
 	if name, err := call.ParseName(b.GetName()); err != nil || name != b.GetName() {
 		return 0, call.Errorf(call.Invalid, "%.80q is no overlord's name", b.GetName())
 	}
-	if rd.branches++; rd.branches > maxBranches || depth > MaxDepth {
-		return 0, call.Errorf(call.Invalid, "more than %d sub-overlords, or %d on one way", maxBranches, MaxDepth)
+	if rd.branches++; rd.branches > MaxBranches || depth > MaxDepth {
+		return 0, call.Errorf(call.Invalid, "more than %d sub-overlords, or %d on one way", MaxBranches, MaxDepth)
+	}
+	if slices.Contains(rd.path, b.GetName()) {
+		return 0, call.Errorf(call.Invalid, "a way through overlord/%s leads to it again", b.GetName())
 	}
 	if err := rd.add(hop, depth, b.GetMachines()); err != nil {
 		return 0, err
 	}
+	rd.path = append(rd.path, b.GetName())
+	defer func() { rd.path = rd.path[:len(rd.path)-1] }()
 	deepest = depth
 	for _, sub := range b.GetBelow() {
 		d, err := rd.walk(hop, sub, depth+1)

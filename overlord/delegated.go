@@ -4,11 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"io"
 	"slices"
 	"time"
-
-	"google.golang.org/protobuf/proto"
 
 	"dominion/api/apierr"
 	"dominion/api/apipb"
@@ -23,9 +20,6 @@ import (
 	"dominion/store"
 	"dominion/target"
 )
-
-// orderTime is how long a parent may take to send an order that is longer than a frame.
-const orderTime = time.Minute
 
 // delegated carries out an order that the parent passes on, or goes on with it,
 // and tells the parent what comes of it.
@@ -46,17 +40,12 @@ func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.
 }
 
 func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) error {
-	req, done, err := o.readOrder(ctx, d)
+	req, p, err := o.readOrder(ctx, d)
 	if err != nil {
 		return err
 	}
-	p, err := o.planDelegated(ctx, d.Parent, req)
-	if err != nil {
-		done()
-		return err
-	}
+	d.Args = nil // it may take long
 	r, stored, live, err := o.takeDelegated(ctx, d.Parent, p, req.Cancel)
-	done()
 	if err != nil {
 		return err
 	}
@@ -87,85 +76,39 @@ func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) err
 	return o.answerParent(answering, d, r, stored, live, int(min(req.Seen, store.MaxGroups)))
 }
 
-// maxReading bounds the orders longer than a frame that are in memory and not checked
-// yet, each up to maxOrder: a parent may open hundreds, whether or not an operator
-// signed them.
-const maxReading = 4
-
-// readOrder gives the order as it came, inline or as a stream. done is to be called
-// when it was checked.
-func (o *Overlord) readOrder(ctx context.Context, d minion.Delegation) (req *fleetpb.Delegate, done func(), err error) {
-	req = new(fleetpb.Delegate)
-	if err := proto.Unmarshal(d.Args, req); err != nil {
-		return nil, nil, call.Errorf(call.Invalid, "the order cannot be read: %v", err)
-	}
-	if !req.Streamed {
-		return req, func() {}, nil
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, orderTime, call.Errorf(call.Unavailable, "the order did not come within %s", orderTime))
-	defer cancel()
-	if o.reading.Acquire(ctx, 1) != nil {
-		return nil, nil, context.Cause(ctx)
-	}
-	if req, err = streamed(ctx, d); err != nil {
-		o.reading.Release(1)
-		return nil, nil, err
-	}
-	return req, func() { o.reading.Release(1) }, nil
-}
-
-// streamed reads an order that is longer than a frame.
-func streamed(ctx context.Context, d minion.Delegation) (*fleetpb.Delegate, error) {
-	select {
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case st := <-d.Order:
-		stop := context.AfterFunc(ctx, func() { st.CloseWithReason("too slow") })
-		defer stop()
-		b, err := io.ReadAll(io.LimitReader(st, maxOrder+1))
-		if err == nil && len(b) > maxOrder {
-			st.CloseWithReason("too long")
-			err = call.Errorf(call.Invalid, "the order has more than %d bytes", maxOrder)
-		}
-		if err != nil {
-			return nil, err
-		}
-		whole := new(fleetpb.Delegate)
-		if err := proto.Unmarshal(b, whole); err != nil {
-			return nil, call.Errorf(call.Invalid, "the order cannot be read: %v", err)
-		}
-		return whole, nil
-	}
-}
-
 // planDelegated checks an order as plan does, but for what only the overlord can
 // that the operator spoke to.
 func (o *Overlord) planDelegated(ctx context.Context, parent string, req *fleetpb.Delegate) (*job.Plan, error) {
 	if problem := o.keep.auditProblem(); problem != "" {
 		return nil, call.Errorf(call.AuditRefused, "the audit log of overlord/%s is damaged, so no order is taken: %s", o.cfg.Name, problem)
 	}
-	if len(req.Via) == 0 || len(req.Via) > session.MaxHops || slices.Contains(req.Via, o.cfg.Name) {
-		return nil, call.Errorf(call.Invalid, "the order came through %d overlords, or in a circle", len(req.Via))
+	if err := o.checkWay(parent, req); err != nil {
+		return nil, err
 	}
-	if req.Reach.GetName() != o.cfg.Name {
-		return nil, call.Errorf(call.Invalid, "the order is for overlord/%.80s, not for %s", req.Reach.GetName(), o.cfg.Name)
+	// The signature first: what nobody signed is not worth a tree of names.
+	signed := call.Signed{Order: req.Order, Signature: req.Signature, Cert: req.OperatorCert}
+	order, err := call.ParseOrder(req.Order)
+	if err != nil {
+		return nil, call.Errorf(call.BadOrder, "%v", err)
+	}
+	above := caller{Identity: pki.Identity{Role: pki.Overlord, Name: parent}}
+	who, err := o.verifyOrder(signed)
+	if err != nil {
+		o.auditDenied(ctx, above, session.MethodDelegate, order.Job.String(), err.Error())
+		return nil, err
 	}
 	names, err := expand(req.Names)
 	if err != nil {
 		return nil, call.Errorf(call.Invalid, "names: %v", err)
 	}
-	signed := call.Signed{Order: req.Order, Signature: req.Signature, Cert: req.OperatorCert}
+	if len(names) != order.Count {
+		return nil, call.Errorf(call.BadOrder, "the %d machines sent are not the %d of the order", len(names), order.Count)
+	}
 	p, err := job.NewPlan(job.Request{
 		Signed: signed, Salt: req.Salt, Args: req.Args, Names: names, Timeout: millis(req.TimeoutMs), Nominal: millis(req.NominalMs), Stream: req.Stream,
 		Wait: req.Wait, Target: cutText(req.Target, 64<<10), Reach: req.Reach, Part: true, Via: req.Via,
 	})
 	if err != nil {
-		return nil, err
-	}
-	above := caller{Identity: pki.Identity{Role: pki.Overlord, Name: parent}}
-	who, err := o.verifyOrder(p.Signed)
-	if err != nil {
-		o.auditDenied(ctx, above, session.MethodDelegate, p.Order.Job.String(), err.Error())
 		return nil, err
 	}
 	p.Operator = who.Name

@@ -63,9 +63,9 @@ type Overlord struct {
 
 	minionCalls *semaphore.Weighted
 	verifying   *semaphore.Weighted
-	reading     *semaphore.Weighted // of long orders that are passed on
-	denials     *audit.Meter        // of what goes on the audit log
-	refusals    *audit.Meter        // of what is only logged
+	taking      *semaphore.Weighted
+	denials     *audit.Meter // of what goes on the audit log
+	refusals    *audit.Meter // of what is only logged
 
 	stopping chan struct{} // closed when the daemon begins to stop
 
@@ -208,8 +208,7 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 	o := &Overlord{
 		cfg: cfg, log: log, uid: uint32(os.Getuid()), started: time.Now(), dir: dir,
 		stopping:    make(chan struct{}),
-		minionCalls: semaphore.NewWeighted(256), verifying: semaphore.NewWeighted(maxVerifying),
-		reading: semaphore.NewWeighted(maxReading), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
+		minionCalls: semaphore.NewWeighted(256), verifying: semaphore.NewWeighted(maxVerifying), taking: semaphore.NewWeighted(maxTaking), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
 	}
 	defer func() {
 		if err != nil {

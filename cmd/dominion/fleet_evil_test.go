@@ -1,0 +1,366 @@
+//go:build fleet
+
+package main_test
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"dominion/api/apipb"
+	"dominion/api/fleetpb"
+	"dominion/call"
+	"dominion/session"
+)
+
+func publicOf(key ed25519.PrivateKey) ed25519.PublicKey {
+	pub, _ := key.Public().(ed25519.PublicKey)
+	return pub
+}
+
+// evilFleet is a top with a machine of its own, a sub-overlord with one, and another
+// with two whose process has been replaced. The top's map knows all.
+func evilFleet(t *testing.T, binary string) (top *site, hop *evilHop) {
+	t.Helper()
+	top = newSite(t, binary)
+	top.up("--autosign", "top-*", "--name", "top")
+	good, evil := top.sub(top, "good"), top.sub(top, "evil")
+	top.minion("top-1")
+	good.minion("good-1")
+	evil.minion("evil-1")
+	evil.minion("evil-2")
+	good.await(1)
+	evil.await(2)
+	top.await(3)
+	top.root.run("map", "build").exits(0)
+	hop = evil.possessHop(top, "evil")
+	hop.peer("evil-1")
+	hop.peer("evil-2")
+	return top, hop
+}
+
+// TestFleetEvil puts a sub-overlord, and an overlord above one, into the wrong
+// hands: all of its keys, its store and the sessions of its machines.
+func TestFleetEvil(t *testing.T) {
+	binary := program(t)
+	for _, x := range []struct {
+		name string
+		test func(t *testing.T, binary string)
+	}{
+		{"Orders", testEvilOrders},
+		{"Answers", testEvilAnswers},
+		{"Output", testEvilOutput},
+		{"Certificates", testEvilCertificates},
+		{"Parent", testEvilParent},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			t.Parallel()
+			x.test(t, binary)
+		})
+	}
+}
+
+// marks is a file that a program of the test makes where it runs.
+func (s *site) marks(name string) (path string, lines func() int) {
+	path = filepath.Join(s.dir, name)
+	return path, func() int {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return 0
+		}
+		return strings.Count(string(b), "\n")
+	}
+}
+
+// A hop carries orders, and cannot change what they say, whom they are for, or how
+// often they run.
+func testEvilOrders(t *testing.T, binary string) {
+	top, hop := evilFleet(t, binary)
+	for _, x := range []struct {
+		name, target string
+		why          string
+		change       func(name string, c *fleetpb.Call)
+	}{
+		{"argument", "evil-*", "the arguments are not those that operator/root signed", func(_ string, c *fleetpb.Call) {
+			c.Args = slices.Clone(c.Args)
+			c.Args[len(c.Args)-3] ^= 1
+		}},
+		{"salt", "evil-*", "the arguments are not those that operator/root signed", func(_ string, c *fleetpb.Call) {
+			c.Salt = slices.Clone(c.Salt)
+			c.Salt[0] ^= 1
+		}},
+		{"method", "evil-*", "the call names another method than the order", func(_ string, c *fleetpb.Call) { c.Method = "command.run" }},
+		{"order", "evil-*", "bad order", func(_ string, c *fleetpb.Call) {
+			c.Order = slices.Clone(c.Order)
+			c.Order[len(c.Order)-1] ^= 1
+		}},
+		{"signature", "evil-*", "bad order", func(_ string, c *fleetpb.Call) { c.Signature = c.Signature[:len(c.Signature)-1] }},
+		{"certificate", "evil-*", "the operator's certificate does not hold", func(_ string, c *fleetpb.Call) { c.OperatorCert = hop.cert.Certificate[0] }},
+		{"proof", "evil-*", "bad order", func(_ string, c *fleetpb.Call) { c.Proof = nil }},
+		{"place", "evil-*", "bad order", func(_ string, c *fleetpb.Call) { c.LeafIndex ^= 1 }},
+	} {
+		path, lines := top.marks(x.name)
+		hop.does(func(o evilOrder) { o.relay("command.shell", x.change) })
+		top.root.run("call", "--delegate", x.target, "command.shell", "script=echo ran >> "+path).exits(3).tells(x.why)
+		if n := lines(); n != 0 {
+			t.Errorf("%s: it ran %d times", x.name, n)
+		}
+	}
+
+	// A machine that is not among the names, with another's proof.
+	path, lines := top.marks("stranger")
+	seen := make(chan verdict, 1)
+	hop.does(func(o evilOrder) {
+		seen <- hop.send("evil-2", callOf(t, o.d, "command.shell", "evil-1")).wait(t)
+		o.relay("command.shell", func(string, *fleetpb.Call) {})
+	})
+	top.root.run("call", "--delegate", "evil-1", "command.shell", "script=echo ran >> "+path).exits(0)
+	if v := <-seen; v.code != call.BadOrder || lines() != 1 {
+		t.Errorf("evil-2 answers %v, and it ran %d times; want a bad order, and once", v, lines())
+	}
+
+	// The same again, at once and later.
+	hop.hopMu.Lock()
+	old := hop.last.d
+	hop.hopMu.Unlock()
+	for range 2 {
+		if v := hop.send("evil-1", callOf(t, old, "command.shell", "evil-1")).wait(t); v.code != call.Repeated {
+			t.Errorf("a replayed order: %v; want that it is known", v)
+		}
+	}
+	now := time.Now()
+	for name, d := range map[string]struct {
+		d    *fleetpb.Delegate
+		code call.Code
+	}{
+		"expired": {top.ordered("command.shell", `{"script":"echo ran >> `+path+`"}`, "evil-[1,2]", now.Add(-2*time.Hour), now.Add(-time.Hour)), call.Expired},
+		"early":   {top.ordered("command.shell", `{"script":"echo ran >> `+path+`"}`, "evil-[1,2]", now.Add(time.Hour), now.Add(2*time.Hour)), call.ClockSkew},
+		"young":   {top.ordered("command.shell", `{"script":"echo ran >> `+path+`"}`, "evil-[1,2]", now.Add(-time.Hour), now.Add(time.Hour)), call.TooYoung},
+	} {
+		if v := hop.send("evil-1", callOf(t, d.d, "command.shell", "evil-1")).wait(t); v.code != d.code {
+			t.Errorf("%s: %v; want %v", name, v, d.code)
+		}
+	}
+	if n := lines(); n != 1 {
+		t.Errorf("it ran %d times; want once", n)
+	}
+}
+
+// What a hop says of its own machines is its word; what it says of others is dropped,
+// and it keeps nobody else waiting.
+func testEvilAnswers(t *testing.T, binary string) {
+	top, hop := evilFleet(t, binary)
+	all := []string{"evil-1", "evil-2", "good-1", "top-1"}
+	others := func(c *command) account {
+		a := c.account(all...)
+		for _, r := range a.Results[2:] {
+			if r.Status != "answered" {
+				t.Errorf("%s: %+v; want the machines of others to answer", c.line, r)
+			}
+		}
+		return a
+	}
+	foreign := "overlord/evil answered for machines that it was not sent"
+	lie := []*apipb.CallEvent{
+		fine("good-1,top-1,nobody-7,evil,top"), results(&apipb.ResultGroup{Names: "top-1", Code: uint32(call.Failed), Detail: "a lie"}), fine("evil-[1,2]"),
+	}
+	hop.does(func(o evilOrder) { o.answer(lie...) })
+	c := top.root.run("call", "--delegate", "*-*", "test.ping", "-o", "json").exits(0)
+	others(c)
+	c.prints(foreign, `"reason": "overlord/evil`, "good-1", "nobody-7", "top")
+	hop.does(func(o evilOrder) { o.answer(lie...) })
+	if c := top.root.run("call", "--delegate", "*-*", "test.ping").exits(0).tells(foreign); strings.Contains(c.err.String(), "early") {
+		t.Errorf("a job that every machine answered: %s", c.err)
+	}
+	if c := top.root.run("job", "list", "-o", "jsonl").exits(0).prints(`"state":"done"`); strings.Contains(c.out.String(), `"incomplete"`) {
+		t.Errorf("a job that every machine answered: %s", c.out)
+	}
+	hop.does(func(o evilOrder) { o.answer(lie...) })
+	top.root.run("call", "--delegate", "*-*", "test.ping", "-o", "jsonl").exits(0).tells(foreign)
+	top.overlord.awaitSaid("a sub-overlord answers for machines that it was not sent", `"hop":"evil"`)
+
+	raw := func(b ...byte) func(o evilOrder) {
+		return func(o evilOrder) {
+			st := o.open("events")
+			_, _ = st.Write(b) // an error: the top wants no more
+			_ = st.Close()
+			o.reply(call.OK, "")
+		}
+	}
+	endless := func(events ...*apipb.CallEvent) func(o evilOrder) {
+		return func(o evilOrder) {
+			for st := o.open("events"); st != nil && tell(st, events...) == nil; {
+			}
+		}
+	}
+	numbers := &apipb.ResultGroup{Names: "evil-[1,2]", TookUs: make([]uint64, 15<<20)}
+	before := memory(t, top.overlord.pid(), "VmHWM")
+	for _, x := range []struct {
+		name string
+		act  func(o evilOrder)
+		why  string
+		most time.Duration
+	}{
+		{"a result at once", func(o evilOrder) { o.reply(call.OK, "") }, "unreachable behind evil: it gave no result", 4 * time.Second},
+		{"half of the results", func(o evilOrder) { o.answer(fine("evil-1")) }, "unreachable behind evil: it gave no result", 4 * time.Second},
+		{"an empty group", func(o evilOrder) { o.answer(results(&apipb.ResultGroup{})) }, "unreachable behind evil", 4 * time.Second},
+		{"garbage", raw([]byte("\x10what is this, an event?")...), "unreachable behind evil", 4 * time.Second},
+		{"a false length", raw(framed(1<<40, []byte("x"))...), "unreachable behind evil", 4 * time.Second},
+		{"less than it says", raw(framed(19<<20, make([]byte, 1<<20))...), "unreachable behind evil", 4 * time.Second},
+		{"a million names", func(o evilOrder) { o.answer(fine("x[000000-999999]")) }, "unreachable behind evil", 8 * time.Second},
+		{"a million names for ever", endless(fine("x[000000-999999]")), "unreachable behind evil", 8 * time.Second},
+		{"a large group", func(o evilOrder) { o.answer(results(numbers)) }, "unreachable behind evil", 8 * time.Second},
+		{"a group for ever", endless(results(&apipb.ResultGroup{Names: "good-1", Detail: strings.Repeat("x", 4000)})), "unreachable behind evil", 8 * time.Second},
+		{"a number that the store does not hold", func(o evilOrder) {
+			o.answer(results(&apipb.ResultGroup{Names: "evil-[1,2]", Cut: 1<<64 - 1}))
+		}, "unreachable behind evil", 8 * time.Second},
+		{"no answer", func(evilOrder) {}, "unreachable behind evil: no answer within 5s", 8 * time.Second},
+		{"an open stream", func(o evilOrder) { o.open("events") }, "unreachable behind evil: no answer within 5s", 8 * time.Second},
+		{"that the session is lost", func(o evilOrder) { o.reply(call.SessionLost, "") }, "evil", 8 * time.Second},
+		{"that there is none", func(o evilOrder) { o.reply(call.NoSession, "") }, "evil", 4 * time.Second},
+		{"that it is withdrawn", func(o evilOrder) { o.reply(call.Cancelled, "") }, "evil", 4 * time.Second},
+		{"a code of its own", func(o evilOrder) { o.reply(77777, "\x1b[31mred") }, "evil: ", 4 * time.Second},
+		{"a stream that breaks", func(o evilOrder) {
+			st := o.open("events")
+			st.CloseWithReason("so there")
+			o.reply(call.OK, "")
+		}, "evil", 8 * time.Second},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			hop.does(x.act)
+			c := top.root.run("call", "--delegate", "*-*", "test.ping", "--timeout", "5s", "-o", "json")
+			c.t = t
+			c.exits(3).within(x.most)
+			a := c.account(all...)
+			for _, r := range a.Results {
+				evil := strings.HasPrefix(r.Machine, "evil-")
+				if r.Status == "answered" && evil && x.name != "half of the results" || !evil && r.Status != "answered" || evil && r.Status != "answered" && !strings.Contains(r.Reason, x.why) {
+					t.Errorf("%+v; want %q", r, x.why)
+				}
+				if r.Status == "skipped" {
+					t.Errorf("%+v, and nobody withdrew it", r)
+				}
+			}
+			if n := hop.orders(); n > 12 {
+				t.Errorf("the hop was sent the order %d times", n)
+			}
+			if strings.Contains(c.out.String()+c.err.String(), "\x1b") {
+				t.Errorf("an escape on the terminal: %q", c.out)
+			}
+			top.root.run("job", "results", a.Job).exits(3)
+			t.Logf("took %s; %d orders; the top's peak %d MiB", c.took.Round(time.Millisecond), hop.orders(), memory(t, top.overlord.pid(), "VmHWM")>>20)
+		})
+	}
+	after := memory(t, top.overlord.pid(), "VmHWM")
+	t.Logf("the top's memory: at most %d MiB before, %d MiB after", before>>20, after>>20)
+	if after-before > 400<<20 {
+		t.Errorf("the top grew from %d to %d MiB", before>>20, after>>20)
+	}
+
+	hop.does(func(o evilOrder) { // twice, and more streams than there should be
+		for range 3 {
+			if st := o.open("events"); st != nil {
+				_ = tell(st, fine("evil-[1,2]")) // an error: it is the second
+				_ = st.Close()
+			}
+		}
+		o.reply(call.OK, "")
+		o.reply(call.OK, "")
+		_ = hop.up.Reply(o.id, &fleetpb.Result{Code: 3})
+	})
+	others(top.root.run("call", "--delegate", "*-*", "test.ping", "-o", "json").exits(0))
+
+	// What only parents, and what nobody may ask.
+	for _, m := range []string{session.MethodMap, session.MethodDelegate, session.MethodGroups, session.MethodJob, session.MethodCheckpoint, session.MethodRevocations, "test.ping"} {
+		if _, err := hop.up.Call(t.Context(), m, []byte("{}")); call.CodeOf(err) != call.NotFound && call.CodeOf(err) != call.Busy {
+			t.Errorf("%s asked of the top: %v; want that it is refused", m, err)
+		}
+	}
+	for i, name := range []string{"events", "output", "order", "result", "stdout"} {
+		st, err := hop.up.Open(t.Context(), uint64(i), name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := st.Write([]byte("x")); err == nil {
+			t.Errorf("a stream %s that nobody asked for is taken", name)
+		}
+	}
+	others(top.root.run("call", "--delegate", "*-*", "test.ping", "-o", "json", "--timeout", "5s").within(8 * time.Second))
+}
+
+// Live output is taken for a hop's own machines alone, and is no program for terminals.
+func testEvilOutput(t *testing.T, binary string) {
+	top, hop := evilFleet(t, binary)
+	block := make([]byte, 32<<10)
+	for i := range block {
+		block[i] = "\x1b[2Jpwned\r\n"[i%11]
+	}
+	wrote := make(chan int64, 1)
+	hop.does(func(o evilOrder) {
+		st, n := o.open("output"), int64(0)
+		for ; n < 1<<30; n += int64(len(block)) {
+			if tell(st, outputs("good-1", "stdout", block)) != nil {
+				break
+			}
+		}
+		st.CloseWithReason("enough")
+		wrote <- n
+		o.answer(fine("evil-[1,2]"))
+	})
+	began := time.Now()
+	c := top.root.run("run", "--fold=false", "--delegate", "*-*", "--", "echo", "hello").exits(0)
+	c.tells("overlord/evil answered for machines that it was not sent").prints("good-1", "top-1")
+	if o := c.out.String() + c.err.String(); strings.Contains(o, "pwned") || strings.Contains(o, "\x1b") {
+		t.Errorf("output for foreign machines is shown: %.300q", o)
+	}
+	t.Logf("foreign output: %d MiB were taken in %s; the top's peak %d MiB", <-wrote>>20, time.Since(began).Round(time.Millisecond), memory(t, top.overlord.pid(), "VmHWM")>>20)
+
+	hop.does(func(o evilOrder) { // its own machine's, with escapes, in a stream of a strange name, and a chunk that is too large
+		st := o.open("output")
+		_ = tell(st, outputs("evil-1", "stdout", []byte("\x1b]0;title\x07hello\n")), outputs("evil-2", "stdout", []byte("last\n")),
+			outputs("evil-1", "\x1b[31m", []byte("strange\n")), outputs("evil-2", "stdout", []byte("strange, too\n")))
+		_ = st.Close()
+		o.answer(fine("evil-[1,2]"))
+	})
+	c = top.root.run("run", "--fold=false", "--delegate", "*-*", "--", "echo", "hello").exits(0).prints("hello", "last")
+	if o := c.out.String() + c.err.String(); strings.Contains(o, "\x1b") || strings.Contains(o, "strange") {
+		t.Errorf("escapes or strange streams are shown: %.300q", o)
+	}
+
+	// Results for all, and an order that it never ends.
+	for name, act := range map[string]func(o evilOrder){
+		"no end": func(o evilOrder) {
+			st := o.open("events")
+			_ = tell(st, fine("evil-[1,2]"))
+			_ = st.Close()
+		},
+		"no end of its output": func(o evilOrder) {
+			o.open("output")
+			st := o.open("events")
+			_ = tell(st, fine("evil-[1,2]"))
+		},
+	} {
+		hop.does(act)
+		c = top.root.run("run", "--fold=false", "--delegate", "*-*", "--timeout", "0", "--", "echo", "hello").exits(0).within(20*time.Second).prints("good-1", "top-1")
+		t.Logf("%s: %s", name, c.took.Round(time.Millisecond))
+	}
+	hop.does(func(o evilOrder) { // a reader's patience: nothing but escapes
+		st := o.open("output")
+		for range 50 {
+			if tell(st, outputs("evil-1", "stdout", block)) != nil {
+				break
+			}
+		}
+		_ = st.Close()
+		o.answer(fine("evil-[1,2]"))
+	})
+	if c = top.root.run("run", "--fold=false", "--delegate", "evil-*", "--", "true").exits(0); strings.Contains(c.out.String(), "\x1b") {
+		t.Error("an escape reaches the terminal")
+	}
+	fmt.Fprintln(t.Output(), "the top's peak in MiB:", memory(t, top.overlord.pid(), "VmHWM")>>20)
+}
