@@ -50,7 +50,7 @@ type batch struct {
 	reach *fleetpb.Branch
 
 	deadline  time.Time // zero: none
-	sent      bool      // it may have begun
+	sent      bool      // it may have begun; so may what an overlord before this one had
 	resent    bool      // it was sent once more because what came did not cover all
 	lost      time.Time // since when its session is lost; zero: it is not
 	cancelled time.Time // when we noticed; zero: it is not
@@ -113,7 +113,7 @@ func (r *Run) carryBatch(ctx context.Context, w carrier, h int16, at []int32, de
 		return
 	}
 	hop := &r.Plan.ways.hops[h]
-	b := &batch{r: r, w: w, hop: h, name: hop.name, depth: hop.depth, at: at, reach: hop.branch, deadline: deadline}
+	b := &batch{r: r, w: w, hop: h, name: hop.name, depth: hop.depth, at: at, reach: hop.branch, deadline: deadline, sent: r.resumed}
 	if len(b.rest()) == 0 {
 		return
 	}

@@ -309,6 +309,30 @@ func TestDelegatedHopDies(t *testing.T) {
 	}
 }
 
+// An overlord that goes on with a job does not know what the one before it had
+// passed on: a sub-overlord that is away at first may well have it.
+func TestDelegatedResumed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, _, reach, names := twoLevels()
+		req := request(t, time.Minute, nil, names...)
+		req.Reach = reach
+		r := newRun(t, req)
+		r.Resume(false)
+		top.names, top.machines.run = names, r
+		dc1.down()
+		s, done := new(shelf), make(chan error, 1)
+		go func() { done <- r.Do(t.Context(), top, s) }()
+		time.Sleep(10 * time.Second)
+		dc1.back()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		wantCode(t, account(t, r, s), call.OK, "", names...)
+		dc1.finished.Wait()
+		dc1.runsOnce(t)
+	})
+}
+
 // Two ways lead to c1 and c2; the first one, by name, fails.
 func TestDelegatedOtherWay(t *testing.T) {
 	for _, when := range []string{"before", "in the middle", "at the hop"} {

@@ -173,6 +173,7 @@ type groupsFinder struct {
 	o      *Overlord
 	ix     *delegation.Index
 	usable func(hop string) bool // delegation.Index.Routes's
+	barred []string              // not routed, though the map may not have them; sorted
 	below  map[string][]string   // members that sub-overlords know, by group
 	mute   map[string]bool       // sub-overlords that did not answer
 }
@@ -256,9 +257,17 @@ func (g *groupsFinder) takeOwn(asked []string, at delegation.Path, r session.Gro
 		}
 		*room -= len(members)
 		fresh[name] = nil // it is known there, whoever is in it
-		for _, p := range g.ix.Routes(members, g.usable).Paths {
+		routing := g.ix.Routes(members, g.usable)
+		for _, p := range routing.Paths {
 			if len(p) > len(at) && slices.Equal(p[:len(at)], at) {
 				fresh[name] = append(fresh[name], p[len(p)-1])
+			}
+		}
+		// Nobody orders anything of these; they are named.
+		fresh[name] = append(fresh[name], routing.Conflicts...)
+		for _, m := range routing.Unknown {
+			if _, is := slices.BinarySearch(g.barred, m); is {
+				fresh[name] = append(fresh[name], m)
 			}
 		}
 	}

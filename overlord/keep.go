@@ -157,10 +157,8 @@ func (k *keep) ours(note []byte) bool {
 }
 
 // recover explains a restore from back-up, or only says what it would abandon.
-func (k *keep) recover(ctx context.Context, c caller, confirm bool) (*apipb.AuditRecoverResponse, error) {
-	if k.root == nil && confirm {
-		return nil, call.Errorf(call.Unavailable, "the root's key signs the statement that explains a restore, and it is not on this overlord")
-	}
+// explain gets the root's word for it where its key is not here; nil: it is.
+func (k *keep) recover(ctx context.Context, c caller, confirm bool, explain func(context.Context, *fleetpb.Recovery) ([]byte, error)) (*apipb.AuditRecoverResponse, error) {
 	k.mu.Lock()
 	var notes [][]byte
 	for _, n := range k.seen {
@@ -168,8 +166,15 @@ func (k *keep) recover(ctx context.Context, c caller, confirm bool) (*apipb.Audi
 	}
 	k.mu.Unlock()
 	plan, err := k.db.PlanRecovery(ctx, notes)
+	sign := func(r *fleetpb.Recovery) ([]byte, error) { return pki.SignRecovery(k.root, r) }
+	if err == nil && confirm && explain != nil {
+		var statement []byte // the answer takes long: the store must not wait for it
+		if statement, err = explain(ctx, plan.Recovery()); err == nil {
+			sign = plan.Explained(statement)
+		}
+	}
 	if err == nil && confirm {
-		plan, err = k.db.Recover(ctx, c.actor(), notes, func(r *fleetpb.Recovery) ([]byte, error) { return pki.SignRecovery(k.root, r) })
+		plan, err = k.db.Recover(ctx, c.actor(), notes, sign)
 	}
 	if err != nil {
 		return nil, err

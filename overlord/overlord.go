@@ -158,6 +158,7 @@ func (o *Overlord) run(ctx context.Context, ln, sock net.Listener) error {
 	if o.parent != nil {
 		g.Go(func() error { return o.parent.agent.Run(gctx, time.Duration(o.cfg.Grace)) })
 		g.Go(func() error { return o.renewals(gctx) })
+		g.Go(func() error { o.rejoins(gctx); return nil })
 	}
 	if o.cfg.MetricsListen != "" {
 		g.Go(func() error { return o.serveMetrics(gctx) })

@@ -22,6 +22,9 @@ func (o *Overlord) resolveBelow(ctx context.Context, r *apipb.ResolveRequest) (*
 		return nil, err
 	}
 	g := o.groupsBy(ix)
+	if len(r.Map) == 0 {
+		g.barred = o.barredNames()
+	}
 	if e.UsesGroups() {
 		if err := g.gather(ctx, groupsIn(e)); err != nil {
 			return nil, err
@@ -31,19 +34,51 @@ func (o *Overlord) resolveBelow(ctx context.Context, r *apipb.ResolveRequest) (*
 	if err != nil {
 		return nil, call.Errorf(call.Invalid, "%v%s", err, g.doubt(err))
 	}
-	conflicts := ix.Routes(res.Names, nil).Conflicts
-	names := res.Names
-	if len(conflicts) > 0 {
-		names = slices.DeleteFunc(names, func(n string) bool { _, is := slices.BinarySearch(conflicts, n); return is })
+	conflicts, err := g.conflicts(e, res.Names)
+	if err != nil {
+		return nil, err
 	}
+	names, unknown := less(res.Names, conflicts), less(res.Unknown, conflicts)
 	if err := within(r.Limit, len(names)); err != nil {
 		return nil, err
 	}
 	return &apipb.ResolveResponse{
-		Names: target.Fold(names), Count: uint64(len(names)), Unknown: target.Fold(res.Unknown), UnknownCount: uint64(len(res.Unknown)),
+		Names: target.Fold(names), Count: uint64(len(names)), Unknown: target.Fold(unknown), UnknownCount: uint64(len(unknown)),
 		UsesGroups: res.UsedGroups, TimeMs: ms(time.Now()), Guard: uint64(o.cfg.Guard),
 		Conflicts: target.Fold(conflicts), Silent: target.Fold(g.silent()),
 	}, nil
+}
+
+// barredNames gives the names that the own map's building found with different keys,
+// sorted: its file has no machine of theirs unless others stand below it.
+func (o *Overlord) barredNames() []string {
+	o.routes.mu.Lock()
+	defer o.routes.mu.Unlock()
+	return o.routes.barred
+}
+
+// conflicts gives the names that an expression names and that are not routed, sorted;
+// matched are those of the map.
+func (g *groupsFinder) conflicts(e *target.Expr, matched []string) ([]string, error) {
+	out := g.ix.Routes(matched, nil).Conflicts
+	if len(g.barred) > 0 {
+		res, err := e.Resolve(target.Env{Known: g.barred, Group: g.group})
+		if err != nil {
+			return nil, call.Errorf(call.Invalid, "%v", err)
+		}
+		out = append(out, res.Names...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out), nil
+}
+
+// less gives the names that are not among some, which are sorted. It may use names
+// for it.
+func less(names, some []string) []string {
+	if len(some) == 0 {
+		return names
+	}
+	return slices.DeleteFunc(names, func(n string) bool { _, is := slices.BinarySearch(some, n); return is })
 }
 
 // groupsIn gives the names of the groups in an expression.

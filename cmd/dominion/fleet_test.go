@@ -42,6 +42,7 @@ func TestFleet(t *testing.T) {
 		{"Map", testMap},
 		{"OldMap", testOldMap},
 		{"MapConflict", testMapConflict},
+		{"SubOverlordRestored", testSubOverlordRestored},
 		{"BigOutput", testBigOutput},
 		{"Demo", testDemo},
 		{"Curl", testCurl},
