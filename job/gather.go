@@ -19,7 +19,7 @@ func (r *Run) Do(ctx context.Context, w wire, k keeper) error {
 			continue
 		}
 		r.mu.Lock()
-		r.addLocked(call.Result{Machine: name, Code: call.UnknownName, Detail: r.Plan.unknownWhy()})
+		r.addLocked(call.Result{Machine: name, Code: call.UnknownName, Detail: r.Plan.unknownWhy(name)})
 		r.mu.Unlock()
 	}
 	var driving sync.WaitGroup
