@@ -14,9 +14,9 @@ import (
 )
 
 const (
-	// mapPage is how many bytes a page of session.map has, about: well below
-	// session.MaxCallOutput.
-	mapPage = 1 << 20
+	// mapPage is how many bytes a page of session.map has, about: it fits into one
+	// frame, and a parent that asks for many at once does not fill the memory.
+	mapPage = 240 << 10
 	// maxWhy is how much of the reason of a lost session is told, in bytes.
 	maxWhy = 200
 	// hopMargin is how much less time, at least, a hop gives the next one than it
