@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"dominion/call"
 	"dominion/client"
 )
 
@@ -98,6 +99,7 @@ func testDelegateResolve(t *testing.T, binary string) {
 
 // One order reaches every level, and the answers are shown as those of direct machines.
 func testDelegateOrders(t *testing.T, binary string) {
+	const maxArgs = call.MaxArgs
 	top, _, low := mapped(t, binary)
 	alice := top.login("alice")
 	call := func(words ...string) *command { return alice.run(append([]string{"call"}, words...)...) }
@@ -127,6 +129,14 @@ func testDelegateOrders(t *testing.T, binary string) {
 	}
 	call("--map", file, "*-1", "test.ping").exits(0).prints("low-1: ok: true")
 	call("--map", file, "mid-1,low-1", "test.ping").exits(3).prints("low-1: ok: true").tells("mid-1", "not in the map")
+
+	// An order that is too long for a frame, with the longest arguments, goes down as a stream.
+	long := filepath.Join(t.TempDir(), "args")
+	text := strings.Repeat("x", maxArgs-len(`{"text":""}`))
+	if err := os.WriteFile(long, []byte(`{"text":"`+text+`"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	call("--delegate", "low-1,mid-1", "test.echo", "--args", "@"+long).exits(0).prints("low-1,mid-1 (2): text: " + text)
 
 	// A program does it with a few words.
 	c, err := top.conn.Target("*-1", client.Options{Delegate: true, MapFile: file})
