@@ -40,28 +40,16 @@ func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.
 }
 
 func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) error {
-	req, p, err := o.readOrder(ctx, d)
-	if err != nil {
-		return err
-	}
-	d.Args = nil // it may take long
-	r, stored, live, err := o.takeDelegated(ctx, d.Parent, p, req.Cancel)
-	if err != nil {
-		return err
-	}
-	// A withdrawal does not end the answer.
+	// A withdrawal ends neither the answer nor what leads to it: the order may have
+	// begun here before.
 	answering, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	stop := context.AfterFunc(ctx, func() {
-		if !errors.Is(context.Cause(ctx), minion.ErrWithdrawn) {
+	withdrawn := func() bool { return errors.Is(context.Cause(ctx), minion.ErrWithdrawn) }
+	defer context.AfterFunc(ctx, func() {
+		if !withdrawn() {
 			end()
-			return
 		}
-		if r != nil {
-			o.withdraw(answering, r, d.Parent)
-		}
-	})
-	defer stop()
+	})()
 	go func() { // ends with the session, the overlord, or the answer
 		select {
 		case <-o.life.Done():
@@ -71,8 +59,24 @@ func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) err
 		case <-answering.Done():
 		}
 	}()
-	if req.Cancel && r != nil {
-		o.withdraw(answering, r, d.Parent)
+	req, p, err := o.readOrder(answering, d)
+	if err != nil {
+		return err
+	}
+	d.Args = nil // it may take long
+	r, stored, live, err := o.takeDelegated(answering, d.Parent, p, req.Cancel || withdrawn())
+	if err != nil {
+		return err
+	}
+	if r != nil {
+		if req.Cancel {
+			o.withdraw(answering, r, d.Parent)
+		}
+		defer context.AfterFunc(ctx, func() {
+			if withdrawn() {
+				o.withdraw(answering, r, d.Parent)
+			}
+		})()
 	}
 	return o.answerParent(answering, d, r, stored, live, int(min(req.Seen, store.MaxGroups)))
 }
