@@ -13,6 +13,7 @@ import (
 	"dominion/job"
 	"dominion/module"
 	"dominion/store"
+	"dominion/target"
 )
 
 // findOpen prepares the jobs to go on that an overlord before this one had not
@@ -133,12 +134,12 @@ func (o *Overlord) closeUnread(ctx context.Context, j store.Job, why error) erro
 		next = g.Number + 1
 	}
 	lost := job.Group{
-		Number: next, Names: slices.Sorted(maps.Keys(missing)), Status: call.StatusOf(call.SessionLost), Code: call.SessionLost,
+		Number: next, Names: slices.Sorted(maps.Keys(missing)), Folded: target.Fold(slices.Collect(maps.Keys(missing))), Status: call.StatusOf(call.SessionLost), Code: call.SessionLost,
 		Detail: "the overlord ended before the answer; whether the call ran is not known", Took: make([]time.Duration, len(missing)),
 	}
 	rest := counts.Targeted - counts.Done()
 	if readable && rest > 0 && rest == len(missing) {
-		if err := o.keep.KeepResults(ctx, j.ID, []job.Group{lost}); err != nil {
+		if err := o.keep.KeepResults(ctx, j.ID, []job.Group{lost}, nil); err != nil {
 			return err
 		}
 	}
