@@ -155,8 +155,8 @@ func (s *subOverlord) job(names []string, d *fleetpb.Delegate) (*job.Run, error)
 		return nil, call.Errorf(call.Cancelled, "not begun")
 	}
 	p, err := job.NewPlan(job.Request{
-		Signed: call.Signed{Order: d.Order, Signature: d.Signature, Cert: d.OperatorCert}, Salt: d.Salt, Args: d.Args, Names: names,
-		Timeout: time.Duration(d.TimeoutMs) * time.Millisecond, Nominal: time.Duration(d.NominalMs) * time.Millisecond, Wait: d.Wait, Reach: d.Reach, Part: true,
+		Signed: call.Signed{Order: d.Order, Signature: d.Signature, Cert: d.OperatorCert}, Salt: d.Salt, Args: d.Args,
+		Timeout: time.Duration(d.TimeoutMs) * time.Millisecond, Nominal: time.Duration(d.NominalMs) * time.Millisecond, Wait: d.Wait, Whom: job.Whom{Names: names, Reach: d.Reach, Part: true},
 	})
 	if err != nil {
 		return nil, err

@@ -178,7 +178,9 @@ func (r *Run) store(ctx context.Context, w wire, k keeper) error {
 	r.tellLocked()
 	r.mu.Unlock()
 	for _, g := range groups {
-		w.Stored(g.Names)
+		if own := r.Plan.ownOf(g.Names); len(own) > 0 { // the others' overlords tell them
+			w.Stored(own)
+		}
 	}
 	return nil
 }

@@ -126,7 +126,7 @@ func request(t testing.TB, timeout time.Duration, unknown []string, names ...str
 	if err != nil {
 		t.Fatal(err)
 	}
-	return job.Request{Signed: s, Salt: salt, Args: args, Names: names, Unknown: unknown, Timeout: timeout}
+	return job.Request{Signed: s, Salt: salt, Args: args, Whom: job.Whom{Names: names}, Unknown: unknown, Timeout: timeout}
 }
 
 func newRun(t testing.TB, r job.Request) *job.Run {

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"dominion/api/apierr"
 	"dominion/api/apipb"
 	"dominion/api/auditpb"
@@ -98,16 +100,13 @@ func (o *Overlord) planDelegated(ctx context.Context, parent string, req *fleetp
 		o.auditDenied(ctx, above, session.MethodDelegate, order.Job.String(), err.Error())
 		return nil, err
 	}
-	names, err := expand(req.Names)
+	whom, scope, err := o.scopeBelow(req, order.Count)
 	if err != nil {
-		return nil, call.Errorf(call.Invalid, "names: %v", err)
-	}
-	if len(names) != order.Count {
-		return nil, call.Errorf(call.BadOrder, "the %d machines sent are not the %d of the order", len(names), order.Count)
+		return nil, err
 	}
 	p, err := job.NewPlan(job.Request{
-		Signed: signed, Salt: req.Salt, Args: req.Args, Names: names, Timeout: millis(req.TimeoutMs), Nominal: millis(req.NominalMs), Stream: req.Stream,
-		Wait: req.Wait, Target: cutText(req.Target, 64<<10), Reach: req.Reach, Part: true, Via: req.Via,
+		Signed: signed, Salt: req.Salt, Args: req.Args, Whom: whom, Scope: scope, Timeout: millis(req.TimeoutMs), Nominal: millis(req.NominalMs), Stream: req.Stream,
+		Wait: req.Wait, Target: cutText(req.Target, 64<<10),
 	})
 	if err != nil {
 		return nil, err
@@ -122,6 +121,25 @@ func (o *Overlord) planDelegated(ctx context.Context, parent string, req *fleetp
 		return nil, call.Errorf(call.Denied, "%s", why)
 	}
 	return p, nil
+}
+
+// scopeBelow gives whom an order of count machines is for that came from above, and
+// which of them are ours to reach.
+func (o *Overlord) scopeBelow(req *fleetpb.Delegate, count int) (job.Whom, *job.Scope, error) {
+	ways, err := proto.Marshal(&fleetpb.Delegate{Reach: req.Reach, Via: req.Via})
+	if err != nil {
+		return job.Whom{}, nil, call.Errorf(call.Invalid, "the ways cannot be read: %v", err)
+	}
+	return o.scopes.of(scopeKey{names: req.Names, reach: string(ways)}, func() (job.Whom, error) {
+		names, err := expand(req.Names)
+		if err != nil {
+			return job.Whom{}, call.Errorf(call.Invalid, "names: %v", err)
+		}
+		if len(names) != count {
+			return job.Whom{}, call.Errorf(call.BadOrder, "the %d machines sent are not the %d of the order", len(names), count)
+		}
+		return job.Whom{Names: names, Reach: req.Reach, Part: true, Via: req.Via}, nil
+	})
 }
 
 func millis(ms uint64) time.Duration {
@@ -157,7 +175,7 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 		r, err = o.start(ctx, p, live, &auditpb.Record{
 			Actor: "overlord/" + parent, Action: "delegation", Subject: p.ID.String(), Detail: cutText("by "+pki.Identity{Role: pki.Operator, Name: p.Operator}.String(), 300),
 			Order: &auditpb.Order{
-				Order: p.Signed.Order, Signature: p.Signed.Signature, OperatorCert: p.Signed.Cert, Names: target.Fold(p.Tree.All()), Reach: folded,
+				Order: p.Signed.Order, Signature: p.Signed.Signature, OperatorCert: p.Signed.Cert, Names: p.Folded(), Reach: folded,
 			},
 		})
 		if call.CodeOf(err) == call.Repeated { // it came twice at once

@@ -59,7 +59,7 @@ func (o *Overlord) resume(ctx context.Context, j store.Job) (*running, error) {
 	}
 	req := job.Request{
 		Signed: call.Signed{Order: j.Order, Signature: j.Signature, Cert: j.OperatorCert}, Salt: j.Salt, Args: j.Args,
-		Names: names, Unknown: unknown, Timeout: j.Timeout, Wait: j.Wait, Target: j.Target, Operator: j.Operator, Created: j.Created, ID: j.ID,
+		Whom: job.Whom{Names: names}, Unknown: unknown, Timeout: j.Timeout, Wait: j.Wait, Target: j.Target, Operator: j.Operator, Created: j.Created, ID: j.ID,
 	}
 	if len(j.Delegated) > 0 {
 		if err := delegatedTo(&req, j.Delegated); err != nil {
