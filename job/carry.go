@@ -552,12 +552,19 @@ func (r *Run) note(hop string, names []string) {
 	}
 }
 
+// maxTold bounds the sub-overlords that are told of one by one.
+const maxTold = 8
+
 // reason is what is to be told of the job when it is closed; empty: nothing.
 func (r *Run) reason() string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	var parts []string
 	for _, hop := range slices.Sorted(maps.Keys(r.foreign)) {
+		if len(parts) == maxTold {
+			parts = append(parts, fmt.Sprintf("and so did %d more", len(r.foreign)-maxTold))
+			break
+		}
 		parts = append(parts, fmt.Sprintf("overlord/%s answered for machines that it was not sent, which was dropped: %s", hop, target.Fold(r.foreign[hop])))
 	}
 	return strings.Join(parts, "; ")
