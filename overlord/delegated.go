@@ -28,6 +28,9 @@ func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.
 	if err != nil && o.life.Err() != nil {
 		err = errStopping
 	}
+	if closed, ok := errors.AsType[*session.StreamError](err); ok {
+		err = call.Errorf(call.Unavailable, "the answer was not taken: %s", closed.Reason)
+	}
 	r := &fleetpb.Result{Code: uint32(call.CodeOf(err))}
 	if err != nil {
 		e, internal := apierr.ToPeer(err)

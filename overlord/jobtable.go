@@ -13,6 +13,7 @@ import (
 type jobTable struct {
 	mu       sync.RWMutex
 	reserved int
+	parts    int // of which the parent's orders began
 	byCall   map[uint64]*running
 	byJob    map[call.JobID]*running   // by what it is called here
 	byOrder  map[call.JobID][]*running // by the order: what machines know it by; several when it came by several ways
@@ -20,20 +21,32 @@ type jobTable struct {
 	hops     map[uint64]*hopCall
 }
 
-func (t *jobTable) reserve(limit int) bool {
+// reserve takes a place for a job, of limit in all and of partLimit for those that
+// the parent's orders begin; part says that it is one of them.
+func (t *jobTable) reserve(limit, partLimit int, part bool) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.reserved >= limit {
+	if t.reserved >= limit || part && t.parts >= partLimit {
 		return false
 	}
 	t.reserved++
+	if part {
+		t.parts++
+	}
 	return true
 }
 
-func (t *jobTable) release() {
+func (t *jobTable) release(part bool) {
 	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.releaseLocked(part)
+}
+
+func (t *jobTable) releaseLocked(part bool) {
 	t.reserved--
-	t.mu.Unlock()
+	if part {
+		t.parts--
+	}
 }
 
 func (t *jobTable) add(r *running) {
@@ -58,7 +71,7 @@ func (t *jobTable) remove(r *running) {
 	} else {
 		delete(t.byOrder, order)
 	}
-	t.reserved--
+	t.releaseLocked(r.run.Plan.Part)
 }
 
 // rename makes a job known by another call id; old or id may be 0.

@@ -3,6 +3,7 @@ package overlord
 import (
 	"context"
 	"maps"
+	"math"
 	"slices"
 	"time"
 
@@ -31,7 +32,7 @@ func (o *Overlord) findOpen(ctx context.Context) error {
 			}
 			continue
 		}
-		o.jobs.reserve(len(jobs) + o.cfg.MaxJobs)
+		o.jobs.reserve(math.MaxInt, math.MaxInt, r.run.Plan.Part)
 		o.jobs.add(r)
 	}
 	o.resumed.Store(true)
