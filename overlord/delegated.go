@@ -137,6 +137,8 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 	for p.ID = p.Order.Job; ; {
 		r, j, err := (fleetAPI{o}).find(ctx, p.ID.String())
 		switch {
+		case err == nil && !passedOn(r, j):
+			return nil, j, nil, call.Errorf(call.Conflict, "the order was given to overlord/%s itself, and is no affair of overlord/%s", o.cfg.Name, parent)
 		case r != nil && slices.Equal(r.run.Plan.Machines(), p.Machines()), r == nil && err == nil && j.Names == folded:
 			return r, j, nil, nil
 		case err == nil: // the order came another way, too, for other machines
@@ -170,6 +172,15 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 		}
 		return r, store.Job{}, live, err
 	}
+}
+
+// passedOn says whether a job, running or stored, came from the overlord above.
+func passedOn(r *running, j store.Job) bool {
+	if r != nil {
+		return r.run.Plan.Part
+	}
+	var req job.Request
+	return len(j.Delegated) > 0 && delegatedTo(&req, j.Delegated) == nil && req.Part
 }
 
 // otherID gives a job's name here when the order's own is taken, because the order

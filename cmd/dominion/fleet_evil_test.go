@@ -124,6 +124,12 @@ func testEvilOrders(t *testing.T, binary string) {
 		t.Errorf("evil-2 answers %v, and it ran %d times; want a bad order, and once", v, lines())
 	}
 
+	for _, m := range []string{session.MethodDelegate, session.MethodMap, session.MethodGroups, session.MethodGrant, session.MethodRevoke} {
+		if v := hop.send("evil-1", &fleetpb.Call{Method: m, Args: []byte("{}")}).wait(t); v.code != call.NotFound {
+			t.Errorf("a machine answers %s with %v; want that it has no such method", m, v)
+		}
+	}
+
 	// The same again, at once and later.
 	hop.hopMu.Lock()
 	old := hop.last.d
@@ -261,6 +267,53 @@ func testEvilAnswers(t *testing.T, binary string) {
 	if after-before > 400<<20 {
 		t.Errorf("the top grew from %d to %d MiB", before>>20, after>>20)
 	}
+
+	// What is no JSON is shown as it is, and breaks no document.
+	hop.does(func(o evilOrder) {
+		o.answer(results(&apipb.ResultGroup{Names: "evil-1", Output: []byte("{\"a\": \x1b[2J")}), results(&apipb.ResultGroup{Names: "evil-2", Code: uint32(call.Failed), Detail: "\x1b[31mred\r\n"}))
+	})
+	for _, form := range []string{"json", "jsonl", "text"} {
+		if c := top.root.run("call", "--delegate", "*-*", "test.ping", "-o", form).exits(3); strings.Contains(c.out.String()+c.err.String(), "\x1b") {
+			t.Errorf("an escape on the terminal: %q", c.out)
+		} else if form == "json" {
+			others(c)
+		}
+	}
+
+	// Withdrawn: what does not say so is not waited for.
+	hop.does(nil)
+	id := strings.TrimSpace(top.root.run("call", "--delegate", "*-*", "test.ping", "--timeout", "0", "--async").exits(0).out.String())
+	top.root.run("job", "cancel", id).within(12 * time.Second)
+	top.root.run("job", "watch", id).exits(3).within(12 * time.Second).tells("unreachable behind evil: cancelled, and it did not confirm")
+
+	// The heaviest that machines may be: a MiB from each of 300.
+	file := top.write("heavy.map", "evil:\n"+func() (s string) {
+		for n := range 300 {
+			s += fmt.Sprintf("    h%04d: {}\n", n)
+		}
+		return s
+	}()+"good:\n    good-1: {}\ntop-1: {}\n")
+	hop.does(func(o evilOrder) {
+		st := o.open("events")
+		big := make([]byte, 1<<20)
+		for n := range 300 {
+			copy(big, fmt.Sprintf(`{"n":%d,`, n))
+			if tell(st, results(&apipb.ResultGroup{Names: fmt.Sprintf("h%04d", n), Output: big})) != nil {
+				break
+			}
+		}
+		_ = st.Close()
+		o.reply(call.OK, "")
+	})
+	before = memory(t, top.overlord.pid(), "VmHWM")
+	heavy := top.root.start("call", "--map", file, "h*", "test.ping", "--timeout", "50s", "--async")
+	heavy.exits(0)
+	meanwhile := top.root.run("call", "top-1,good", "test.ping").exits(0)
+	id = strings.TrimSpace(heavy.out.String())
+	top.until("the heavy job is closed", func() bool {
+		return strings.Contains(top.root.run("job", "list", "-o", "jsonl").out.String(), `{"job":"`+id) && !strings.Contains(top.root.run("job", "list", "--open", "-o", "jsonl").out.String(), id)
+	})
+	t.Logf("a MiB from each of 300: the top's peak went from %d to %d MiB; another order took %s meanwhile", before>>20, memory(t, top.overlord.pid(), "VmHWM")>>20, meanwhile.took.Round(time.Millisecond))
 
 	hop.does(func(o evilOrder) { // twice, and more streams than there should be
 		for range 3 {

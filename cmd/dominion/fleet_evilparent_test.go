@@ -4,14 +4,17 @@ package main_test
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"dominion/api/apipb"
 	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/pki"
@@ -63,6 +66,10 @@ func testEvilParent(t *testing.T, binary string) {
 	mid := top.sub(top, "mid")
 	mid.minion("mid-1")
 	mid.minion("mid-2")
+	mid.await(2)
+	mid.overlord.stop()
+	mid.write("empty.yaml", "max_jobs: 20\n")
+	mid.up()
 	mid.await(2)
 	alice := top.login("alice")
 	evil := top.possess("top")
@@ -213,25 +220,78 @@ func testEvilParent(t *testing.T, binary string) {
 		}
 	}
 	peak("64 signed orders with a million other names each")
+	// An order of a real operator, for ever other machines: half of the jobs are for others.
+	var names []string
+	for n := range 6 {
+		names = append(names, fmt.Sprintf("none-%d", n))
+	}
+	long := top.ordered("test.sleep", `{"seconds":8}`, strings.Join(append(names, "mid-1"), ","), now, now.Add(time.Hour))
+	long.Via, long.TimeoutMs = []string{"top"}, 20_000
+	answers = answers[:0]
+	for n := range 30 {
+		d := proto.CloneOf(long)
+		d.Reach = &fleetpb.Branch{Name: "mid", Machines: "mid-1"}
+		for k, name := range names {
+			if n>>k&1 == 1 {
+				d.Reach.Machines += "," + name
+			}
+		}
+		answers = append(answers, evil.delegate("mid", d))
+	}
+	busy := 0
+	for _, a := range answers {
+		if a.wait(t).code == call.Busy {
+			busy++
+		}
+	}
+	if busy < 15 || busy > 20 {
+		t.Errorf("%d of 30 orders are refused as busy; want all beyond 10", busy)
+	}
+
+	// Its own operators are served meanwhile, and what they order the parent can neither
+	// withdraw nor watch, even with the order in its hands.
+	own := top.ordered("test.sleep", `{"seconds":4}`, "mid-1", time.Now(), now.Add(time.Hour))
+	job, err := mid.conn.Fleet.Call(t.Context(), connect.NewRequest(&apipb.CallRequest{
+		Order: own.Order, Signature: own.Signature, OperatorCert: own.OperatorCert, Salt: own.Salt, Args: own.Args, Names: own.Names, TimeoutMs: 20_000,
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !job.Receive() || job.Msg().GetAccepted() == nil {
+		t.Fatalf("%v, %v", job.Msg(), job.Err())
+	}
+	slept := alice.start(mid.orders("call", "mid-2", "test.sleep", "4")...)
+	mid.until("the job is there", func() bool {
+		return strings.Count(mid.root.run("job", "list", "--open", "-o", "jsonl").out.String(), `"targeted":1,`) >= 2
+	})
+	for n := range uint64(3000) {
+		_ = evil.peer("mid").Cancel(n, "withdrawn")
+	}
+	own.Reach, own.Via = &fleetpb.Branch{Name: "mid", Machines: "mid-1"}, []string{"top"}
+	for _, cancel := range []bool{false, true} {
+		own.Cancel = cancel
+		if v := evil.delegate("mid", own).wait(t); v.code != call.Conflict && v.code != call.Busy {
+			t.Errorf("an order that mid was given itself: %v; want it refused", v)
+		}
+	}
+	slept.exits(0)
+	var last *apipb.CallEvent
+	for job.Receive() {
+		last = job.Msg()
+	}
+	if n := last.GetClosed().GetCounts().GetAnswered(); job.Err() != nil || n != 1 {
+		t.Errorf("the operator's own job ends with %v, %v; want one answer", last, job.Err())
+	}
+	if lines() != 0 {
+		t.Errorf("something ran %d times", lines())
+	}
 	for range 600 { // a streamed order that never comes
 		evil.send("mid", &fleetpb.Call{Method: session.MethodDelegate, Args: protowire.AppendVarint(protowire.AppendTag(nil, 16, protowire.VarintType), 1)})
 	}
 	peak("600 orders that never come")
+	alice.run(mid.orders("call", "mid-*", "test.ping")...).exits(0)
 	after := memory(t, mid.overlord.pid(), "VmHWM")
 	if after-before > 500<<20 {
 		t.Errorf("mid grew from %d to %d MiB", before>>20, after>>20)
-	}
-
-	// Its own operators are served meanwhile, and what they order the parent cannot withdraw.
-	slept := alice.start(mid.orders("call", "mid-1", "test.sleep", "4")...)
-	mid.until("the job is there", func() bool {
-		return strings.Contains(mid.root.run("job", "list", "--open", "-o", "jsonl").out.String(), "test.sleep")
-	})
-	for n := range uint64(200) {
-		_ = evil.peer("mid").Cancel(n, "withdrawn")
-	}
-	slept.exits(0)
-	if lines() != 0 {
-		t.Errorf("something ran %d times", lines())
 	}
 }
