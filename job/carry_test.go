@@ -256,14 +256,14 @@ func TestDelegated(t *testing.T) {
 
 func TestDelegatedHopAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		top, dc1, rack1, reach, names := twoLevels()
+		top, _, rack1, reach, names := twoLevels()
 		rack1.down()
 		_, _, wait := delegate(t, top, time.Minute, reach, nil, names...)
 		got := wait()
 		wantCode(t, got, call.OK, "", "m1", "a1", "a2")
 		wantCode(t, got, call.NoSession, "unreachable behind rack1: rack1 is off", "b1")
 
-		top, dc1, _, reach, names = twoLevels()
+		top, dc1, _, reach, names := twoLevels()
 		dc1.down()
 		_, _, wait = delegate(t, top, time.Minute, reach, nil, names...)
 		got = wait()

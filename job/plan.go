@@ -32,6 +32,8 @@ type Request struct {
 	// Part says that only the machines of Reach are this overlord's to account
 	// for, because another sent it the order; the rest of Names is for the proofs.
 	Part bool
+	// Clashing are those of Unknown that machines with different keys bear.
+	Clashing []string
 	// Via are the overlords that the order came through, the top first.
 	Via []string
 	// ID is what the job is called here; zero: as in the order.
@@ -110,12 +112,15 @@ func NewPlan(r Request) (*Plan, error) {
 // the caller must not change them.
 func (p *Plan) Machines() []string { return p.machines }
 
-// unknownWhy says what is wrong with the names of Unknown.
-func (p *Plan) unknownWhy() string {
-	if p.ways != nil {
-		return detailNoMap
+// unknownWhy says what is wrong with a name of Unknown.
+func (p *Plan) unknownWhy(name string) string {
+	switch {
+	case p.ways == nil:
+		return detailNoName
+	case slices.Contains(p.Clashing, name):
+		return detailClash
 	}
-	return detailNoName
+	return detailNoMap
 }
 
 // index gives the position of a machine in Machines, or false.

@@ -18,12 +18,6 @@ const (
 )
 
 const (
-	// Results that arrive this close together share groups and a write: at first
-	// for a quick sign of life, then longer, as each write costs a transaction, a
-	// signed checkpoint and an event (measured at 5,000 machines: 6 µs of CPU a
-	// call with 5 ms throughout).
-	firstFold  = 5 * time.Millisecond
-	lastFold   = 100 * time.Millisecond
 	retryStore = time.Second // between attempts of a store that refuses results
 	tellStore  = time.Minute // between two complaints of one job about it
 )

@@ -21,6 +21,7 @@ const (
 	nowhere      = -2                   // no way is known
 	detailNoWay  = "the map knows no way to it"
 	detailNoName = "no machine of that name has enrolled"
+	detailClash  = "machines with different keys bear this name; dominion map show tells where they are"
 	detailNoMap  = "it is not in the map"
 )
 

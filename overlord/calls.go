@@ -10,7 +10,6 @@ import (
 
 	"dominion/api/apipb"
 	"dominion/api/auditpb"
-	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/job"
 	"dominion/module"
@@ -227,16 +226,12 @@ func (o *Overlord) plan(ctx context.Context, req *apipb.CallRequest) (*job.Plan,
 	if req.TimeoutMs > uint64(math.MaxInt64/time.Millisecond) {
 		return nil, call.Errorf(call.Invalid, "a time-out of %d ms is longer than can be counted", req.TimeoutMs)
 	}
-	var reach *fleetpb.Branch
-	if req.Delegate {
-		index, err := o.indexOf(req.Map)
-		if err != nil {
-			return nil, err
-		}
-		reach = index.Reach(o.cfg.Name, names)
+	reach, clashing, err := o.waysTo(req, names, unknown)
+	if err != nil {
+		return nil, err
 	}
 	p, err := job.NewPlan(job.Request{
-		Reach: reach, Signed: call.Signed{Order: req.Order, Signature: req.Signature, Cert: req.OperatorCert}, Salt: req.Salt, Args: req.Args,
+		Reach: reach, Clashing: clashing, Signed: call.Signed{Order: req.Order, Signature: req.Signature, Cert: req.OperatorCert}, Salt: req.Salt, Args: req.Args,
 		Names: names, Unknown: unknown, Timeout: time.Duration(req.TimeoutMs) * time.Millisecond, Stream: req.Stream,
 		Target: req.Target, Operator: c.Name, Wait: req.Wait,
 	})

@@ -65,9 +65,10 @@ func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) err
 		}
 	})
 	defer stop()
-	defer context.AfterFunc(o.life, end)()
-	go func() { // ends with the session, or with the answer
+	go func() { // ends with the session, the overlord, or the answer
 		select {
+		case <-o.life.Done():
+			end()
 		case <-d.Session.Done():
 			end()
 		case <-answering.Done():

@@ -14,14 +14,16 @@ import (
 )
 
 const (
-	// mapPage is how many bytes a page of session.map has, about: well below
-	// session.MaxCallOutput.
-	mapPage = 1 << 20
+	// mapPage is how many bytes a page of session.map has, about: it fits into one
+	// frame, and a parent that asks for many at once does not fill the memory.
+	mapPage = 240 << 10
 	// maxWhy is how much of the reason of a lost session is told, in bytes.
 	maxWhy = 200
-	// hopMargin is how much less time a hop gives the next one than it has, so
-	// that it can still say who was late.
+	// hopMargin is how much less time, at least, a hop gives the next one than it
+	// has, so that it can still say who was late.
 	hopMargin = 20 * time.Millisecond
+	// hopShare is the part of its time that it keeps for that, when there is more.
+	hopShare = 20
 )
 
 // mapBelow answers session.map: with a page of what is directly below this
@@ -137,7 +139,8 @@ func lessTime(ctx context.Context, hop string) (context.Context, context.CancelF
 		ctx, cancel := context.WithCancel(ctx)
 		return ctx, cancel, nil
 	}
-	left := time.Until(end) - hopMargin
+	left := time.Until(end)
+	left -= max(hopMargin, left/hopShare)
 	late := call.Errorf(call.Timeout, "no answer from %.80q within %s", hop, left.Round(time.Millisecond))
 	if left <= 0 {
 		return nil, nil, call.Errorf(call.Timeout, "no time was left to ask %.80q", hop)

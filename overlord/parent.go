@@ -225,6 +225,9 @@ func (o *Overlord) subRequest() (pki.OverlordRequest, error) {
 // join gets this sub-overlord's certificates from its parent, unless it has them.
 // It waits as long as that takes.
 func (o *Overlord) join(ctx context.Context) error {
+	if len(o.cfg.Names) > 0 {
+		o.log.Warn("the certificate of a sub-overlord has its name alone; names: of the configuration do nothing", "name", o.cfg.Name)
+	}
 	if o.keys.rootCert == nil {
 		if err := o.enrolWithParent(ctx); err != nil {
 			return err

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"dominion/api/apipb"
+	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/target"
 )
@@ -47,6 +48,26 @@ func (o *Overlord) resolveBelow(ctx context.Context, r *apipb.ResolveRequest) (*
 		UsesGroups: res.UsedGroups, TimeMs: ms(time.Now()), Guard: uint64(o.cfg.Guard),
 		Conflicts: target.Fold(conflicts), Silent: target.Fold(g.silent()),
 	}, nil
+}
+
+// waysTo gives the part of the map that leads to the machines of an order, nil
+// when the order does not go by it, and which of the others are not in it because
+// machines with different keys bear the name.
+func (o *Overlord) waysTo(r *apipb.CallRequest, names, others []string) (reach *fleetpb.Branch, clashing []string, err error) {
+	if !r.Delegate {
+		return nil, nil, nil
+	}
+	ix, err := o.indexOf(r.Map)
+	if err != nil {
+		return nil, nil, err
+	}
+	clashing = ix.Routes(others, nil).Conflicts
+	for _, name := range o.barredNames() {
+		if slices.Contains(others, name) {
+			clashing = append(clashing, name)
+		}
+	}
+	return ix.Reach(o.cfg.Name, names), clashing, nil
 }
 
 // barredNames gives the names that the own map's building found with different keys,

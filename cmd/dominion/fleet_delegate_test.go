@@ -10,6 +10,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"dominion/call"
+	"dominion/client"
 )
 
 // Orders by the map as those see them who give them.
@@ -96,18 +99,23 @@ func testDelegateResolve(t *testing.T, binary string) {
 
 // One order reaches every level, and the answers are shown as those of direct machines.
 func testDelegateOrders(t *testing.T, binary string) {
+	const maxArgs = call.MaxArgs
 	top, _, low := mapped(t, binary)
 	alice := top.login("alice")
 	call := func(words ...string) *command { return alice.run(append([]string{"call"}, words...)...) }
 	call("--delegate", "*", "test.ping").exits(0).prints("low,low-1,mid,mid-1,top-1 (5): ok: true")
 	call("--delegate", "@web", "test.ping").exits(0).prints("low-1,mid-1,top-1 (3): ok: true").tells(`"@web" names 3 minions`)
 	alice.run("run", "--delegate", "@deep", "--", "echo", "hello").exits(0).prints("low-1: hello")
-	call("*", "test.ping").exits(0).prints("mid,top-1 (2): ok: true")
-	c := call("--delegate", "low-1,mid-1", "test.ping", "-o", "jsonl").exits(0)
-	if lines := strings.Count(c.out.String(), "\n"); lines != 2 {
-		t.Errorf("%d lines; want 2: %s", lines, c.out)
+	alice.run("run", "--delegate", "--fold=false", "*-1", "--", "echo", "hi").exits(0).prints("low-1: hi\n", "mid-1: hi\n", "top-1: hi\n")
+	if c := alice.run("run", "--delegate", "--raw", "low-1", "--", "printf", "a\\tb").exits(0); c.out.String() != "a\tb" {
+		t.Errorf("raw output is %q; want a, tab, b", c.out)
 	}
-	c.prints(`{"machine":"low-1","status":"answered","reason":"","result":{"ok":true}}`)
+	call("*", "test.ping").exits(0).prints("mid,top-1 (2): ok: true")
+	two := call("--delegate", "low-1,mid-1", "test.ping", "-o", "jsonl").exits(0)
+	if lines := strings.Count(two.out.String(), "\n"); lines != 2 {
+		t.Errorf("%d lines; want 2: %s", lines, two.out)
+	}
+	two.prints(`{"machine":"low-1","status":"answered","reason":"","result":{"ok":true}}`)
 
 	// What the map does not know, or another map does.
 	top.minion("top-2") // has enrolled since
@@ -121,6 +129,27 @@ func testDelegateOrders(t *testing.T, binary string) {
 	}
 	call("--map", file, "*-1", "test.ping").exits(0).prints("low-1: ok: true")
 	call("--map", file, "mid-1,low-1", "test.ping").exits(3).prints("low-1: ok: true").tells("mid-1", "not in the map")
+
+	// An order that is too long for a frame, with the longest arguments, goes down as a stream.
+	long := filepath.Join(t.TempDir(), "args")
+	text := strings.Repeat("x", maxArgs-len(`{"text":""}`))
+	if err := os.WriteFile(long, []byte(`{"text":"`+text+`"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	call("--delegate", "low-1,mid-1", "test.echo", "--args", "@"+long).exits(0).prints("low-1,mid-1 (2): text: " + text)
+
+	// A program does it with a few words.
+	c, err := top.conn.Target("*-1", client.Options{Delegate: true, MapFile: file})
+	if err != nil {
+		t.Fatal(err)
+	}
+	job, err := c.Call(t.Context(), "test.ping", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := job.ByMachine(); err != nil || len(got) != 1 || string(got["low-1"].Output) != `{"ok":true}` {
+		t.Errorf("ByMachine = %v, %v; want low-1 alone", got, err)
+	}
 
 	// A job goes on without its command, is watched at the top, and goes the same way again.
 	id := strings.TrimSpace(call("--delegate", "*-1", "test.ping", "--async").exits(0).out.String())
@@ -165,7 +194,7 @@ func testDelegateConflict(t *testing.T, binary string) {
 	dc2.root.run("group", "set", "web", "twin,web1").exits(0)
 	const warning = "not reached, since machines with different keys bear the name: twin; dominion map show tells where they are"
 	for _, target := range []string{"*!dc*", "@web", "twin,web1"} {
-		top.root.run("call", "--delegate", target, "test.ping").exits(3).prints("web1: ok: true").tells(warning, "1 of 2 minions unreachable: twin")
+		top.root.run("call", "--delegate", target, "test.ping").exits(3).prints("web1: ok: true").tells(warning, "1 of 2 minions unreachable: twin: unknown name: machines with different keys")
 	}
 	top.root.run("call", "--delegate", "twin", "test.ping", "-o", "jsonl").exits(3).prints(`"machine":"twin","status":"unreachable"`, "different keys").tells(warning)
 	file := filepath.Join(t.TempDir(), "map") // who says which of them is meant, is not believed: the keys decide

@@ -3,12 +3,15 @@
 package main_test
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"dominion/fleettest"
 )
 
 // named starts a machine whose name its overlord signs only with a token.
@@ -16,6 +19,26 @@ func (s *site) named(name string) {
 	s.t.Helper()
 	_, file := s.token(name+".join", "--name", name)
 	s.minion(name, "--token-file", file)
+}
+
+// freeze stops a process and returns when all of its threads stand still.
+func (d *daemon) freeze() {
+	d.t.Helper()
+	d.signal(syscall.SIGSTOP)
+	fleettest.Until(d.t, d.name+" stands still", func() bool {
+		tasks, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", d.pid()))
+		if err != nil {
+			d.t.Fatal(err)
+		}
+		for _, name := range tasks {
+			b, err := os.ReadFile(name)
+			_, after, _ := strings.Cut(string(b), ") ")
+			if err == nil && !strings.HasPrefix(after, "T") {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // mapText gives the map's file.
@@ -82,15 +105,15 @@ func testMap(t *testing.T, binary string) {
 	dc1.wantMap("its own", "---\ndc1-1: {}\nrack1:\n    rack1-1: {}\n    rack1-2: {}\n")
 
 	// A branch that hangs costs its own time-out; one that is dead, nothing.
-	dc2.overlord.signal(syscall.SIGSTOP)
+	dc2.overlord.freeze()
 	c := top.root.run("map", "diff", "--timeout", "1").exits(1).within(10 * time.Second)
 	c.prints("- dc2/dc2-1\n").tells("dc2: no answer within 1s")
 	if n := strings.Count(c.out.String(), "\n"); n != 1 {
 		t.Errorf("more differs than the branch that hangs: %s", c.out)
 	}
 	dc2.overlord.signal(syscall.SIGCONT)
-	rack1.overlord.signal(syscall.SIGSTOP)
-	top.root.run("map", "diff", "-t", "1").exits(1).within(10 * time.Second).prints("- dc1/rack1/rack1-[1,2] (2)\n").tells(`dc1/rack1: dc1: time-out: no answer from "rack1" within 9`)
+	rack1.overlord.freeze()
+	top.root.run("map", "diff", "-t", "4s").exits(1).within(10 * time.Second).prints("- dc1/rack1/rack1-[1,2] (2)\n").tells(`dc1/rack1: dc1: time-out: no answer from "rack1" within 3.`)
 	rack1.overlord.signal(syscall.SIGCONT)
 	rack1.overlord.kill()
 	dc1.await(1)
@@ -144,7 +167,7 @@ func testOldMap(t *testing.T, binary string) {
 	top.wantMap("without the circle", "---\ndc1:\n    dc1-1: {}\n    old1: {}\n")
 
 	before := top.mapText()
-	dc1.overlord.signal(syscall.SIGSTOP)
+	dc1.overlord.freeze()
 	c := top.root.start("map", "build", "-v")
 	c.awaitPrints("asking dc1")
 	top.root.run("map", "build").exits(1).tells("the map is being built at this moment")

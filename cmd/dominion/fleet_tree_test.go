@@ -11,6 +11,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"dominion/call"
 	"dominion/fleettest"
@@ -215,19 +216,19 @@ func treeLate(f *forest) {
 		}
 	}
 	c := f.root.run("run", "--delegate", "m*", "--timeout", "2s", "-o", "json", "--shell", "--", "test $DOMINION_MACHINE != m07 || sleep "+nap)
-	late(c.within(4e9), []string{"m07"}, "2s", "behind", "dc1", "rack2")
+	late(c.within(4*time.Second), []string{"m07"}, "2s", "behind", "dc1", "rack2")
 	f.at(f.Top).until("nothing sleeps", func() bool { return len(sleeping()) == 0 })
 
 	f.node("m07").Signal(syscall.SIGSTOP)
 	c = f.root.run("call", "--delegate", "m*", "test.ping", "--timeout", "2s", "-o", "json")
 	f.node("m07").Signal(syscall.SIGCONT)
-	late(c.within(4e9), []string{"m07"}, "2s", "behind", "dc1", "rack2")
+	late(c.within(4*time.Second), []string{"m07"}, "2s", "behind", "dc1", "rack2")
 
 	hop := f.node("rack5")
 	hop.Signal(syscall.SIGSTOP)
 	c = f.root.run("call", "--delegate", "m*", "test.ping", "--timeout", "3s", "-o", "json")
 	hop.Signal(syscall.SIGCONT)
-	late(c.within(5e9), names(hop.Below), "behind rack5")
+	late(c.within(5*time.Second), names(hop.Below), "behind rack5")
 
 	f.root.run("call", "--delegate", "m*", "test.ping").exits(0).prints("m[01-36] (36): ok: true")
 	f.idle()
