@@ -155,6 +155,17 @@ func testEvilOrders(t *testing.T, binary string) {
 	if n := lines(); n != 1 {
 		t.Errorf("it ran %d times; want once", n)
 	}
+
+	// What it can do: carry an order out that was taken for lost, until it expires.
+	path, lines = top.marks("late")
+	hop.does(nil)
+	top.root.run("call", "--delegate", "evil-1", "command.shell", "script=echo ran >> "+path, "--timeout", "1s").exits(3).tells("unreachable behind evil: no answer within 1s")
+	hop.hopMu.Lock()
+	kept := hop.last.d
+	hop.hopMu.Unlock()
+	if v := hop.send("evil-1", callOf(t, kept, "command.shell", "evil-1")).wait(t); v.code != call.OK || lines() != 1 {
+		t.Errorf("an order that is late: %v, and it ran %d times; it may start for an hour", v, lines())
+	}
 }
 
 // What a hop says of its own machines is its word; what it says of others is dropped,
