@@ -21,6 +21,8 @@ import (
 	"dominion/target"
 )
 
+var errNotBegun = call.Errorf(call.Cancelled, "the order is withdrawn, and had not begun here")
+
 // delegated carries out an order that the parent passes on, or goes on with it,
 // and tells the parent what comes of it.
 func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.Result {
@@ -44,6 +46,9 @@ func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.
 
 func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) error {
 	req, p, err := o.readOrder(ctx, d)
+	if err != nil && errors.Is(context.Cause(ctx), minion.ErrWithdrawn) {
+		return errNotBegun
+	}
 	if err != nil {
 		return err
 	}
@@ -153,7 +158,7 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 		case time.Now().After(p.Order.Expiry.Add(call.Tolerance)):
 			return nil, j, nil, call.Errorf(call.Expired, "the order expired at %s, before it had begun here", p.Order.Expiry.UTC().Format(time.RFC3339))
 		case cancelled:
-			return nil, j, nil, call.Errorf(call.Cancelled, "the order is withdrawn, and had not begun here")
+			return nil, j, nil, errNotBegun
 		}
 		var live chan *apipb.Output
 		if p.Stream {
