@@ -31,17 +31,24 @@ func (i *impostor) delegate(name string, d *fleetpb.Delegate) asked {
 	return i.send(name, &fleetpb.Call{Method: session.MethodDelegate, Args: args})
 }
 
-// streamed sends a sub-overlord the bytes of an order as a stream.
-func (i *impostor) streamed(name string, order []byte) asked {
-	i.t.Helper()
-	args, err := proto.Marshal(&fleetpb.Delegate{Streamed: true})
+// delegation gives the CALL of an order.
+func delegation(t *testing.T, d *fleetpb.Delegate) []byte {
+	t.Helper()
+	args, err := proto.Marshal(d)
 	if err != nil {
-		i.t.Fatal(err)
+		t.Fatal(err)
 	}
 	body, err := proto.Marshal(&fleetpb.Call{Method: session.MethodDelegate, Args: args})
 	if err != nil {
-		i.t.Fatal(err)
+		t.Fatal(err)
 	}
+	return body
+}
+
+// streamed sends a sub-overlord the bytes of an order as a stream.
+func (i *impostor) streamed(name string, order []byte) asked {
+	i.t.Helper()
+	body := delegation(i.t, &fleetpb.Delegate{Streamed: true})
 	s, id, a := i.peer(name), i.id(), make(asked, 1)
 	if err := s.Start(id, a, body); err != nil {
 		a <- verdict{call.CodeOf(err), err.Error()}
@@ -284,6 +291,30 @@ func testEvilParent(t *testing.T, binary string) {
 	}
 	if lines() != 0 {
 		t.Errorf("something ran %d times", lines())
+	}
+	// Orders that begin and do not end take all places; one that waits for a place and is withdrawn does not begin.
+	for range 2 {
+		s, id := evil.peer("mid"), evil.id()
+		if err := s.Start(id, make(asked, 1), delegation(t, &fleetpb.Delegate{Streamed: true})); err != nil {
+			t.Fatal(err)
+		}
+		st, err := s.Open(t.Context(), id, "order")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := st.Write([]byte{0}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waits, id := make(asked, 1), evil.id()
+	if err := evil.peer("mid").Start(id, waits, delegation(t, order())); err != nil {
+		t.Fatal(err)
+	}
+	if err := evil.peer("mid").Cancel(id, "withdrawn"); err != nil {
+		t.Fatal(err)
+	}
+	if v := waits.wait(t); v.code != call.Cancelled || lines() != 0 {
+		t.Errorf("withdrawn while it waits: %v, and something ran %d times", v, lines())
 	}
 	for range 600 { // a streamed order that never comes
 		evil.send("mid", &fleetpb.Call{Method: session.MethodDelegate, Args: protowire.AppendVarint(protowire.AppendTag(nil, 16, protowire.VarintType), 1)})
