@@ -3,7 +3,6 @@ package overlord
 import (
 	"context"
 	"maps"
-	"math"
 	"slices"
 	"time"
 
@@ -32,7 +31,7 @@ func (o *Overlord) findOpen(ctx context.Context) error {
 			}
 			continue
 		}
-		o.jobs.reserve(math.MaxInt, math.MaxInt, r.run.Plan.Part)
+		o.jobs.resume(partCost(r.run.Plan))
 		o.jobs.add(r)
 	}
 	o.resumed.Store(true)
