@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"dominion/api/fleetpb"
 	"dominion/call"
-	"dominion/target"
 )
 
 // A carrier passes the order on to sub-overlords.
@@ -77,24 +74,6 @@ func (r *Run) hopOf(i int) string {
 func (r *Run) Through(machine, hop string) bool {
 	i, ok := r.Plan.index(machine)
 	return ok && r.hopOf(i) == hop
-}
-
-// Leads says whether a way to a machine begins with that sub-overlord, which then
-// may have been sent the order for it.
-func (r *Run) Leads(machine, hop string) bool {
-	i, ok := r.Plan.index(machine)
-	if !ok || r.Plan.ways == nil {
-		return false
-	}
-	is := func(h int16) bool { return h >= 0 && r.Plan.ways.hops[h].name == hop }
-	return is(r.Plan.ways.best[i]) || slices.ContainsFunc(r.Plan.ways.more[int32(i)], func(w way) bool { return is(w.hop) })
-}
-
-// Foreign notes that a sub-overlord spoke for a machine that it was not sent.
-func (r *Run) Foreign(hop, machine string) {
-	if name, err := call.ParseName(machine); err == nil {
-		r.note(hop, []string{name})
-	}
 }
 
 // behind is how a result of a machine reads whose sub-overlord failed.
@@ -474,91 +453,4 @@ func (r *Run) finishAll(at []int32, res call.Result, took []time.Duration) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.addAllLocked(names, times[:len(names)], res)
-}
-
-// reroute sends those machines another way that have one whose sub-overlord has a
-// session, or that are our own; it gives the others. A machine runs the order
-// once whatever comes of it: its journal sees to that.
-func (b *batch) reroute(ctx context.Context, rest []int32) (left []int32) {
-	r := b.r
-	if len(r.Plan.ways.more) == 0 || !b.cancelled.IsZero() {
-		return rest
-	}
-	byHop := make(map[int16][]int32)
-	for _, i := range rest {
-		h, ok := b.another(i)
-		if !ok {
-			left = append(left, i)
-			continue
-		}
-		if !r.via[i].CompareAndSwap(int32(b.hop), int32(h)) {
-			continue
-		}
-		if h == direct {
-			r.tell(int(i), func(n *news) { n.rerouted = true })
-			continue
-		}
-		byHop[h] = append(byHop[h], i)
-	}
-	for h, at := range byHop {
-		r.log.Info("machines are reached another way", "job", r.Plan.ID.String(), "hop", b.name, "through", r.Plan.ways.hops[h].name, "machines", len(at))
-		r.carryBatch(ctx, b.w, h, at, b.deadline)
-	}
-	return left
-}
-
-// another gives a way to a machine that was not tried.
-func (b *batch) another(i int32) (int16, bool) {
-	return b.r.another(i, func(hop string) bool { return isClosed(b.w.Arrival(hop)) })
-}
-
-// another gives the next way to a machine whose sub-overlord is up, and counts it as tried.
-func (r *Run) another(i int32, up func(hop string) bool) (int16, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for k, w := range r.Plan.ways.more[i] {
-		if k == 0 || r.tried[i]&(1<<k) != 0 { // the first is where it began
-			continue
-		}
-		if w.hop != direct && !up(r.Plan.ways.hops[w.hop].name) {
-			continue
-		}
-		if r.tried == nil {
-			r.tried = make(map[int32]uint16)
-		}
-		r.tried[i] |= 1 << k
-		return w.hop, true
-	}
-	return 0, false
-}
-
-// maxNoted bounds the names of foreign machines that are told of one sub-overlord.
-const maxNoted = 20
-
-// note keeps, for people, that a sub-overlord answered for machines that it was not sent.
-func (r *Run) note(hop string, names []string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.foreign == nil {
-		r.foreign = make(map[string][]string)
-	}
-	if r.foreign[hop] == nil {
-		r.log.Warn("a sub-overlord answers for machines that it was not sent; dropped", "job", r.Plan.ID.String(), "hop", hop, "machines", strings.Join(names[:min(len(names), 3)], ","))
-	}
-	for _, n := range names {
-		if known := r.foreign[hop]; len(known) < maxNoted && !slices.Contains(known, n) {
-			r.foreign[hop] = append(known, n)
-		}
-	}
-}
-
-// reason is what is to be told of the job when it is closed; empty: nothing.
-func (r *Run) reason() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var parts []string
-	for _, hop := range slices.Sorted(maps.Keys(r.foreign)) {
-		parts = append(parts, fmt.Sprintf("overlord/%s answered for machines that it was not sent, which was dropped: %s", hop, target.Fold(r.foreign[hop])))
-	}
-	return strings.Join(parts, "; ")
 }

@@ -3,6 +3,7 @@ package job_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -572,6 +573,43 @@ func TestDelegatedEndless(t *testing.T) {
 			t.Errorf("it took %v after the last output; want about 10s", d)
 		}
 	})
+}
+
+// What is to be kept of the ways follows from the number of machines.
+func TestReachIsBounded(t *testing.T) {
+	for name, change := range map[string]func(reach *fleetpb.Branch){
+		"wide": func(reach *fleetpb.Branch) {
+			for n := range 300 {
+				reach.Below = append(reach.Below, branch(fmt.Sprintf("hop-%d", n), []string{"a1"}))
+			}
+		},
+		"empty": func(reach *fleetpb.Branch) {
+			for n := range 300 {
+				reach.Below[0].Below = append(reach.Below[0].Below, branch(fmt.Sprintf("hop-%d", n), nil))
+			}
+		},
+		"deep": func(reach *fleetpb.Branch) {
+			for at, n := reach.Below[0], 0; n < job.MaxDepth; n++ {
+				at.Below = []*fleetpb.Branch{branch(fmt.Sprintf("hop-%d", n), []string{"a1"})}
+				at = at.Below[0]
+			}
+		},
+		"in a circle": func(reach *fleetpb.Branch) {
+			reach.Below[0].Below = []*fleetpb.Branch{branch("dc2", []string{"a1"}, branch("dc1", []string{"a1"}))}
+		},
+		"back to itself": func(reach *fleetpb.Branch) { reach.Below[0].Below = []*fleetpb.Branch{branch("top", []string{"a1"})} },
+		"back up":        func(reach *fleetpb.Branch) { reach.Below[0].Below = []*fleetpb.Branch{branch("above", []string{"a1"})} },
+	} {
+		req := request(t, time.Minute, nil, "a1", "m1")
+		req.Reach, req.Via = branch("top", []string{"m1"}, branch("dc1", []string{"a1"})), []string{"above"}
+		if _, err := job.NewPlan(req); err != nil {
+			t.Fatal(err)
+		}
+		change(req.Reach)
+		if _, err := job.NewPlan(req); call.CodeOf(err) != call.Invalid {
+			t.Errorf("%s: %v; want it refused", name, err)
+		}
+	}
 }
 
 // A sub-overlord that a machine is reached through, or could be, is not foreign to it.

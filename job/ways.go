@@ -101,8 +101,10 @@ func (rd *reader) walk(hop int16, b *fleetpb.Branch, depth int) (deepest int, er
 	if name, err := call.ParseName(b.GetName()); err != nil || name != b.GetName() {
 		return 0, call.Errorf(call.Invalid, "%.80q is no overlord's name", b.GetName())
 	}
-	if rd.branches++; rd.branches > MaxBranches || depth > MaxDepth {
-		return 0, call.Errorf(call.Invalid, "more than %d sub-overlords, or %d on one way", MaxBranches, MaxDepth)
+	// More than lead to the machines by all ways that are used lead to none.
+	most := min(MaxBranches, MaxDepth*maxWays*len(rd.names))
+	if rd.branches++; rd.branches > most || depth > MaxDepth {
+		return 0, call.Errorf(call.Invalid, "more than %d sub-overlords, or %d on one way", most, MaxDepth)
 	}
 	if slices.Contains(rd.path, b.GetName()) {
 		return 0, call.Errorf(call.Invalid, "a way through overlord/%s leads to it again", b.GetName())

@@ -281,11 +281,16 @@ func (o *Overlord) begin(ctx context.Context, p *job.Plan, live chan<- *apipb.Ou
 
 // start makes a planned job and its record durable, and starts it.
 func (o *Overlord) start(ctx context.Context, p *job.Plan, live chan<- *apipb.Output, rec *auditpb.Record) (*running, error) {
-	if !o.jobs.reserve(o.cfg.MaxJobs) {
+	// One order of the parent can come for ever other machines, each time as a job of its own.
+	switch cost := partCost(p); {
+	case o.jobs.reserve(o.cfg.MaxJobs, max(o.cfg.MaxJobs/2, 1), cost):
+	case cost > 0:
+		return nil, call.Errorf(call.Busy, "the jobs that the overlord above began here are too many, or too large; try again later")
+	default:
 		return nil, call.Errorf(call.Busy, "%d jobs are running; try again later", o.cfg.MaxJobs)
 	}
 	if err := o.keep.begin(ctx, p, rec); err != nil {
-		o.jobs.release()
+		o.jobs.release(partCost(p))
 		return nil, err
 	}
 	r := o.newRunning(p, live)

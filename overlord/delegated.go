@@ -23,12 +23,17 @@ import (
 	"dominion/target"
 )
 
+var errNotBegun = call.Errorf(call.Cancelled, "the order is withdrawn, and had not begun here")
+
 // delegated carries out an order that the parent passes on, or goes on with it,
 // and tells the parent what comes of it.
 func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.Result {
 	err := o.serveDelegation(ctx, d)
 	if err != nil && o.life.Err() != nil {
 		err = errStopping
+	}
+	if closed, ok := errors.AsType[*session.StreamError](err); ok {
+		err = call.Errorf(call.Unavailable, "the answer was not taken: %s", closed.Reason)
 	}
 	r := &fleetpb.Result{Code: uint32(call.CodeOf(err))}
 	if err != nil {
@@ -43,6 +48,9 @@ func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.
 
 func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) error {
 	req, p, err := o.readOrder(ctx, d)
+	if err != nil && errors.Is(context.Cause(ctx), minion.ErrWithdrawn) {
+		return errNotBegun
+	}
 	if err != nil {
 		return err
 	}
@@ -153,6 +161,8 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 	for p.ID = p.Order.Job; ; {
 		r, j, err := (fleetAPI{o}).find(ctx, p.ID.String())
 		switch {
+		case err == nil && !passedOn(r, j):
+			return nil, j, nil, call.Errorf(call.Conflict, "the order was given to overlord/%s itself, and is no affair of overlord/%s", o.cfg.Name, parent)
 		case r != nil && slices.Equal(r.run.Plan.Machines(), p.Machines()), r == nil && err == nil && j.Names == folded:
 			return r, j, nil, nil
 		case err == nil: // the order came another way, too, for other machines
@@ -166,7 +176,7 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 		case time.Now().After(p.Order.Expiry.Add(call.Tolerance)):
 			return nil, j, nil, call.Errorf(call.Expired, "the order expired at %s, before it had begun here", p.Order.Expiry.UTC().Format(time.RFC3339))
 		case cancelled:
-			return nil, j, nil, call.Errorf(call.Cancelled, "the order is withdrawn, and had not begun here")
+			return nil, j, nil, errNotBegun
 		}
 		var live chan *apipb.Output
 		if p.Stream {
@@ -186,6 +196,15 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 		}
 		return r, store.Job{}, live, err
 	}
+}
+
+// passedOn says whether a job, running or stored, came from the overlord above.
+func passedOn(r *running, j store.Job) bool {
+	if r != nil {
+		return r.run.Plan.Part
+	}
+	var req job.Request
+	return len(j.Delegated) > 0 && delegatedTo(&req, j.Delegated) == nil && req.Part
 }
 
 // otherID gives a job's name here when the order's own is taken, because the order

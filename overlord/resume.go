@@ -32,7 +32,7 @@ func (o *Overlord) findOpen(ctx context.Context) error {
 			}
 			continue
 		}
-		o.jobs.reserve(len(jobs) + o.cfg.MaxJobs)
+		o.jobs.resume(partCost(r.run.Plan))
 		o.jobs.add(r)
 	}
 	o.resumed.Store(true)
