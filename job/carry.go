@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"dominion/api/fleetpb"
@@ -47,6 +48,7 @@ type batch struct {
 	reach *fleetpb.Branch
 
 	deadline  time.Time // zero: none
+	made      time.Time // when the machines came here
 	begun     time.Time // when it was sent last
 	sent      bool      // it may have begun; so may what an overlord before this one had
 	resent    bool      // it was sent once more because what came did not cover all
@@ -104,7 +106,7 @@ func (r *Run) carryBatch(ctx context.Context, w carrier, h int16, at []int32, de
 		return
 	}
 	hop := &r.Plan.ways.hops[h]
-	b := &batch{r: r, w: w, hop: h, name: hop.name, depth: hop.depth, at: at, reach: hop.branch, deadline: deadline, sent: r.resumed}
+	b := &batch{r: r, w: w, hop: h, name: hop.name, depth: hop.depth, at: at, reach: hop.branch, deadline: deadline, made: time.Now(), sent: r.resumed}
 	if len(b.rest()) == 0 {
 		return
 	}
@@ -166,7 +168,7 @@ func (b *batch) run(ctx context.Context) {
 			b.end(rest, call.NoAnswer, behind(b.name, "cancelled, and it did not confirm"))
 			return
 		case code == call.Cancelled:
-			b.end(rest, call.Cancelled, "cancelled before "+b.name+" had the order")
+			b.end(rest, call.Cancelled, cancelledBefore+b.name+" had the order")
 			return
 		case code == call.NoAnswer:
 			b.end(rest, code, behind(b.name, why))
@@ -296,7 +298,7 @@ func (b *batch) again(ctx context.Context, rest []int32, code call.Code, why str
 		until = b.awaitedUntil()
 	}
 	for {
-		if rest = b.reroute(ctx, rest); len(rest) == 0 {
+		if rest = b.reroute(ctx, rest, true); len(rest) == 0 {
 			return false
 		}
 		switch b.await(ctx, until, code) {
@@ -425,21 +427,61 @@ func (b *batch) take(ctx context.Context, g Group) {
 	if len(g.Took) != len(at) {
 		g.Took = nil
 	}
-	if g.Code == call.NoSession && len(b.r.Plan.ways.more) > 0 { // it cannot reach them; somebody else may
-		left := b.reroute(ctx, at)
-		if len(left) < len(at) {
-			g.Took = nil
-		}
-		at = left
+	res := call.Result{Code: g.Code, Detail: g.Detail, Output: g.Output, Cut: g.Cut}
+	left := b.counting(at, res)
+	if g.Code == call.NoSession { // it cannot reach them; somebody else may
+		left = b.reroute(ctx, left, false)
 	}
-	b.r.finishAll(at, call.Result{Code: g.Code, Detail: g.Detail, Output: g.Output, Cut: g.Cut}, g.Took)
+	if len(left) < len(at) {
+		g.Took = nil
+	}
+	b.r.finishAll(left, res, g.Took)
+}
+
+// counting gives those machines of which a result counts that the sub-overlord tells:
+// of one that goes another way now, only what the machine itself says.
+func (b *batch) counting(at []int32, res call.Result) []int32 {
+	if len(b.r.Plan.ways.more) == 0 || !neverBegan(res) && res.Code != call.SessionLost && res.Code != call.NoAnswer {
+		return at
+	}
+	return slices.DeleteFunc(slices.Clone(at), func(i int32) bool { return b.r.via[i].Load() != int32(b.hop) })
+}
+
+// neverBegan says whether a result means that the call did not begin by this way.
+func neverBegan(res call.Result) bool {
+	switch res.Code {
+	case call.OK, call.Failed, call.Timeout, call.Internal, call.Unknown, call.SessionLost, call.NoAnswer, call.Repeated:
+		return false
+	case call.Cancelled:
+		return strings.HasPrefix(res.Detail, cancelledBefore)
+	}
+	return true
+}
+
+// otherwiseLocked says whether a machine's call may have begun by another way than the
+// present one; r.mu is held.
+func (r *Run) otherwiseLocked(i int) bool {
+	return r.begun[int32(i)] || r.resumed && r.Plan.ways != nil && r.Plan.ways.more[int32(i)] != nil
+}
+
+// honest gives the result of a machine by the way that it goes now as it is to be
+// told where another way, which failed, may have begun the call.
+func honest(res call.Result) call.Result {
+	return call.Result{Machine: res.Machine, Code: call.SessionLost, Detail: detailOtherwise + res.Code.String() + ": " + res.Detail}
 }
 
 // finishAll gives machines one result, except those that have one.
 func (r *Run) finishAll(at []int32, res call.Result, took []time.Duration) {
 	names, times := make([]string, 0, len(at)), make([]time.Duration, len(at))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	doubted := len(at) > 0 && (len(r.begun) > 0 || r.resumed) && neverBegan(res)
 	for k, i := range at {
 		if !r.advance(int(i), call.Finished) {
+			continue
+		}
+		if doubted && r.otherwiseLocked(int(i)) {
+			r.addAllLocked([]string{r.name(int(i))}, []time.Duration{0}, honest(res))
 			continue
 		}
 		if took != nil {
@@ -447,10 +489,7 @@ func (r *Run) finishAll(at []int32, res call.Result, took []time.Duration) {
 		}
 		names = append(names, r.name(int(i)))
 	}
-	if len(names) == 0 {
-		return
+	if len(names) > 0 {
+		r.addAllLocked(names, times[:len(names)], res)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.addAllLocked(names, times[:len(names)], res)
 }

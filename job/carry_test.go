@@ -39,7 +39,8 @@ type subOverlord struct {
 	gone     chan struct{} // closed when the session ends
 	refuse   error         // what it answers instead
 	liar     func(g job.Group) []job.Group
-	endless  bool // it gives all results, and never says so
+	endless  bool          // it gives all results, and never says so
+	pause    time.Duration // before it takes an order
 	store    *shelf
 	calls    int
 	got      []*fleetpb.Delegate
@@ -95,8 +96,9 @@ func (l *level) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, w
 	s.smu.Lock()
 	s.calls++
 	s.got = append(s.got, d)
-	up, gone, refuse := s.up, s.gone, s.refuse
+	up, gone, refuse, pause := s.up, s.gone, s.refuse, s.pause
 	s.smu.Unlock()
+	time.Sleep(pause)
 	if !up {
 		return call.Errorf(call.NoSession, "%s is off", hop)
 	}

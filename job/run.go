@@ -107,6 +107,7 @@ type Run struct {
 	groups    []Group             // stored ones, from number base on
 	known     call.Counts         // of all stored groups
 	tried     map[int32]uint16    // of machines with several ways, those tried
+	begun     map[int32]bool      // machines whose call may have begun by another way than the present one
 	foreign   map[string][]string // by sub-overlord: machines that it was not sent and answered for
 	problem   string              // why results are not durable; empty when they are
 	closed    bool
@@ -173,6 +174,9 @@ func (r *Run) finish(i int, res call.Result) bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if neverBegan(res) && r.otherwiseLocked(i) {
+		res = honest(res)
+	}
 	r.addLocked(res)
 	return true
 }
@@ -271,7 +275,11 @@ func (r *Run) Cancel() (running, skipped []string) {
 	for i, name := range r.Plan.Machines() {
 		switch {
 		case r.state[i].CompareAndSwap(uint32(call.Planned), uint32(call.Finished)): // the sender passes it over
-			r.addLocked(call.Result{Machine: name, Code: call.Cancelled, Detail: detailNeverSent})
+			res := call.Result{Machine: name, Code: call.Cancelled, Detail: detailNeverSent}
+			if r.otherwiseLocked(i) {
+				res = honest(res)
+			}
+			r.addLocked(res)
 			skipped = append(skipped, name)
 		case r.at(i) < call.Finished:
 			running = append(running, name)

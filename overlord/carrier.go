@@ -78,7 +78,10 @@ func (r *running) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate,
 	}
 	d.Names, d.Via = r.run.Plan.Folded(), append(slices.Clone(r.run.Plan.Via), r.o.cfg.Name)
 	c := &hopCall{r: r, hop: hop, id: r.o.callID.Add(1), session: s, answer: make(chan error, 1), events: make(chan *session.Stream, 1), took: make(map[string]bool)}
-	c.withdrawn.Store(d.Cancel)
+	if d.Cancel { // which says it
+		withdraw = nil
+		c.withdrawn.Store(true)
+	}
 	r.o.jobs.passing(c)
 	defer c.end()
 	long, err := c.start(d)

@@ -47,31 +47,15 @@ func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.
 }
 
 func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) error {
-	req, p, err := o.readOrder(ctx, d)
-	if err != nil && errors.Is(context.Cause(ctx), minion.ErrWithdrawn) {
-		return errNotBegun
-	}
-	if err != nil {
-		return err
-	}
-	d.Args = nil // it may take long
-	r, stored, live, err := o.takeDelegated(ctx, d.Parent, p, req.Cancel)
-	if err != nil {
-		return err
-	}
-	// A withdrawal does not end the answer.
+	// A withdrawal ends neither the answer nor, before that, the search for the job
+	// that is to be withdrawn.
 	answering, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	stop := context.AfterFunc(ctx, func() {
-		if !errors.Is(context.Cause(ctx), minion.ErrWithdrawn) {
+	defer context.AfterFunc(ctx, func() {
+		if !withdrawn(ctx) {
 			end()
-			return
 		}
-		if r != nil {
-			o.withdraw(answering, r, d.Parent)
-		}
-	})
-	defer stop()
+	})()
 	go func() { // ends with the session, the overlord, or the answer
 		select {
 		case <-o.life.Done():
@@ -81,10 +65,32 @@ func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) err
 		case <-answering.Done():
 		}
 	}()
-	if req.Cancel && r != nil {
-		o.withdraw(answering, r, d.Parent)
+	req, p, err := o.readOrder(answering, d)
+	if err != nil {
+		return err
+	}
+	d.Args = nil // it may take long
+	r, stored, live, err := o.takeDelegated(answering, d.Parent, p, req.Cancel || withdrawn(ctx))
+	if err != nil {
+		return err
+	}
+	if r != nil {
+		if req.Cancel {
+			o.withdraw(answering, r, d.Parent)
+		} else {
+			defer context.AfterFunc(ctx, func() {
+				if withdrawn(ctx) {
+					o.withdraw(answering, r, d.Parent)
+				}
+			})()
+		}
 	}
 	return o.answerParent(answering, d, r, stored, live, int(min(req.Seen, store.MaxGroups)))
+}
+
+// withdrawn says whether the parent has withdrawn an order since it passed it on.
+func withdrawn(ctx context.Context) bool {
+	return errors.Is(context.Cause(ctx), minion.ErrWithdrawn)
 }
 
 // planDelegated checks an order as plan does, but for what only the overlord can

@@ -171,7 +171,7 @@ func signedRequest(t *testing.T, names []string) job.Request {
 		Job: call.NewJobID(now), Method: "test.ping", ArgsDigest: call.Digest(salt, []byte("{}")), Root: tree.Root(), Count: tree.Len(),
 		IssuedAt: now, NotBefore: now, Expiry: now.Add(1e12),
 	}
-	return job.Request{Signed: call.Signed{Order: o.Marshal()}, Salt: salt, Args: []byte("{}"), Names: names}
+	return job.Request{Signed: call.Signed{Order: o.Marshal()}, Salt: salt, Args: []byte("{}"), Whom: job.Whom{Names: names}}
 }
 
 // A decoder that took what it is sent at its word would need a gigabyte for this.
