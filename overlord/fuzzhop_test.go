@@ -71,6 +71,7 @@ func FuzzEvents(f *testing.F) {
 			if len(g.Names) == 0 || g.Status != call.StatusOf(g.Code) || int64(g.Cut) < 0 || len(g.Took) != 0 && len(g.Took) != len(g.Names) {
 				t.Fatalf("%+v", g)
 			}
+			g.Folded = target.Fold(g.Names)
 			var again bytes.Buffer
 			if err := writeEvent(&again, resultsEvent(groupPB(g))); err != nil {
 				t.Fatal(err)
