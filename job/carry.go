@@ -4,14 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
 
 	"dominion/api/fleetpb"
 	"dominion/call"
-	"dominion/target"
 )
 
 // A carrier passes the order on to sub-overlords.
@@ -50,6 +48,7 @@ type batch struct {
 	reach *fleetpb.Branch
 
 	deadline  time.Time // zero: none
+	made      time.Time // when the machines came here
 	begun     time.Time // when it was sent last
 	sent      bool      // it may have begun; so may what an overlord before this one had
 	resent    bool      // it was sent once more because what came did not cover all
@@ -77,24 +76,6 @@ func (r *Run) hopOf(i int) string {
 func (r *Run) Through(machine, hop string) bool {
 	i, ok := r.Plan.index(machine)
 	return ok && r.hopOf(i) == hop
-}
-
-// Leads says whether a way to a machine begins with that sub-overlord, which then
-// may have been sent the order for it.
-func (r *Run) Leads(machine, hop string) bool {
-	i, ok := r.Plan.index(machine)
-	if !ok || r.Plan.ways == nil {
-		return false
-	}
-	is := func(h int16) bool { return h >= 0 && r.Plan.ways.hops[h].name == hop }
-	return is(r.Plan.ways.best[i]) || slices.ContainsFunc(r.Plan.ways.more[int32(i)], func(w way) bool { return is(w.hop) })
-}
-
-// Foreign notes that a sub-overlord spoke for a machine that it was not sent.
-func (r *Run) Foreign(hop, machine string) {
-	if name, err := call.ParseName(machine); err == nil {
-		r.note(hop, []string{name})
-	}
 }
 
 // behind is how a result of a machine reads whose sub-overlord failed.
@@ -125,7 +106,7 @@ func (r *Run) carryBatch(ctx context.Context, w carrier, h int16, at []int32, de
 		return
 	}
 	hop := &r.Plan.ways.hops[h]
-	b := &batch{r: r, w: w, hop: h, name: hop.name, depth: hop.depth, at: at, reach: hop.branch, deadline: deadline, sent: r.resumed}
+	b := &batch{r: r, w: w, hop: h, name: hop.name, depth: hop.depth, at: at, reach: hop.branch, deadline: deadline, made: time.Now(), sent: r.resumed}
 	if len(b.rest()) == 0 {
 		return
 	}
@@ -187,7 +168,7 @@ func (b *batch) run(ctx context.Context) {
 			b.end(rest, call.NoAnswer, behind(b.name, "cancelled, and it did not confirm"))
 			return
 		case code == call.Cancelled:
-			b.end(rest, call.Cancelled, "cancelled before "+b.name+" had the order")
+			b.end(rest, call.Cancelled, cancelledBefore+b.name+" had the order")
 			return
 		case code == call.NoAnswer:
 			b.end(rest, code, behind(b.name, why))
@@ -317,7 +298,7 @@ func (b *batch) again(ctx context.Context, rest []int32, code call.Code, why str
 		until = b.awaitedUntil()
 	}
 	for {
-		if rest = b.reroute(ctx, rest); len(rest) == 0 {
+		if rest = b.reroute(ctx, rest, true); len(rest) == 0 {
 			return false
 		}
 		switch b.await(ctx, until, code) {
@@ -446,21 +427,61 @@ func (b *batch) take(ctx context.Context, g Group) {
 	if len(g.Took) != len(at) {
 		g.Took = nil
 	}
-	if g.Code == call.NoSession && len(b.r.Plan.ways.more) > 0 { // it cannot reach them; somebody else may
-		left := b.reroute(ctx, at)
-		if len(left) < len(at) {
-			g.Took = nil
-		}
-		at = left
+	res := call.Result{Code: g.Code, Detail: g.Detail, Output: g.Output, Cut: g.Cut}
+	left := b.counting(at, res)
+	if g.Code == call.NoSession { // it cannot reach them; somebody else may
+		left = b.reroute(ctx, left, false)
 	}
-	b.r.finishAll(at, call.Result{Code: g.Code, Detail: g.Detail, Output: g.Output, Cut: g.Cut}, g.Took)
+	if len(left) < len(at) {
+		g.Took = nil
+	}
+	b.r.finishAll(left, res, g.Took)
+}
+
+// counting gives those machines of which a result counts that the sub-overlord tells:
+// of one that goes another way now, only what the machine itself says.
+func (b *batch) counting(at []int32, res call.Result) []int32 {
+	if len(b.r.Plan.ways.more) == 0 || !neverBegan(res) && res.Code != call.SessionLost && res.Code != call.NoAnswer {
+		return at
+	}
+	return slices.DeleteFunc(slices.Clone(at), func(i int32) bool { return b.r.via[i].Load() != int32(b.hop) })
+}
+
+// neverBegan says whether a result means that the call did not begin by this way.
+func neverBegan(res call.Result) bool {
+	switch res.Code {
+	case call.OK, call.Failed, call.Timeout, call.Internal, call.Unknown, call.SessionLost, call.NoAnswer, call.Repeated:
+		return false
+	case call.Cancelled:
+		return strings.HasPrefix(res.Detail, cancelledBefore)
+	}
+	return true
+}
+
+// otherwiseLocked says whether a machine's call may have begun by another way than the
+// present one; r.mu is held.
+func (r *Run) otherwiseLocked(i int) bool {
+	return r.begun[int32(i)] || r.resumed && r.Plan.ways != nil && r.Plan.ways.more[int32(i)] != nil
+}
+
+// honest gives the result of a machine by the way that it goes now as it is to be
+// told where another way, which failed, may have begun the call.
+func honest(res call.Result) call.Result {
+	return call.Result{Machine: res.Machine, Code: call.SessionLost, Detail: detailOtherwise + res.Code.String() + ": " + res.Detail}
 }
 
 // finishAll gives machines one result, except those that have one.
 func (r *Run) finishAll(at []int32, res call.Result, took []time.Duration) {
 	names, times := make([]string, 0, len(at)), make([]time.Duration, len(at))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	doubted := len(at) > 0 && (len(r.begun) > 0 || r.resumed) && neverBegan(res)
 	for k, i := range at {
 		if !r.advance(int(i), call.Finished) {
+			continue
+		}
+		if doubted && r.otherwiseLocked(int(i)) {
+			r.addAllLocked([]string{r.name(int(i))}, []time.Duration{0}, honest(res))
 			continue
 		}
 		if took != nil {
@@ -468,97 +489,7 @@ func (r *Run) finishAll(at []int32, res call.Result, took []time.Duration) {
 		}
 		names = append(names, r.name(int(i)))
 	}
-	if len(names) == 0 {
-		return
+	if len(names) > 0 {
+		r.addAllLocked(names, times[:len(names)], res)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.addAllLocked(names, times[:len(names)], res)
-}
-
-// reroute sends those machines another way that have one whose sub-overlord has a
-// session, or that are our own; it gives the others. A machine runs the order
-// once whatever comes of it: its journal sees to that.
-func (b *batch) reroute(ctx context.Context, rest []int32) (left []int32) {
-	r := b.r
-	if len(r.Plan.ways.more) == 0 || !b.cancelled.IsZero() {
-		return rest
-	}
-	byHop := make(map[int16][]int32)
-	for _, i := range rest {
-		h, ok := b.another(i)
-		if !ok {
-			left = append(left, i)
-			continue
-		}
-		if !r.via[i].CompareAndSwap(int32(b.hop), int32(h)) {
-			continue
-		}
-		if h == direct {
-			r.tell(int(i), func(n *news) { n.rerouted = true })
-			continue
-		}
-		byHop[h] = append(byHop[h], i)
-	}
-	for h, at := range byHop {
-		r.log.Info("machines are reached another way", "job", r.Plan.ID.String(), "hop", b.name, "through", r.Plan.ways.hops[h].name, "machines", len(at))
-		r.carryBatch(ctx, b.w, h, at, b.deadline)
-	}
-	return left
-}
-
-// another gives a way to a machine that was not tried.
-func (b *batch) another(i int32) (int16, bool) {
-	return b.r.another(i, func(hop string) bool { return isClosed(b.w.Arrival(hop)) })
-}
-
-// another gives the next way to a machine whose sub-overlord is up, and counts it as tried.
-func (r *Run) another(i int32, up func(hop string) bool) (int16, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for k, w := range r.Plan.ways.more[i] {
-		if k == 0 || r.tried[i]&(1<<k) != 0 { // the first is where it began
-			continue
-		}
-		if w.hop != direct && !up(r.Plan.ways.hops[w.hop].name) {
-			continue
-		}
-		if r.tried == nil {
-			r.tried = make(map[int32]uint16)
-		}
-		r.tried[i] |= 1 << k
-		return w.hop, true
-	}
-	return 0, false
-}
-
-// maxNoted bounds the names of foreign machines that are told of one sub-overlord.
-const maxNoted = 20
-
-// note keeps, for people, that a sub-overlord answered for machines that it was not sent.
-func (r *Run) note(hop string, names []string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.foreign == nil {
-		r.foreign = make(map[string][]string)
-	}
-	if r.foreign[hop] == nil {
-		r.log.Warn("a sub-overlord answers for machines that it was not sent; dropped", "job", r.Plan.ID.String(), "hop", hop, "machines", strings.Join(names[:min(len(names), 3)], ","))
-	}
-	for _, n := range names {
-		if known := r.foreign[hop]; len(known) < maxNoted && !slices.Contains(known, n) {
-			r.foreign[hop] = append(known, n)
-		}
-	}
-}
-
-// reason is what is to be told of the job when it is closed; empty: nothing.
-func (r *Run) reason() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var parts []string
-	for _, hop := range slices.Sorted(maps.Keys(r.foreign)) {
-		parts = append(parts, fmt.Sprintf("overlord/%s answered for machines that it was not sent, which was dropped: %s", hop, target.Fold(r.foreign[hop])))
-	}
-	return strings.Join(parts, "; ")
 }

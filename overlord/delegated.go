@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"dominion/api/apierr"
 	"dominion/api/apipb"
 	"dominion/api/auditpb"
@@ -21,12 +23,17 @@ import (
 	"dominion/target"
 )
 
+var errNotBegun = call.Errorf(call.Cancelled, "the order is withdrawn, and had not begun here")
+
 // delegated carries out an order that the parent passes on, or goes on with it,
 // and tells the parent what comes of it.
 func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.Result {
 	err := o.serveDelegation(ctx, d)
 	if err != nil && o.life.Err() != nil {
 		err = errStopping
+	}
+	if closed, ok := errors.AsType[*session.StreamError](err); ok {
+		err = call.Errorf(call.Unavailable, "the answer was not taken: %s", closed.Reason)
 	}
 	r := &fleetpb.Result{Code: uint32(call.CodeOf(err))}
 	if err != nil {
@@ -40,13 +47,12 @@ func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.
 }
 
 func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) error {
-	// A withdrawal ends neither the answer nor what leads to it: the order may have
-	// begun here before.
+	// A withdrawal ends neither the answer nor, before that, the search for the job
+	// that is to be withdrawn.
 	answering, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	withdrawn := func() bool { return errors.Is(context.Cause(ctx), minion.ErrWithdrawn) }
 	defer context.AfterFunc(ctx, func() {
-		if !withdrawn() {
+		if !withdrawn(ctx) {
 			end()
 		}
 	})()
@@ -64,21 +70,27 @@ func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) err
 		return err
 	}
 	d.Args = nil // it may take long
-	r, stored, live, err := o.takeDelegated(answering, d.Parent, p, req.Cancel || withdrawn())
+	r, stored, live, err := o.takeDelegated(answering, d.Parent, p, req.Cancel || withdrawn(ctx))
 	if err != nil {
 		return err
 	}
 	if r != nil {
 		if req.Cancel {
 			o.withdraw(answering, r, d.Parent)
+		} else {
+			defer context.AfterFunc(ctx, func() {
+				if withdrawn(ctx) {
+					o.withdraw(answering, r, d.Parent)
+				}
+			})()
 		}
-		defer context.AfterFunc(ctx, func() {
-			if withdrawn() {
-				o.withdraw(answering, r, d.Parent)
-			}
-		})()
 	}
 	return o.answerParent(answering, d, r, stored, live, int(min(req.Seen, store.MaxGroups)))
+}
+
+// withdrawn says whether the parent has withdrawn an order since it passed it on.
+func withdrawn(ctx context.Context) bool {
+	return errors.Is(context.Cause(ctx), minion.ErrWithdrawn)
 }
 
 // planDelegated checks an order as plan does, but for what only the overlord can
@@ -102,16 +114,13 @@ func (o *Overlord) planDelegated(ctx context.Context, parent string, req *fleetp
 		o.auditDenied(ctx, above, session.MethodDelegate, order.Job.String(), err.Error())
 		return nil, err
 	}
-	names, err := expand(req.Names)
+	whom, scope, err := o.scopeBelow(req, order.Count)
 	if err != nil {
-		return nil, call.Errorf(call.Invalid, "names: %v", err)
-	}
-	if len(names) != order.Count {
-		return nil, call.Errorf(call.BadOrder, "the %d machines sent are not the %d of the order", len(names), order.Count)
+		return nil, err
 	}
 	p, err := job.NewPlan(job.Request{
-		Signed: signed, Salt: req.Salt, Args: req.Args, Names: names, Timeout: millis(req.TimeoutMs), Nominal: millis(req.NominalMs), Stream: req.Stream,
-		Wait: req.Wait, Target: cutText(req.Target, 64<<10), Reach: req.Reach, Part: true, Via: req.Via,
+		Signed: signed, Salt: req.Salt, Args: req.Args, Whom: whom, Scope: scope, Timeout: millis(req.TimeoutMs), Nominal: millis(req.NominalMs), Stream: req.Stream,
+		Wait: req.Wait, Target: cutText(req.Target, 64<<10),
 	})
 	if err != nil {
 		return nil, err
@@ -128,6 +137,25 @@ func (o *Overlord) planDelegated(ctx context.Context, parent string, req *fleetp
 	return p, nil
 }
 
+// scopeBelow gives whom an order of count machines is for that came from above, and
+// which of them are ours to reach.
+func (o *Overlord) scopeBelow(req *fleetpb.Delegate, count int) (job.Whom, *job.Scope, error) {
+	ways, err := proto.Marshal(&fleetpb.Delegate{Reach: req.Reach, Via: req.Via})
+	if err != nil {
+		return job.Whom{}, nil, call.Errorf(call.Invalid, "the ways cannot be read: %v", err)
+	}
+	return o.scopes.of(scopeKey{names: req.Names, reach: string(ways)}, func() (job.Whom, error) {
+		names, err := expand(req.Names)
+		if err != nil {
+			return job.Whom{}, call.Errorf(call.Invalid, "names: %v", err)
+		}
+		if len(names) != count {
+			return job.Whom{}, call.Errorf(call.BadOrder, "the %d machines sent are not the %d of the order", len(names), count)
+		}
+		return job.Whom{Names: names, Reach: req.Reach, Part: true, Via: req.Via}, nil
+	})
+}
+
 func millis(ms uint64) time.Duration {
 	return time.Duration(min(ms, uint64(call.MaxLife/time.Millisecond))) * time.Millisecond
 }
@@ -139,6 +167,8 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 	for p.ID = p.Order.Job; ; {
 		r, j, err := (fleetAPI{o}).find(ctx, p.ID.String())
 		switch {
+		case err == nil && !passedOn(r, j):
+			return nil, j, nil, call.Errorf(call.Conflict, "the order was given to overlord/%s itself, and is no affair of overlord/%s", o.cfg.Name, parent)
 		case r != nil && slices.Equal(r.run.Plan.Machines(), p.Machines()), r == nil && err == nil && j.Names == folded:
 			return r, j, nil, nil
 		case err == nil: // the order came another way, too, for other machines
@@ -152,7 +182,7 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 		case time.Now().After(p.Order.Expiry.Add(call.Tolerance)):
 			return nil, j, nil, call.Errorf(call.Expired, "the order expired at %s, before it had begun here", p.Order.Expiry.UTC().Format(time.RFC3339))
 		case cancelled:
-			return nil, j, nil, call.Errorf(call.Cancelled, "the order is withdrawn, and had not begun here")
+			return nil, j, nil, errNotBegun
 		}
 		var live chan *apipb.Output
 		if p.Stream {
@@ -161,7 +191,7 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 		r, err = o.start(ctx, p, live, &auditpb.Record{
 			Actor: "overlord/" + parent, Action: "delegation", Subject: p.ID.String(), Detail: cutText("by "+pki.Identity{Role: pki.Operator, Name: p.Operator}.String(), 300),
 			Order: &auditpb.Order{
-				Order: p.Signed.Order, Signature: p.Signed.Signature, OperatorCert: p.Signed.Cert, Names: target.Fold(p.Tree.All()), Reach: folded,
+				Order: p.Signed.Order, Signature: p.Signed.Signature, OperatorCert: p.Signed.Cert, Names: p.Folded(), Reach: folded,
 			},
 		})
 		if call.CodeOf(err) == call.Repeated { // it came twice at once
@@ -172,6 +202,15 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 		}
 		return r, store.Job{}, live, err
 	}
+}
+
+// passedOn says whether a job, running or stored, came from the overlord above.
+func passedOn(r *running, j store.Job) bool {
+	if r != nil {
+		return r.run.Plan.Part
+	}
+	var req job.Request
+	return len(j.Delegated) > 0 && delegatedTo(&req, j.Delegated) == nil && req.Part
 }
 
 // otherID gives a job's name here when the order's own is taken, because the order
