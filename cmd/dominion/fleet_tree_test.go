@@ -254,12 +254,12 @@ func treeCancelled(f *forest) {
 
 	// At any moment, the earliest too.
 	for i := range 20 {
-		c := f.root.start("run", "--delegate", "m*", "--", "sleep", nap)
-		<-time.After(time.Duration(20+7*i) * time.Millisecond)
-		c.signal(syscall.SIGINT)
-		c.exits(130).within(5 * time.Second)
+		job := strings.TrimSpace(f.root.run("run", "--delegate", "m*", "--async", "--", "sleep", nap).exits(0).out.String())
+		<-time.After(time.Duration(3*i) * time.Millisecond)
+		f.root.run("job", "cancel", job, "--no-wait").exits(0)
 		f.idle()
 		s.until("nothing sleeps", func() bool { return len(sleeping()) == 0 })
+		f.root.run("job", "watch", job, "-o", "json").exits(3).account(everybody...)
 	}
 }
 

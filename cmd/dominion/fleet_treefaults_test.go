@@ -203,7 +203,7 @@ func treeAnotherWay(f *forest) {
 // treeSlowReader: what a machine three levels down writes comes whole, at the pace
 // of who reads it, and nobody on the way keeps it.
 func treeSlowReader(f *forest) {
-	const size = 64 << 20
+	size := 64<<20 + time.Now().UnixNano()%1e6 // no other test's
 	words := []string{"run", "--delegate", "m01", "--raw", "--", "head", "-c", fmt.Sprint(size), "/dev/zero"}
 	f.root.run("run", "--delegate", "m01", "--raw", "--", "head", "-c", "1000000", "/dev/zero").exits(0) // what is made once, is made
 	way := []*fleettest.TreeNode{f.Top, f.node("dc1"), f.node("rack1"), f.node("m01")}
