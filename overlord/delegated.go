@@ -23,6 +23,9 @@ import (
 	"dominion/target"
 )
 
+// withdrawnTime is how long an order is still read that is withdrawn meanwhile.
+const withdrawnTime = 2 * time.Second
+
 var errNotBegun = call.Errorf(call.Cancelled, "the order is withdrawn, and had not begun here")
 
 // delegated carries out an order that the parent passes on, or goes on with it,
@@ -65,7 +68,16 @@ func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) err
 		case <-answering.Done():
 		}
 	}()
-	req, p, err := o.readOrder(answering, d)
+	// What is withdrawn while it is read may be an order that has begun here before,
+	// so the reading goes on; but the parent does not wait for long.
+	reading, stop := context.WithCancelCause(answering)
+	defer stop(nil)
+	defer context.AfterFunc(ctx, func() {
+		if withdrawn(ctx) {
+			time.AfterFunc(withdrawnTime, func() { stop(errNotBegun) })
+		}
+	})()
+	req, p, err := o.readOrder(reading, d)
 	if err != nil {
 		return err
 	}
