@@ -98,8 +98,10 @@ func (r *Run) Foreign(hop, machine string) {
 	}
 }
 
+const unreachable = "unreachable behind "
+
 // behind is how a result of a machine reads whose sub-overlord failed.
-func behind(hop, why string) string { return "unreachable behind " + hop + ": " + why }
+func behind(hop, why string) string { return unreachable + hop + ": " + why }
 
 // carry sends every sub-overlord the order, and ends the machines that nothing leads to.
 func (r *Run) carry(ctx context.Context, w carrier, deadline time.Time) {
@@ -116,21 +118,25 @@ func (r *Run) carry(ctx context.Context, w carrier, deadline time.Time) {
 		}
 	}
 	for h, at := range batches {
-		r.carryBatch(ctx, w, int16(h), at, deadline)
+		r.carryBatch(ctx, w, int16(h), at, deadline, r.resumed)
 	}
 }
 
-// carryBatch sends a sub-overlord the order for some machines.
-func (r *Run) carryBatch(ctx context.Context, w carrier, h int16, at []int32, deadline time.Time) {
+// carryBatch sends a sub-overlord the order for some machines; sent says that it may
+// have been sent it for them before.
+func (r *Run) carryBatch(ctx context.Context, w carrier, h int16, at []int32, deadline time.Time, sent bool) {
 	if len(at) == 0 {
 		return
 	}
 	hop := &r.Plan.ways.hops[h]
-	b := &batch{r: r, w: w, hop: h, name: hop.name, depth: hop.depth, at: at, reach: hop.branch, deadline: deadline, made: time.Now(), sent: r.resumed}
+	b := &batch{r: r, w: w, hop: h, name: hop.name, depth: hop.depth, at: at, reach: hop.branch, deadline: deadline, made: time.Now(), sent: sent}
 	if len(b.rest()) == 0 {
 		return
 	}
-	if len(r.Plan.ways.more) > 0 {
+	if len(r.spared) > 0 { // it is not changed any more
+		b.at = slices.DeleteFunc(slices.Clone(at), func(i int32) bool { return r.spared[i] })
+	}
+	if len(r.Plan.ways.more) > 0 || len(b.at) < len(at) {
 		var err error
 		b.reach, err = only(hop.branch, func(name string) bool { return len(b.locate([]string{name})) == 1 })
 		if err != nil { // it was read before
@@ -524,12 +530,20 @@ func (b *batch) reroute(ctx context.Context, rest []int32, lost bool) (left []in
 	if len(r.Plan.ways.more) == 0 || !b.cancelled.IsZero() {
 		return rest
 	}
-	byHop := make(map[int16][]int32)
+	type to struct {
+		hop  int16
+		sent bool
+	}
+	moved := make(map[to][]int32)
 	for _, i := range rest {
 		if r.via[i].Load() != int32(b.hop) {
 			continue
 		}
 		h, ok := b.another(i, lost)
+		back := !ok && !lost && r.backToFirst(i, b.hop)
+		if back {
+			h, ok = r.Plan.ways.more[i][0].hop, true
+		}
 		if !ok {
 			left = append(left, i)
 			continue
@@ -544,13 +558,31 @@ func (b *batch) reroute(ctx context.Context, rest []int32, lost bool) (left []in
 			r.tell(int(i), func(n *news) { n.rerouted = true })
 			continue
 		}
-		byHop[h] = append(byHop[h], i)
+		x := to{h, back || r.resumed}
+		moved[x] = append(moved[x], i)
 	}
-	for h, at := range byHop {
-		r.log.Info("machines are reached another way", "job", r.Plan.ID.String(), "hop", b.name, "through", r.Plan.ways.hops[h].name, "machines", len(at))
-		r.carryBatch(ctx, b.w, h, at, b.deadline)
+	for x, at := range moved {
+		r.log.Info("machines are reached another way", "job", r.Plan.ID.String(), "hop", b.name, "through", r.Plan.ways.hops[x.hop].name, "machines", len(at))
+		r.carryBatch(ctx, b.w, x.hop, at, b.deadline, x.sent)
 	}
 	return left
+}
+
+// backToFirst says whether a machine that no other way leads to any more is to wait
+// for the sub-overlord where it began, which may have given it the call, and
+// counts that as tried.
+func (r *Run) backToFirst(i int32, from int16) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ways := r.Plan.ways.more[i]
+	if !r.otherwiseLocked(int(i)) || len(ways) == 0 || ways[0].hop == direct || ways[0].hop == from || r.tried[i]&1 != 0 {
+		return false
+	}
+	if r.tried == nil {
+		r.tried = make(map[int32]uint16)
+	}
+	r.tried[i] |= 1
+	return true
 }
 
 // mayHaveBegun notes that a machine's call may have begun by the way that it leaves.

@@ -47,7 +47,7 @@ func TestDelegatedOtherWayFails(t *testing.T) {
 		code call.Code
 		why  string
 	}{
-		{"away", false, call.SessionLost, "another way, which failed, may have begun it, and whether the call ran is not known; by this one: no session: c1 is off"},
+		{"away", false, call.SessionLost, "unreachable behind dc1: the connection ended before the answer; whether the call ran is not known"},
 		{"back", true, call.OK, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -151,5 +151,39 @@ func TestDelegatedWaysInTurn(t *testing.T) {
 		dc1.finished.Wait()
 		dc2.finished.Wait()
 		dc1.runsOnce(t)
+	})
+}
+
+// Who is told to have no session with a sub-overlord is not given the call by it
+// when the job is taken up again for others.
+func TestDelegatedResumedSpares(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, dc2, reach := twoWays()
+		names := []string{"a1", "b1", "c1", "m1"}
+		req := request(t, time.Minute, nil, names...)
+		req.Reach = reach
+		r := newRun(t, req)
+		dc1.down()
+		dc2.down()
+		s := new(shelf)
+		kept := job.Group{Names: []string{"a1"}, Status: call.Unreachable, Code: call.NoSession, Detail: "unreachable behind dc1: dc1 is off", Took: make([]time.Duration, 1)}
+		s.groups = append(s.groups, kept)
+		r.Restore(kept)
+		r.Resume(false)
+		top.names, top.machines.run = names, r
+		done := make(chan error, 1)
+		go func() { done <- r.Do(t.Context(), &top, s) }()
+		time.Sleep(10 * time.Second)
+		dc1.back()
+		time.Sleep(10 * time.Second)
+		dc2.back()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		dc1.finished.Wait()
+		if a1 := dc1.of["a1"]; a1.started != 0 {
+			t.Errorf("a1 ran %d times, and was told to have no session", a1.started)
+		}
+		wantCode(t, account(t, r, s), call.OK, "", "b1", "c1", "m1")
 	})
 }

@@ -32,7 +32,9 @@ func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.
 	if err != nil {
 		e, internal := apierr.ToPeer(err)
 		r.Detail = e.Message()
-		if internal && ctx.Err() == nil {
+		if _, unwanted := errors.AsType[*session.StreamError](err); unwanted { // it knows all
+			o.log.Debug("answer to the parent ended", "parent", d.Parent, "error", err)
+		} else if internal && ctx.Err() == nil {
 			o.log.Error("delegated order failed", "parent", d.Parent, "error", err)
 		}
 	}
