@@ -187,3 +187,30 @@ func TestDelegatedResumedSpares(t *testing.T) {
 		wantCode(t, account(t, r, s), call.OK, "", "b1", "c1", "m1")
 	})
 }
+
+// A machine that comes back to a sub-overlord is there by an order of its own: that
+// the first one has ended there says nothing of it.
+func TestDelegatedBackAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, dc2, reach := twoWays()
+		c1 := dc1.of["c1"]
+		dc1.with("a1", func(m *machine) { m.runs = 10 * time.Second })
+		dc1.with("c1", func(m *machine) { m.runs = 30 * time.Second })
+		_, _, wait := delegate(t, &top, time.Minute, reach, nil, "a1", "b1", "c1", "m1")
+		time.Sleep(time.Second)
+		dc1.down()
+		dc1.smu.Lock()
+		dc1.jobs = nil
+		dc1.smu.Unlock()
+		dc1.misses()
+		time.Sleep(time.Second)
+		dc1.back() // and says that it has no session with c1
+		time.Sleep(2 * time.Second)
+		dc1.gets(c1)
+		dc2.down()
+		wantCode(t, wait(), call.OK, "", "a1", "b1", "c1", "m1")
+		dc1.finished.Wait()
+		dc2.finished.Wait()
+		dc1.runsOnce(t)
+	})
+}
