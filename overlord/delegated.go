@@ -156,7 +156,8 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 		case call.CodeOf(err) != call.NotFound:
 			return nil, j, nil, err
 		case time.Now().After(p.Order.Expiry.Add(call.Tolerance)):
-			return nil, j, nil, call.Errorf(call.Expired, "the order expired at %s, before it had begun here", p.Order.Expiry.UTC().Format(time.RFC3339))
+			return nil, j, nil, call.Errorf(call.Expired, "the order expired at %s, before it had begun here, where the clock shows %s",
+				p.Order.Expiry.UTC().Format(time.RFC3339), time.Now().UTC().Format(time.RFC3339))
 		case cancelled:
 			return nil, j, nil, call.Errorf(call.Cancelled, "the order is withdrawn, and had not begun here")
 		}
