@@ -253,6 +253,9 @@ func (b *batch) once(life context.Context) error {
 	for _, i := range b.rest() {
 		b.r.advance(int(i), call.Sent)
 	}
+	for i := range b.left { // it is asked for them, too
+		b.r.mayHaveBegun(i)
+	}
 	b.skipped = b.seen > 0
 	b.begun = time.Now()
 	err := b.w.Delegate(ctx, b.name, b.request(), b.r.stop, func(g Group) { b.take(life, g) })

@@ -1,6 +1,7 @@
 package job_test
 
 import (
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -212,5 +213,33 @@ func TestDelegatedBackAgain(t *testing.T) {
 		dc1.finished.Wait()
 		dc2.finished.Wait()
 		dc1.runsOnce(t)
+	})
+}
+
+// The first sub-overlord, when it is back, gets the order for those, too, that went
+// another way meanwhile, and may begin with it.
+func TestDelegatedFirstComesBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, dc2, reach := twoWays()
+		dc1.with("a1", func(m *machine) { m.runs = time.Hour })
+		dc1.with("c1", func(m *machine) { m.runs = time.Hour })
+		c1 := dc1.of["c1"]
+		dc2.misses()
+		dc1.down()
+		r, _, wait := delegate(t, &top, 0, reach, func(r *job.Request) { r.Wait = true }, "a1", "b1", "c1", "m1")
+		time.Sleep(3 * time.Second)
+		dc1.back()
+		time.Sleep(3 * time.Second)
+		r.Cancel()
+		got := wait()["c1"]
+		if c1.started != 1 {
+			t.Errorf("c1 ran %d times; want it reached through dc1", c1.started)
+		}
+		if got.Code == call.NoSession || strings.HasPrefix(got.Detail, "cancelled before") {
+			t.Errorf("c1: %v %q; it had begun", got.Code, got.Detail)
+		}
+		time.Sleep(2 * time.Hour)
+		dc1.finished.Wait()
+		dc2.finished.Wait()
 	})
 }
