@@ -42,7 +42,9 @@ func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.
 	if err != nil {
 		e, internal := apierr.ToPeer(err)
 		r.Detail = e.Message()
-		if internal && ctx.Err() == nil {
+		if _, unwanted := errors.AsType[*session.StreamError](err); unwanted { // it knows all
+			o.log.Debug("answer to the parent ended", "parent", d.Parent, "error", err)
+		} else if internal && ctx.Err() == nil {
 			o.log.Error("delegated order failed", "parent", d.Parent, "error", err)
 		}
 	}
@@ -192,7 +194,8 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 		case call.CodeOf(err) != call.NotFound:
 			return nil, j, nil, err
 		case time.Now().After(p.Order.Expiry.Add(call.Tolerance)):
-			return nil, j, nil, call.Errorf(call.Expired, "the order expired at %s, before it had begun here", p.Order.Expiry.UTC().Format(time.RFC3339))
+			return nil, j, nil, call.Errorf(call.Expired, "the order expired at %s, before it had begun here, where the clock shows %s",
+				p.Order.Expiry.UTC().Format(time.RFC3339), time.Now().UTC().Format(time.RFC3339))
 		case cancelled:
 			return nil, j, nil, errNotBegun
 		}
