@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"dominion/api/fleetpb"
@@ -46,6 +45,7 @@ type batch struct {
 	depth int
 	at    []int32 // positions in Plan.Machines, ascending
 	reach *fleetpb.Branch
+	left  map[int32]bool // those of at that went another way, be it that they came back since, in another batch
 
 	deadline  time.Time // zero: none
 	made      time.Time // when the machines came here
@@ -78,8 +78,10 @@ func (r *Run) Through(machine, hop string) bool {
 	return ok && r.hopOf(i) == hop
 }
 
+const unreachable = "unreachable behind "
+
 // behind is how a result of a machine reads whose sub-overlord failed.
-func behind(hop, why string) string { return "unreachable behind " + hop + ": " + why }
+func behind(hop, why string) string { return unreachable + hop + ": " + why }
 
 // carry sends every sub-overlord the order, and ends the machines that nothing leads to.
 func (r *Run) carry(ctx context.Context, w carrier, deadline time.Time) {
@@ -96,21 +98,25 @@ func (r *Run) carry(ctx context.Context, w carrier, deadline time.Time) {
 		}
 	}
 	for h, at := range batches {
-		r.carryBatch(ctx, w, int16(h), at, deadline)
+		r.carryBatch(ctx, w, int16(h), at, deadline, r.resumed)
 	}
 }
 
-// carryBatch sends a sub-overlord the order for some machines.
-func (r *Run) carryBatch(ctx context.Context, w carrier, h int16, at []int32, deadline time.Time) {
+// carryBatch sends a sub-overlord the order for some machines; sent says that it may
+// have been sent it for them before.
+func (r *Run) carryBatch(ctx context.Context, w carrier, h int16, at []int32, deadline time.Time, sent bool) {
 	if len(at) == 0 {
 		return
 	}
 	hop := &r.Plan.ways.hops[h]
-	b := &batch{r: r, w: w, hop: h, name: hop.name, depth: hop.depth, at: at, reach: hop.branch, deadline: deadline, made: time.Now(), sent: r.resumed}
+	b := &batch{r: r, w: w, hop: h, name: hop.name, depth: hop.depth, at: at, reach: hop.branch, deadline: deadline, made: time.Now(), sent: sent}
 	if len(b.rest()) == 0 {
 		return
 	}
-	if len(r.Plan.ways.more) > 0 {
+	if len(r.spared) > 0 { // it is not changed any more
+		b.at = slices.DeleteFunc(slices.Clone(at), func(i int32) bool { return r.spared[i] })
+	}
+	if len(r.Plan.ways.more) > 0 || len(b.at) < len(at) {
 		var err error
 		b.reach, err = only(hop.branch, func(name string) bool { return len(b.locate([]string{name})) == 1 })
 		if err != nil { // it was read before
@@ -130,11 +136,14 @@ func (b *batch) locate(names []string) []int32 {
 	})
 }
 
+// holds says whether a machine of the batch still goes this way.
+func (b *batch) holds(i int32) bool { return b.r.via[i].Load() == int32(b.hop) && !b.left[i] }
+
 // rest gives the machines of which no result is known and that still go this way.
 func (b *batch) rest() []int32 {
 	var out []int32
 	for _, i := range b.at {
-		if b.r.at(int(i)) < call.Finished && b.r.via[i].Load() == int32(b.hop) {
+		if b.r.at(int(i)) < call.Finished && b.holds(i) {
 			out = append(out, i)
 		}
 	}
@@ -222,6 +231,9 @@ func (b *batch) once(life context.Context) error {
 	}()
 	for _, i := range b.rest() {
 		b.r.advance(int(i), call.Sent)
+	}
+	for i := range b.left { // it is asked for them, too
+		b.r.mayHaveBegun(i)
 	}
 	b.skipped = b.seen > 0
 	b.begun = time.Now()
@@ -436,38 +448,6 @@ func (b *batch) take(ctx context.Context, g Group) {
 		g.Took = nil
 	}
 	b.r.finishAll(left, res, g.Took)
-}
-
-// counting gives those machines of which a result counts that the sub-overlord tells:
-// of one that goes another way now, only what the machine itself says.
-func (b *batch) counting(at []int32, res call.Result) []int32 {
-	if len(b.r.Plan.ways.more) == 0 || !neverBegan(res) && res.Code != call.SessionLost && res.Code != call.NoAnswer {
-		return at
-	}
-	return slices.DeleteFunc(slices.Clone(at), func(i int32) bool { return b.r.via[i].Load() != int32(b.hop) })
-}
-
-// neverBegan says whether a result means that the call did not begin by this way.
-func neverBegan(res call.Result) bool {
-	switch res.Code {
-	case call.OK, call.Failed, call.Timeout, call.Internal, call.Unknown, call.SessionLost, call.NoAnswer, call.Repeated:
-		return false
-	case call.Cancelled:
-		return strings.HasPrefix(res.Detail, cancelledBefore)
-	}
-	return true
-}
-
-// otherwiseLocked says whether a machine's call may have begun by another way than the
-// present one; r.mu is held.
-func (r *Run) otherwiseLocked(i int) bool {
-	return r.begun[int32(i)] || r.resumed && r.Plan.ways != nil && r.Plan.ways.more[int32(i)] != nil
-}
-
-// honest gives the result of a machine by the way that it goes now as it is to be
-// told where another way, which failed, may have begun the call.
-func honest(res call.Result) call.Result {
-	return call.Result{Machine: res.Machine, Code: call.SessionLost, Detail: detailOtherwise + res.Code.String() + ": " + res.Detail}
 }
 
 // finishAll gives machines one result, except those that have one.

@@ -149,7 +149,7 @@ func (d *driver) sendAll(ctx context.Context) {
 func (d *driver) move(ctx context.Context) {
 	for h, at := range d.moved {
 		slices.Sort(at)
-		d.r.carryBatch(ctx, d.w, h, at, d.deadline)
+		d.r.carryBatch(ctx, d.w, h, at, d.deadline, d.r.resumed)
 	}
 	d.moved = nil
 }

@@ -108,6 +108,7 @@ type Run struct {
 	known     call.Counts         // of all stored groups
 	tried     map[int32]uint16    // of machines with several ways, those tried
 	begun     map[int32]bool      // machines whose call may have begun by another way than the present one
+	spared    map[int32]bool      // machines that a sub-overlord before the run was resumed did not take the order for
 	foreign   map[string][]string // by sub-overlord: machines that it was not sent and answered for
 	problem   string              // why results are not durable; empty when they are
 	closed    bool

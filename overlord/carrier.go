@@ -232,6 +232,8 @@ func (c *hopCall) refusal(code call.Code, detail string) error {
 		fallthrough
 	case call.NoSession, call.SessionLost, call.NoAnswer, call.Repeated: // of the order here: not of its machines
 		return call.Errorf(call.NoAnswer, "it answered %s: %s", code, detail)
+	case call.NotFound:
+		detail = "its program is too old to pass orders on: " + detail
 	}
 	return &call.Error{Code: code, Node: c.hop, Detail: detail}
 }

@@ -23,6 +23,9 @@ import (
 	"dominion/target"
 )
 
+// withdrawnTime is how long an order is still read that is withdrawn meanwhile.
+const withdrawnTime = 2 * time.Second
+
 var errNotBegun = call.Errorf(call.Cancelled, "the order is withdrawn, and had not begun here")
 
 // delegated carries out an order that the parent passes on, or goes on with it,
@@ -39,7 +42,9 @@ func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.
 	if err != nil {
 		e, internal := apierr.ToPeer(err)
 		r.Detail = e.Message()
-		if internal && ctx.Err() == nil {
+		if _, unwanted := errors.AsType[*session.StreamError](err); unwanted { // it knows all
+			o.log.Debug("answer to the parent ended", "parent", d.Parent, "error", err)
+		} else if internal && ctx.Err() == nil {
 			o.log.Error("delegated order failed", "parent", d.Parent, "error", err)
 		}
 	}
@@ -65,7 +70,16 @@ func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) err
 		case <-answering.Done():
 		}
 	}()
-	req, p, err := o.readOrder(answering, d)
+	// What is withdrawn while it is read may be an order that has begun here before,
+	// so the reading goes on; but the parent does not wait for long.
+	reading, stop := context.WithCancelCause(answering)
+	defer stop(nil)
+	defer context.AfterFunc(ctx, func() {
+		if withdrawn(ctx) {
+			time.AfterFunc(withdrawnTime, func() { stop(errNotBegun) })
+		}
+	})()
+	req, p, err := o.readOrder(reading, d)
 	if err != nil {
 		return err
 	}
@@ -180,7 +194,8 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 		case call.CodeOf(err) != call.NotFound:
 			return nil, j, nil, err
 		case time.Now().After(p.Order.Expiry.Add(call.Tolerance)):
-			return nil, j, nil, call.Errorf(call.Expired, "the order expired at %s, before it had begun here", p.Order.Expiry.UTC().Format(time.RFC3339))
+			return nil, j, nil, call.Errorf(call.Expired, "the order expired at %s, before it had begun here, where the clock shows %s",
+				p.Order.Expiry.UTC().Format(time.RFC3339), time.Now().UTC().Format(time.RFC3339))
 		case cancelled:
 			return nil, j, nil, errNotBegun
 		}

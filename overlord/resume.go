@@ -83,7 +83,7 @@ func (o *Overlord) resume(ctx context.Context, j store.Job) (*running, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.run.Restore(job.Group{Number: g.Number, Names: names, Status: g.Status})
+		r.run.Restore(job.Group{Number: g.Number, Names: names, Status: g.Status, Code: g.Code, Detail: g.Detail})
 	}
 	r.run.Resume(!j.Cancelled.IsZero())
 	return r, nil
