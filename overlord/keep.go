@@ -56,7 +56,8 @@ func openKeep(ctx context.Context, o *Overlord) (*keep, error) {
 	}
 	k.db, err = store.Open(ctx, filepath.Join(o.dir.Path(), fileStore), store.Options{
 		Log: o.log, Overlord: o.cfg.Name, LogKey: o.keys.logKey, Outside: outside,
-		OnCheckpoint: func(note []byte) error { return o.dir.WriteFile(fileCheckpoint, note) },
+		// It is behind the log by a moment anyway; an older one is no sign of a cut tail.
+		OnCheckpoint: func(note []byte) error { return o.dir.ReplaceFile(fileCheckpoint, note) },
 	})
 	if err != nil {
 		return nil, err

@@ -157,12 +157,8 @@ func (d *Dir) WriteFile(name string, data []byte) error {
 			return d.wrap("write", name, err)
 		}
 	}
-	temp := path.Join(dir, tempPrefix+rand.Text())
-	if err := d.writeTemp(temp, data); err != nil {
-		return d.wrap("write", name, err)
-	}
-	if err := d.root.Rename(temp, name); err != nil {
-		return d.wrap("write", name, errors.Join(err, d.root.Remove(temp)))
+	if err := d.ReplaceFile(name, data); err != nil {
+		return err
 	}
 	// Every directory up to ours: one of them may be new.
 	for {
@@ -174,6 +170,20 @@ func (d *Dir) WriteFile(name string, data []byte) error {
 		}
 		dir = path.Dir(dir)
 	}
+}
+
+// ReplaceFile is WriteFile for what need not be the newest after a power cut: then
+// the file has the new content or one that was there before, whole. The directory must
+// be there.
+func (d *Dir) ReplaceFile(name string, data []byte) error {
+	temp := path.Join(path.Dir(name), tempPrefix+rand.Text())
+	if err := d.writeTemp(temp, data); err != nil {
+		return d.wrap("write", name, err)
+	}
+	if err := d.root.Rename(temp, name); err != nil {
+		return d.wrap("write", name, errors.Join(err, d.root.Remove(temp)))
+	}
+	return nil
 }
 
 // writeTemp writes and syncs a new file, and removes it when that fails.
