@@ -4,6 +4,7 @@ package fleettest_test
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -23,26 +24,31 @@ func TestBudgetsTree(t *testing.T) {
 	tr.Crowd(n / subs)
 	t.Logf("%d simulated machines connected in %.1f s\n%s", n, time.Since(began).Seconds(), tr.Timing())
 	r := &rig{t: t, state: tr.Top.State, address: tr.Top.Address, overlord: tr.Top.Process(), conn: tr.Top.Conn}
-	for range 3 {
-		r.order("*", "test.ping")
-	}
-	// What an order costs however many machines it is for.
-	hops, hopsCPU := r.measured(15, func() time.Duration { return r.order("*", "test.ping") })
 	if _, err := r.conn.BuildMap(t.Context(), client.MapOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	order := func() time.Duration {
-		return r.orderBy(client.Options{Delegate: true}, "m*", "test.ping", map[string]any{})
-	}
-	for range 3 {
-		order()
-	}
-	below := subsCPU(t, tr)
 	const rounds = 15
-	wall, cpu := r.measured(rounds, order)
-	below = (subsCPU(t, tr) - below) / rounds
-	fmt.Printf("budget: an order to %d directly: %.1f ms, the overlord's CPU %.1f ms; through %d sub-overlords: %.1f ms, the top's CPU %.1f ms, theirs %.1f ms; to them alone: %.1f ms, %.1f ms\n",
-		n, us(flat)/1e3, us(flatCPU)/1e3, subs, us(wall)/1e3, us(cpu)/1e3, us(below)/1e3, us(hops)/1e3, us(hopsCPU)/1e3)
+	order := func(target string) (wall, top, below time.Duration) {
+		one := func() time.Duration {
+			return r.orderBy(client.Options{Delegate: true}, target, "test.ping", map[string]any{})
+		}
+		for range 3 {
+			one()
+		}
+		before := subsCPU(t, tr)
+		wall, top = r.measured(rounds, one)
+		return wall, top, (subsCPU(t, tr) - before) / rounds
+	}
+	var few []string // one behind each
+	for i := range subs {
+		few = append(few, fmt.Sprintf("m%04d", i*n/subs+1))
+	}
+	_, fixed, _ := order(strings.Join(few, ","))
+	wall, cpu, below := order("m*")
+	fmt.Printf("budget: an order to %d directly: %.1f ms, the overlord's CPU %.1f ms; through %d sub-overlords: %.1f ms, the top's CPU %.1f ms, theirs %.1f ms\n",
+		n, us(flat)/1e3, us(flatCPU)/1e3, subs, us(wall)/1e3, us(cpu)/1e3, us(below)/1e3)
+	fmt.Printf("budget: of the top's CPU %.1f ms are those of an order to one leaf behind each of them; each further leaf takes %.2f µs\n",
+		us(fixed)/1e3, us(cpu-fixed)/float64(n-subs))
 	budget(t, fmt.Sprintf("top overlord CPU per leaf, %d leaves behind %d sub-overlords", n, subs), us(cpu)/float64(n), 1, "µs")
 }
 

@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"dominion/api/fleetpb"
 	"dominion/call"
-	"dominion/target"
 )
 
 // A carrier passes the order on to sub-overlords.
@@ -79,24 +76,6 @@ func (r *Run) hopOf(i int) string {
 func (r *Run) Through(machine, hop string) bool {
 	i, ok := r.Plan.index(machine)
 	return ok && r.hopOf(i) == hop
-}
-
-// Leads says whether a way to a machine begins with that sub-overlord, which then
-// may have been sent the order for it.
-func (r *Run) Leads(machine, hop string) bool {
-	i, ok := r.Plan.index(machine)
-	if !ok || r.Plan.ways == nil {
-		return false
-	}
-	is := func(h int16) bool { return h >= 0 && r.Plan.ways.hops[h].name == hop }
-	return is(r.Plan.ways.best[i]) || slices.ContainsFunc(r.Plan.ways.more[int32(i)], func(w way) bool { return is(w.hop) })
-}
-
-// Foreign notes that a sub-overlord spoke for a machine that it was not sent.
-func (r *Run) Foreign(hop, machine string) {
-	if name, err := call.ParseName(machine); err == nil {
-		r.note(hop, []string{name})
-	}
 }
 
 const unreachable = "unreachable behind "
@@ -493,35 +472,4 @@ func (r *Run) finishAll(at []int32, res call.Result, took []time.Duration) {
 	if len(names) > 0 {
 		r.addAllLocked(names, times[:len(names)], res)
 	}
-}
-
-// maxNoted bounds the names of foreign machines that are told of one sub-overlord.
-const maxNoted = 20
-
-// note keeps, for people, that a sub-overlord answered for machines that it was not sent.
-func (r *Run) note(hop string, names []string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.foreign == nil {
-		r.foreign = make(map[string][]string)
-	}
-	if r.foreign[hop] == nil {
-		r.log.Warn("a sub-overlord answers for machines that it was not sent; dropped", "job", r.Plan.ID.String(), "hop", hop, "machines", strings.Join(names[:min(len(names), 3)], ","))
-	}
-	for _, n := range names {
-		if known := r.foreign[hop]; len(known) < maxNoted && !slices.Contains(known, n) {
-			r.foreign[hop] = append(known, n)
-		}
-	}
-}
-
-// reason is what is to be told of the job when it is closed; empty: nothing.
-func (r *Run) reason() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var parts []string
-	for _, hop := range slices.Sorted(maps.Keys(r.foreign)) {
-		parts = append(parts, fmt.Sprintf("overlord/%s answered for machines that it was not sent, which was dropped: %s", hop, target.Fold(r.foreign[hop])))
-	}
-	return strings.Join(parts, "; ")
 }

@@ -3,6 +3,7 @@ package job_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -157,8 +158,8 @@ func (s *subOverlord) job(names []string, d *fleetpb.Delegate) (*job.Run, error)
 		return nil, call.Errorf(call.Cancelled, "not begun")
 	}
 	p, err := job.NewPlan(job.Request{
-		Signed: call.Signed{Order: d.Order, Signature: d.Signature, Cert: d.OperatorCert}, Salt: d.Salt, Args: d.Args, Names: names,
-		Timeout: time.Duration(d.TimeoutMs) * time.Millisecond, Nominal: time.Duration(d.NominalMs) * time.Millisecond, Wait: d.Wait, Reach: d.Reach, Part: true,
+		Signed: call.Signed{Order: d.Order, Signature: d.Signature, Cert: d.OperatorCert}, Salt: d.Salt, Args: d.Args,
+		Timeout: time.Duration(d.TimeoutMs) * time.Millisecond, Nominal: time.Duration(d.NominalMs) * time.Millisecond, Wait: d.Wait, Whom: job.Whom{Names: names, Reach: d.Reach, Part: true},
 	})
 	if err != nil {
 		return nil, err
@@ -258,14 +259,14 @@ func TestDelegated(t *testing.T) {
 
 func TestDelegatedHopAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		top, dc1, rack1, reach, names := twoLevels()
+		top, _, rack1, reach, names := twoLevels()
 		rack1.down()
 		_, _, wait := delegate(t, top, time.Minute, reach, nil, names...)
 		got := wait()
 		wantCode(t, got, call.OK, "", "m1", "a1", "a2")
 		wantCode(t, got, call.NoSession, "unreachable behind rack1: rack1 is off", "b1")
 
-		top, dc1, _, reach, names = twoLevels()
+		top, dc1, _, reach, names := twoLevels()
 		dc1.down()
 		_, _, wait = delegate(t, top, time.Minute, reach, nil, names...)
 		got = wait()
@@ -574,6 +575,43 @@ func TestDelegatedEndless(t *testing.T) {
 			t.Errorf("it took %v after the last output; want about 10s", d)
 		}
 	})
+}
+
+// What is to be kept of the ways follows from the number of machines.
+func TestReachIsBounded(t *testing.T) {
+	for name, change := range map[string]func(reach *fleetpb.Branch){
+		"wide": func(reach *fleetpb.Branch) {
+			for n := range 300 {
+				reach.Below = append(reach.Below, branch(fmt.Sprintf("hop-%d", n), []string{"a1"}))
+			}
+		},
+		"empty": func(reach *fleetpb.Branch) {
+			for n := range 300 {
+				reach.Below[0].Below = append(reach.Below[0].Below, branch(fmt.Sprintf("hop-%d", n), nil))
+			}
+		},
+		"deep": func(reach *fleetpb.Branch) {
+			for at, n := reach.Below[0], 0; n < job.MaxDepth; n++ {
+				at.Below = []*fleetpb.Branch{branch(fmt.Sprintf("hop-%d", n), []string{"a1"})}
+				at = at.Below[0]
+			}
+		},
+		"in a circle": func(reach *fleetpb.Branch) {
+			reach.Below[0].Below = []*fleetpb.Branch{branch("dc2", []string{"a1"}, branch("dc1", []string{"a1"}))}
+		},
+		"back to itself": func(reach *fleetpb.Branch) { reach.Below[0].Below = []*fleetpb.Branch{branch("top", []string{"a1"})} },
+		"back up":        func(reach *fleetpb.Branch) { reach.Below[0].Below = []*fleetpb.Branch{branch("above", []string{"a1"})} },
+	} {
+		req := request(t, time.Minute, nil, "a1", "m1")
+		req.Reach, req.Via = branch("top", []string{"m1"}, branch("dc1", []string{"a1"})), []string{"above"}
+		if _, err := job.NewPlan(req); err != nil {
+			t.Fatal(err)
+		}
+		change(req.Reach)
+		if _, err := job.NewPlan(req); call.CodeOf(err) != call.Invalid {
+			t.Errorf("%s: %v; want it refused", name, err)
+		}
+	}
 }
 
 // A sub-overlord that a machine is reached through, or could be, is not foreign to it.

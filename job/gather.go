@@ -36,16 +36,16 @@ func (r *Run) Do(ctx context.Context, w wire, k keeper) error {
 	end()
 	driving.Wait()
 	r.carrying.Wait()
-	why := r.reason()
-	if err == nil {
-		err = r.insist(ctx, "the end of the job", func() error {
-			return k.CloseJob(ctx, r.Plan.ID, r.Watch(0).Counts, why)
-		})
+	if err == nil && r.end == nil {
+		r.end = &End{r.Watch(0).Counts, r.reason()}
+		err = r.insist(ctx, "the end of the job", func() error { return k.CloseJob(ctx, r.Plan.ID, *r.end) })
 	}
 	r.mu.Lock()
 	r.budget.used.Add(-r.held)
 	r.held = 0
-	r.closed, r.stopped, r.why = err == nil, err != nil, why
+	if r.closed, r.stopped = err == nil, err != nil; r.closed {
+		r.why = r.end.Reason
+	}
 	r.tellLocked()
 	r.mu.Unlock()
 	close(r.over)
@@ -146,32 +146,41 @@ func (r *Run) allStored() bool {
 	return r.known.Done() == r.known.Targeted
 }
 
-// store writes what has been folded.
+// store writes what has been folded, and with the last results that the job is
+// closed: each write costs a transaction and a signed checkpoint. What may still
+// have live output is closed when that has been passed on.
 func (r *Run) store(ctx context.Context, w wire, k keeper) error {
 	r.mu.Lock()
 	groups := r.fold.fold(r.base + len(r.groups))
+	counts := r.known
 	r.mu.Unlock()
 	if len(groups) == 0 {
 		return nil
 	}
-	if err := r.insist(ctx, "results", func() error {
-		return k.KeepResults(ctx, r.Plan.ID, groups)
-	}); err != nil {
+	for _, g := range groups {
+		counts.Add(g.Status, len(g.Names))
+	}
+	var end *End
+	if counts.Done() == counts.Targeted && !r.Plan.Stream {
+		end = &End{counts, r.reason()}
+	}
+	if err := r.insist(ctx, "results", func() error { return k.KeepResults(ctx, r.Plan.ID, groups, end) }); err != nil {
 		return err
 	}
+	r.end = end
 	r.mu.Lock()
 	r.problem = ""
 	r.groups = append(r.groups, groups...)
 	if r.held > maxHeld {
 		r.letGoLocked()
 	}
-	for _, g := range groups {
-		r.known.Add(g.Status, len(g.Names))
-	}
+	r.known = counts
 	r.tellLocked()
 	r.mu.Unlock()
 	for _, g := range groups {
-		w.Stored(g.Names)
+		if own := r.Plan.ownOf(g.Names); len(own) > 0 { // the others' overlords tell them
+			w.Stored(own)
+		}
 	}
 	return nil
 }

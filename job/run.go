@@ -54,12 +54,18 @@ type wire interface {
 
 // A keeper makes results durable.
 type keeper interface {
-	// KeepResults stores groups of results; it returns when they are durable.
-	KeepResults(ctx context.Context, job call.JobID, groups []Group) error
-	// CloseJob closes a job of which every result is stored, with what is to be told
-	// of it, if anything; it returns when that
+	// KeepResults stores groups of results, and with end closes the job, all or
+	// nothing; it returns when that is durable.
+	KeepResults(ctx context.Context, job call.JobID, groups []Group, end *End) error
+	// CloseJob closes a job of which every result is stored; it returns when that
 	// is durable. A job that is closed already is left as it is.
-	CloseJob(ctx context.Context, job call.JobID, c call.Counts, reason string) error
+	CloseJob(ctx context.Context, job call.JobID, end End) error
+}
+
+// End is how a job ended.
+type End struct {
+	Counts call.Counts
+	Reason string // what is to be told of it; empty: nothing
 }
 
 // Run is one order being carried out.
@@ -72,6 +78,7 @@ type Run struct {
 	poke    chan struct{} // one: there is news
 	told    time.Time     // of the last complaint about the store; owned by Do
 	resumed bool          // an overlord before this one had begun it; set before Do
+	end     *End          // with which the store closed the job; owned by Do
 
 	newsMu sync.Mutex
 	news   map[int]*news // by position in Plan.Machines; what the driver has not heard yet

@@ -76,7 +76,7 @@ func (r *running) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate,
 	if s.Peer().Role != pki.Overlord {
 		return call.Errorf(call.Denied, "it is no overlord, so nothing is behind it")
 	}
-	d.Names, d.Via = r.allNames(), append(slices.Clone(r.run.Plan.Via), r.o.cfg.Name)
+	d.Names, d.Via = r.run.Plan.Folded(), append(slices.Clone(r.run.Plan.Via), r.o.cfg.Name)
 	c := &hopCall{r: r, hop: hop, id: r.o.callID.Add(1), session: s, answer: make(chan error, 1), events: make(chan *session.Stream, 1), took: make(map[string]bool)}
 	if d.Cancel { // which says it
 		withdraw = nil
@@ -94,16 +94,6 @@ func (r *running) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate,
 		r.o.background.Go(func() { c.send(sending, long) })
 	}
 	return c.wait(ctx, withdraw, take)
-}
-
-// allNames gives the folded names of the whole order.
-func (r *running) allNames() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.names == "" {
-		r.names = target.Fold(r.run.Plan.Tree.All())
-	}
-	return r.names
 }
 
 // start sends the CALL; long is what has to follow as a stream.

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"dominion/api/apierr"
 	"dominion/api/apipb"
 	"dominion/api/auditpb"
@@ -21,12 +23,20 @@ import (
 	"dominion/target"
 )
 
+// withdrawnTime is how long an order is still read that is withdrawn meanwhile.
+const withdrawnTime = 2 * time.Second
+
+var errNotBegun = call.Errorf(call.Cancelled, "the order is withdrawn, and had not begun here")
+
 // delegated carries out an order that the parent passes on, or goes on with it,
 // and tells the parent what comes of it.
 func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.Result {
 	err := o.serveDelegation(ctx, d)
 	if err != nil && o.life.Err() != nil {
 		err = errStopping
+	}
+	if closed, ok := errors.AsType[*session.StreamError](err); ok {
+		err = call.Errorf(call.Unavailable, "the answer was not taken: %s", closed.Reason)
 	}
 	r := &fleetpb.Result{Code: uint32(call.CodeOf(err))}
 	if err != nil {
@@ -51,15 +61,25 @@ func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) err
 			end()
 		}
 	})()
-	defer context.AfterFunc(o.life, end)()
-	go func() { // ends with the session, or with the answer
+	go func() { // ends with the session, the overlord, or the answer
 		select {
+		case <-o.life.Done():
+			end()
 		case <-d.Session.Done():
 			end()
 		case <-answering.Done():
 		}
 	}()
-	req, p, err := o.readOrder(answering, d)
+	// What is withdrawn while it is read may be an order that has begun here before,
+	// so the reading goes on; but the parent does not wait for long.
+	reading, stop := context.WithCancelCause(answering)
+	defer stop(nil)
+	defer context.AfterFunc(ctx, func() {
+		if withdrawn(ctx) {
+			time.AfterFunc(withdrawnTime, func() { stop(errNotBegun) })
+		}
+	})()
+	req, p, err := o.readOrder(reading, d)
 	if err != nil {
 		return err
 	}
@@ -108,16 +128,13 @@ func (o *Overlord) planDelegated(ctx context.Context, parent string, req *fleetp
 		o.auditDenied(ctx, above, session.MethodDelegate, order.Job.String(), err.Error())
 		return nil, err
 	}
-	names, err := expand(req.Names)
+	whom, scope, err := o.scopeBelow(req, order.Count)
 	if err != nil {
-		return nil, call.Errorf(call.Invalid, "names: %v", err)
-	}
-	if len(names) != order.Count {
-		return nil, call.Errorf(call.BadOrder, "the %d machines sent are not the %d of the order", len(names), order.Count)
+		return nil, err
 	}
 	p, err := job.NewPlan(job.Request{
-		Signed: signed, Salt: req.Salt, Args: req.Args, Names: names, Timeout: millis(req.TimeoutMs), Nominal: millis(req.NominalMs), Stream: req.Stream,
-		Wait: req.Wait, Target: cutText(req.Target, 64<<10), Reach: req.Reach, Part: true, Via: req.Via,
+		Signed: signed, Salt: req.Salt, Args: req.Args, Whom: whom, Scope: scope, Timeout: millis(req.TimeoutMs), Nominal: millis(req.NominalMs), Stream: req.Stream,
+		Wait: req.Wait, Target: cutText(req.Target, 64<<10),
 	})
 	if err != nil {
 		return nil, err
@@ -134,6 +151,25 @@ func (o *Overlord) planDelegated(ctx context.Context, parent string, req *fleetp
 	return p, nil
 }
 
+// scopeBelow gives whom an order of count machines is for that came from above, and
+// which of them are ours to reach.
+func (o *Overlord) scopeBelow(req *fleetpb.Delegate, count int) (job.Whom, *job.Scope, error) {
+	ways, err := proto.Marshal(&fleetpb.Delegate{Reach: req.Reach, Via: req.Via})
+	if err != nil {
+		return job.Whom{}, nil, call.Errorf(call.Invalid, "the ways cannot be read: %v", err)
+	}
+	return o.scopes.of(scopeKey{names: req.Names, reach: string(ways)}, func() (job.Whom, error) {
+		names, err := expand(req.Names)
+		if err != nil {
+			return job.Whom{}, call.Errorf(call.Invalid, "names: %v", err)
+		}
+		if len(names) != count {
+			return job.Whom{}, call.Errorf(call.BadOrder, "the %d machines sent are not the %d of the order", len(names), count)
+		}
+		return job.Whom{Names: names, Reach: req.Reach, Part: true, Via: req.Via}, nil
+	})
+}
+
 func millis(ms uint64) time.Duration {
 	return time.Duration(min(ms, uint64(call.MaxLife/time.Millisecond))) * time.Millisecond
 }
@@ -145,6 +181,8 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 	for p.ID = p.Order.Job; ; {
 		r, j, err := (fleetAPI{o}).find(ctx, p.ID.String())
 		switch {
+		case err == nil && !passedOn(r, j):
+			return nil, j, nil, call.Errorf(call.Conflict, "the order was given to overlord/%s itself, and is no affair of overlord/%s", o.cfg.Name, parent)
 		case r != nil && slices.Equal(r.run.Plan.Machines(), p.Machines()), r == nil && err == nil && j.Names == folded:
 			return r, j, nil, nil
 		case err == nil: // the order came another way, too, for other machines
@@ -159,7 +197,7 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 			return nil, j, nil, call.Errorf(call.Expired, "the order expired at %s, before it had begun here, where the clock shows %s",
 				p.Order.Expiry.UTC().Format(time.RFC3339), time.Now().UTC().Format(time.RFC3339))
 		case cancelled:
-			return nil, j, nil, call.Errorf(call.Cancelled, "the order is withdrawn, and had not begun here")
+			return nil, j, nil, errNotBegun
 		}
 		var live chan *apipb.Output
 		if p.Stream {
@@ -168,7 +206,7 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 		r, err = o.start(ctx, p, live, &auditpb.Record{
 			Actor: "overlord/" + parent, Action: "delegation", Subject: p.ID.String(), Detail: cutText("by "+pki.Identity{Role: pki.Operator, Name: p.Operator}.String(), 300),
 			Order: &auditpb.Order{
-				Order: p.Signed.Order, Signature: p.Signed.Signature, OperatorCert: p.Signed.Cert, Names: target.Fold(p.Tree.All()), Reach: folded,
+				Order: p.Signed.Order, Signature: p.Signed.Signature, OperatorCert: p.Signed.Cert, Names: p.Folded(), Reach: folded,
 			},
 		})
 		if call.CodeOf(err) == call.Repeated { // it came twice at once
@@ -179,6 +217,15 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 		}
 		return r, store.Job{}, live, err
 	}
+}
+
+// passedOn says whether a job, running or stored, came from the overlord above.
+func passedOn(r *running, j store.Job) bool {
+	if r != nil {
+		return r.run.Plan.Part
+	}
+	var req job.Request
+	return len(j.Delegated) > 0 && delegatedTo(&req, j.Delegated) == nil && req.Part
 }
 
 // otherID gives a job's name here when the order's own is taken, because the order

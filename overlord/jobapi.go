@@ -150,7 +150,7 @@ func tookPB(took []time.Duration) []uint64 {
 
 func groupPB(g job.Group) *apipb.ResultGroup {
 	return &apipb.ResultGroup{
-		Names: target.Fold(g.Names), Status: uint32(g.Status), Code: uint32(g.Code), Detail: g.Detail, Output: g.Output, Cut: g.Cut,
+		Names: g.Folded, Status: uint32(g.Status), Code: uint32(g.Code), Detail: g.Detail, Output: g.Output, Cut: g.Cut,
 		Count: uint64(len(g.Names)), TookUs: tookPB(g.Took),
 	}
 }

@@ -228,15 +228,20 @@ func (k *keep) begin(ctx context.Context, p *job.Plan, rec *auditpb.Record) erro
 }
 
 // KeepResults implements job's keeper.
-func (k *keep) KeepResults(ctx context.Context, id call.JobID, groups []job.Group) error {
+func (k *keep) KeepResults(ctx context.Context, id call.JobID, groups []job.Group, end *job.End) error {
 	rows := make([]store.ResultGroup, len(groups))
 	for i, g := range groups {
 		rows[i] = store.ResultGroup{
-			Number: g.Number, Names: target.Fold(g.Names), Count: len(g.Names), Status: g.Status, Code: g.Code, Detail: g.Detail,
+			Number: g.Number, Names: g.Folded, Count: len(g.Names), Status: g.Status, Code: g.Code, Detail: g.Detail,
 			Output: g.Output, Cut: g.Cut, SentSum: g.Sum, Took: g.Took,
 		}
 	}
-	return k.db.Update(ctx, func(tx *store.Tx) error { return tx.AddResults(ctx, id, rows) })
+	return k.db.Update(ctx, func(tx *store.Tx) error {
+		if err := tx.AddResults(ctx, id, rows); err != nil || end == nil {
+			return err
+		}
+		return tx.CloseJob(ctx, id, time.Now(), end.Counts, end.Reason)
+	})
 }
 
 // cancel withdraws an open job; the error has code NotFound when it is closed.
@@ -255,8 +260,8 @@ func (k *keep) cancel(ctx context.Context, c caller, id call.JobID) error {
 }
 
 // CloseJob implements job's keeper.
-func (k *keep) CloseJob(ctx context.Context, id call.JobID, c call.Counts, reason string) error {
-	return k.end(ctx, id, c, reason)
+func (k *keep) CloseJob(ctx context.Context, id call.JobID, end job.End) error {
+	return k.end(ctx, id, end.Counts, end.Reason)
 }
 
 // end closes a job, if it is open.

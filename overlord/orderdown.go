@@ -39,7 +39,7 @@ func (o *Overlord) readOrder(ctx context.Context, d minion.Delegation) (*fleetpb
 		}
 	}
 	if err := o.taking.Acquire(ctx, 1); err != nil {
-		return nil, nil, err
+		return nil, nil, context.Cause(ctx)
 	}
 	defer o.taking.Release(1)
 	if st != nil {

@@ -64,6 +64,7 @@ type Overlord struct {
 	minionCalls *semaphore.Weighted
 	verifying   *semaphore.Weighted
 	taking      *semaphore.Weighted
+	scopes      scopes
 	denials     *audit.Meter // of what goes on the audit log
 	refusals    *audit.Meter // of what is only logged
 

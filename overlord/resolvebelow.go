@@ -6,8 +6,9 @@ import (
 	"time"
 
 	"dominion/api/apipb"
-	"dominion/api/fleetpb"
 	"dominion/call"
+	"dominion/delegation"
+	"dominion/job"
 	"dominion/target"
 )
 
@@ -50,24 +51,42 @@ func (o *Overlord) resolveBelow(ctx context.Context, r *apipb.ResolveRequest) (*
 	}, nil
 }
 
-// waysTo gives the part of the map that leads to the machines of an order, nil
-// when the order does not go by it, and which of the others are not in it because
-// machines with different keys bear the name.
-func (o *Overlord) waysTo(r *apipb.CallRequest, names, others []string) (reach *fleetpb.Branch, clashing []string, err error) {
-	if !r.Delegate {
-		return nil, nil, nil
-	}
-	ix, err := o.indexOf(r.Map)
-	if err != nil {
-		return nil, nil, err
-	}
-	clashing = ix.Routes(others, nil).Conflicts
-	for _, name := range o.barredNames() {
-		if slices.Contains(others, name) {
-			clashing = append(clashing, name)
+// scopeOf gives whom an order is for, and by the map, if it goes by it, through whom.
+func (o *Overlord) scopeOf(r *apipb.CallRequest) (job.Whom, *job.Scope, error) {
+	var ix *delegation.Index
+	if r.Delegate {
+		var err error
+		if ix, err = o.indexOf(r.Map); err != nil {
+			return job.Whom{}, nil, err
 		}
 	}
-	return ix.Reach(o.cfg.Name, names), clashing, nil
+	return o.scopes.of(scopeKey{names: r.Names, index: ix}, func() (w job.Whom, err error) {
+		if w.Names, err = expand(r.Names); err != nil {
+			return w, call.Errorf(call.Invalid, "names: %v", err)
+		}
+		if ix != nil {
+			w.Reach = ix.Reach(o.cfg.Name, w.Names)
+		}
+		return w, nil
+	})
+}
+
+// clashing gives those of some names that an order by the map does not reach because
+// machines with different keys bear them.
+func (o *Overlord) clashing(r *apipb.CallRequest, names []string) []string {
+	if !r.Delegate || len(names) == 0 {
+		return nil
+	}
+	var out []string
+	if ix, err := o.indexOf(r.Map); err == nil {
+		out = ix.Unrouted(names)
+	}
+	for _, name := range o.barredNames() {
+		if slices.Contains(names, name) {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // barredNames gives the names that the own map's building found with different keys,
@@ -81,7 +100,7 @@ func (o *Overlord) barredNames() []string {
 // conflicts gives the names that an expression names and that are not routed, sorted;
 // matched are those of the map.
 func (g *groupsFinder) conflicts(e *target.Expr, matched []string) ([]string, error) {
-	out := g.ix.Routes(matched, nil).Conflicts
+	out := g.ix.Unrouted(matched)
 	if len(g.barred) > 0 {
 		res, err := e.Resolve(target.Env{Known: g.barred, Group: g.group})
 		if err != nil {

@@ -53,7 +53,10 @@ func TestFleetEvil(t *testing.T) {
 		test func(t *testing.T, binary string)
 	}{
 		{"Orders", testEvilOrders},
+		{"Lies", testEvilLies},
 		{"Answers", testEvilAnswers},
+		{"Weight", testEvilWeight},
+		{"Requests", testEvilRequests},
 		{"Output", testEvilOutput},
 		{"Certificates", testEvilCertificates},
 		{"Parent", testEvilParent},
@@ -124,6 +127,12 @@ func testEvilOrders(t *testing.T, binary string) {
 		t.Errorf("evil-2 answers %v, and it ran %d times; want a bad order, and once", v, lines())
 	}
 
+	for _, m := range []string{session.MethodDelegate, session.MethodMap, session.MethodGroups, session.MethodGrant, session.MethodRevoke} {
+		if v := hop.send("evil-1", &fleetpb.Call{Method: m, Args: []byte("{}")}).wait(t); v.code != call.NotFound {
+			t.Errorf("a machine answers %s with %v; want that it has no such method", m, v)
+		}
+	}
+
 	// The same again, at once and later.
 	hop.hopMu.Lock()
 	old := hop.last.d
@@ -149,29 +158,45 @@ func testEvilOrders(t *testing.T, binary string) {
 	if n := lines(); n != 1 {
 		t.Errorf("it ran %d times; want once", n)
 	}
+
+	// What it can do: carry an order out that was taken for lost, until it expires.
+	path, lines = top.marks("late")
+	hop.does(nil)
+	top.root.run("call", "--delegate", "evil-1", "command.shell", "script=echo ran >> "+path, "--timeout", "1s").exits(3).tells("unreachable behind evil: no answer within 1s")
+	hop.hopMu.Lock()
+	kept := hop.last.d
+	hop.hopMu.Unlock()
+	if v := hop.send("evil-1", callOf(t, kept, "command.shell", "evil-1")).wait(t); v.code != call.OK || lines() != 1 {
+		t.Errorf("an order that is late: %v, and it ran %d times; it may start for an hour", v, lines())
+	}
+}
+
+// evilNames are the machines of evilFleet.
+var evilNames = []string{"evil-1", "evil-2", "good-1", "top-1"}
+
+// othersAnswer wants that the machines which are not behind the evil hop answered.
+func othersAnswer(c *command) account {
+	c.t.Helper()
+	a := c.account(evilNames...)
+	for _, r := range a.Results[2:] {
+		if r.Status != "answered" {
+			c.t.Errorf("%s: %+v; want the machines of others to answer", c.line, r)
+		}
+	}
+	return a
 }
 
 // What a hop says of its own machines is its word; what it says of others is dropped,
-// and it keeps nobody else waiting.
-func testEvilAnswers(t *testing.T, binary string) {
+// and the hop is named.
+func testEvilLies(t *testing.T, binary string) {
 	top, hop := evilFleet(t, binary)
-	all := []string{"evil-1", "evil-2", "good-1", "top-1"}
-	others := func(c *command) account {
-		a := c.account(all...)
-		for _, r := range a.Results[2:] {
-			if r.Status != "answered" {
-				t.Errorf("%s: %+v; want the machines of others to answer", c.line, r)
-			}
-		}
-		return a
-	}
 	foreign := "overlord/evil answered for machines that it was not sent"
 	lie := []*apipb.CallEvent{
 		fine("good-1,top-1,nobody-7,evil,top"), results(&apipb.ResultGroup{Names: "top-1", Code: uint32(call.Failed), Detail: "a lie"}), fine("evil-[1,2]"),
 	}
 	hop.does(func(o evilOrder) { o.answer(lie...) })
 	c := top.root.run("call", "--delegate", "*-*", "test.ping", "-o", "json").exits(0)
-	others(c)
+	top.root.run("job", "show", othersAnswer(c).Job).exits(0).prints(foreign)
 	c.prints(foreign, `"reason": "overlord/evil`, "good-1", "nobody-7", "top")
 	hop.does(func(o evilOrder) { o.answer(lie...) })
 	if c := top.root.run("call", "--delegate", "*-*", "test.ping").exits(0).tells(foreign); strings.Contains(c.err.String(), "early") {
@@ -184,6 +209,29 @@ func testEvilAnswers(t *testing.T, binary string) {
 	top.root.run("call", "--delegate", "*-*", "test.ping", "-o", "jsonl").exits(0).tells(foreign)
 	top.overlord.awaitSaid("a sub-overlord answers for machines that it was not sent", `"hop":"evil"`)
 
+	// What is no JSON is shown as it is, and breaks no document.
+	hop.does(func(o evilOrder) {
+		o.answer(results(&apipb.ResultGroup{Names: "evil-1", Output: []byte("{\"a\": \x1b[2J")}), results(&apipb.ResultGroup{Names: "evil-2", Code: uint32(call.Failed), Detail: "\x1b[31mred\r\n"}))
+	})
+	for _, form := range []string{"json", "jsonl", "text"} {
+		if c := top.root.run("call", "--delegate", "*-*", "test.ping", "-o", form).exits(3); strings.Contains(c.out.String()+c.err.String(), "\x1b") {
+			t.Errorf("an escape on the terminal: %q", c.out)
+		} else if form == "json" {
+			othersAnswer(c)
+		}
+	}
+
+	// Withdrawn: what does not say so is not waited for.
+	hop.does(nil)
+	id := strings.TrimSpace(top.root.run("call", "--delegate", "*-*", "test.ping", "--timeout", "0", "--async").exits(0).out.String())
+	top.root.run("job", "cancel", id).within(12 * time.Second)
+	top.root.run("job", "watch", id).exits(3).within(12 * time.Second).tells("unreachable behind evil: cancelled, and it did not confirm")
+}
+
+// No answer of a hop is taken for one that is none, takes much memory, or keeps
+// anybody else waiting.
+func testEvilAnswers(t *testing.T, binary string) {
+	top, hop := evilFleet(t, binary)
 	raw := func(b ...byte) func(o evilOrder) {
 		return func(o evilOrder) {
 			st := o.open("events")
@@ -206,12 +254,12 @@ func testEvilAnswers(t *testing.T, binary string) {
 		why  string
 		most time.Duration
 	}{
-		{"a result at once", func(o evilOrder) { o.reply(call.OK, "") }, "unreachable behind evil: it gave no result", 4 * time.Second},
-		{"half of the results", func(o evilOrder) { o.answer(fine("evil-1")) }, "unreachable behind evil: it gave no result", 4 * time.Second},
-		{"an empty group", func(o evilOrder) { o.answer(results(&apipb.ResultGroup{})) }, "unreachable behind evil", 4 * time.Second},
-		{"garbage", raw([]byte("\x10what is this, an event?")...), "unreachable behind evil", 4 * time.Second},
-		{"a false length", raw(framed(1<<40, []byte("x"))...), "unreachable behind evil", 4 * time.Second},
-		{"less than it says", raw(framed(19<<20, make([]byte, 1<<20))...), "unreachable behind evil", 4 * time.Second},
+		{"a result at once", func(o evilOrder) { o.reply(call.OK, "") }, "unreachable behind evil: it gave no result", 8 * time.Second},
+		{"half of the results", func(o evilOrder) { o.answer(fine("evil-1")) }, "unreachable behind evil: it gave no result", 8 * time.Second},
+		{"an empty group", func(o evilOrder) { o.answer(results(&apipb.ResultGroup{})) }, "unreachable behind evil", 8 * time.Second},
+		{"garbage", raw([]byte("\x10what is this, an event?")...), "unreachable behind evil", 8 * time.Second},
+		{"a false length", raw(framed(1<<40, []byte("x"))...), "unreachable behind evil", 8 * time.Second},
+		{"less than it says", raw(framed(19<<20, make([]byte, 1<<20))...), "unreachable behind evil", 8 * time.Second},
 		{"a million names", func(o evilOrder) { o.answer(fine("x[000000-999999]")) }, "unreachable behind evil", 8 * time.Second},
 		{"a million names for ever", endless(fine("x[000000-999999]")), "unreachable behind evil", 8 * time.Second},
 		{"a large group", func(o evilOrder) { o.answer(results(numbers)) }, "unreachable behind evil", 8 * time.Second},
@@ -219,24 +267,24 @@ func testEvilAnswers(t *testing.T, binary string) {
 		{"a number that the store does not hold", func(o evilOrder) {
 			o.answer(results(&apipb.ResultGroup{Names: "evil-[1,2]", Cut: 1<<64 - 1}))
 		}, "unreachable behind evil", 8 * time.Second},
-		{"no answer", func(evilOrder) {}, "unreachable behind evil: no answer within 5s", 8 * time.Second},
-		{"an open stream", func(o evilOrder) { o.open("events") }, "unreachable behind evil: no answer within 5s", 8 * time.Second},
+		{"no answer", func(evilOrder) {}, "unreachable behind evil: no answer within 10s", 13 * time.Second},
+		{"an open stream", func(o evilOrder) { o.open("events") }, "unreachable behind evil: no answer within 10s", 13 * time.Second},
 		{"that the session is lost", func(o evilOrder) { o.reply(call.SessionLost, "") }, "evil", 8 * time.Second},
-		{"that there is none", func(o evilOrder) { o.reply(call.NoSession, "") }, "evil", 4 * time.Second},
-		{"that it is withdrawn", func(o evilOrder) { o.reply(call.Cancelled, "") }, "evil", 4 * time.Second},
-		{"a code of its own", func(o evilOrder) { o.reply(77777, "\x1b[31mred") }, "evil: ", 4 * time.Second},
+		{"that there is none", func(o evilOrder) { o.reply(call.NoSession, "") }, "evil", 8 * time.Second},
+		{"that it is withdrawn", func(o evilOrder) { o.reply(call.Cancelled, "") }, "evil", 8 * time.Second},
+		{"a code of its own", func(o evilOrder) { o.reply(77777, "\x1b[31mred") }, "evil: ", 8 * time.Second},
 		{"a stream that breaks", func(o evilOrder) {
 			st := o.open("events")
 			st.CloseWithReason("so there")
 			o.reply(call.OK, "")
-		}, "evil", 8 * time.Second},
+		}, "evil", 13 * time.Second},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			hop.does(x.act)
-			c := top.root.run("call", "--delegate", "*-*", "test.ping", "--timeout", "5s", "-o", "json")
+			c := top.root.run("call", "--delegate", "*-*", "test.ping", "--timeout", "10s", "-o", "json")
 			c.t = t
 			c.exits(3).within(x.most)
-			a := c.account(all...)
+			a := c.account(evilNames...)
 			for _, r := range a.Results {
 				evil := strings.HasPrefix(r.Machine, "evil-")
 				if r.Status == "answered" && evil && x.name != "half of the results" || !evil && r.Status != "answered" || evil && r.Status != "answered" && !strings.Contains(r.Reason, x.why) {
@@ -261,7 +309,48 @@ func testEvilAnswers(t *testing.T, binary string) {
 	if after-before > 400<<20 {
 		t.Errorf("the top grew from %d to %d MiB", before>>20, after>>20)
 	}
+}
 
+// What machines may answer at most, a hop may, too.
+func testEvilWeight(t *testing.T, binary string) {
+	top, hop := evilFleet(t, binary)
+	// The heaviest that machines may be: a MiB from each of 300.
+	file := top.write("heavy.map", "evil:\n"+func() (s string) {
+		for n := range 300 {
+			s += fmt.Sprintf("    h%04d: {}\n", n)
+		}
+		return s
+	}()+"good:\n    good-1: {}\ntop-1: {}\n")
+	hop.does(func(o evilOrder) {
+		st := o.open("events")
+		big := make([]byte, 1<<20)
+		for n := range 300 {
+			copy(big, fmt.Sprintf(`{"n":%d,`, n))
+			if tell(st, results(&apipb.ResultGroup{Names: fmt.Sprintf("h%04d", n), Output: big})) != nil {
+				break
+			}
+		}
+		_ = st.Close()
+		o.reply(call.OK, "")
+	})
+	before := memory(t, top.overlord.pid(), "VmHWM")
+	heavy := top.root.start("call", "--map", file, "h*", "test.ping", "--timeout", "50s", "--async")
+	heavy.exits(0)
+	meanwhile := top.root.run("call", "top-1,good", "test.ping").exits(0)
+	id := strings.TrimSpace(heavy.out.String())
+	top.until("the heavy job is closed", func() bool {
+		return strings.Contains(top.root.run("job", "list", "-o", "jsonl").out.String(), `{"job":"`+id) && !strings.Contains(top.root.run("job", "list", "--open", "-o", "jsonl").out.String(), id)
+	})
+	t.Logf("a MiB from each of 300: the top's peak went from %d to %d MiB; another order took %s meanwhile", before>>20, memory(t, top.overlord.pid(), "VmHWM")>>20, meanwhile.took.Round(time.Millisecond))
+	if d := memory(t, top.overlord.pid(), "VmHWM") - before; d > 800<<20 {
+		t.Errorf("the top grew by %d MiB", d>>20)
+	}
+}
+
+// A hop is a machine to the overlord above it: it may ask for little, and what it
+// opens or answers unasked is refused.
+func testEvilRequests(t *testing.T, binary string) {
+	top, hop := evilFleet(t, binary)
 	hop.does(func(o evilOrder) { // twice, and more streams than there should be
 		for range 3 {
 			if st := o.open("events"); st != nil {
@@ -273,7 +362,7 @@ func testEvilAnswers(t *testing.T, binary string) {
 		o.reply(call.OK, "")
 		_ = hop.up.Reply(o.id, &fleetpb.Result{Code: 3})
 	})
-	others(top.root.run("call", "--delegate", "*-*", "test.ping", "-o", "json").exits(0))
+	othersAnswer(top.root.run("call", "--delegate", "*-*", "test.ping", "-o", "json").exits(0))
 
 	// What only parents, and what nobody may ask.
 	for _, m := range []string{session.MethodMap, session.MethodDelegate, session.MethodGroups, session.MethodJob, session.MethodCheckpoint, session.MethodRevocations, "test.ping"} {
@@ -290,77 +379,5 @@ func testEvilAnswers(t *testing.T, binary string) {
 			t.Errorf("a stream %s that nobody asked for is taken", name)
 		}
 	}
-	others(top.root.run("call", "--delegate", "*-*", "test.ping", "-o", "json", "--timeout", "5s").within(8 * time.Second))
-}
-
-// Live output is taken for a hop's own machines alone, and is no program for terminals.
-func testEvilOutput(t *testing.T, binary string) {
-	top, hop := evilFleet(t, binary)
-	block := make([]byte, 32<<10)
-	for i := range block {
-		block[i] = "\x1b[2Jpwned\r\n"[i%11]
-	}
-	wrote := make(chan int64, 1)
-	hop.does(func(o evilOrder) {
-		st, n := o.open("output"), int64(0)
-		for ; n < 1<<30; n += int64(len(block)) {
-			if tell(st, outputs("good-1", "stdout", block)) != nil {
-				break
-			}
-		}
-		st.CloseWithReason("enough")
-		wrote <- n
-		o.answer(fine("evil-[1,2]"))
-	})
-	began := time.Now()
-	c := top.root.run("run", "--fold=false", "--delegate", "*-*", "--", "echo", "hello").exits(0)
-	c.tells("overlord/evil answered for machines that it was not sent").prints("good-1", "top-1")
-	if o := c.out.String() + c.err.String(); strings.Contains(o, "pwned") || strings.Contains(o, "\x1b") {
-		t.Errorf("output for foreign machines is shown: %.300q", o)
-	}
-	t.Logf("foreign output: %d MiB were taken in %s; the top's peak %d MiB", <-wrote>>20, time.Since(began).Round(time.Millisecond), memory(t, top.overlord.pid(), "VmHWM")>>20)
-
-	hop.does(func(o evilOrder) { // its own machine's, with escapes, in a stream of a strange name, and a chunk that is too large
-		st := o.open("output")
-		_ = tell(st, outputs("evil-1", "stdout", []byte("\x1b]0;title\x07hello\n")), outputs("evil-2", "stdout", []byte("last\n")),
-			outputs("evil-1", "\x1b[31m", []byte("strange\n")), outputs("evil-2", "stdout", []byte("strange, too\n")))
-		_ = st.Close()
-		o.answer(fine("evil-[1,2]"))
-	})
-	c = top.root.run("run", "--fold=false", "--delegate", "*-*", "--", "echo", "hello").exits(0).prints("hello", "last")
-	if o := c.out.String() + c.err.String(); strings.Contains(o, "\x1b") || strings.Contains(o, "strange") {
-		t.Errorf("escapes or strange streams are shown: %.300q", o)
-	}
-
-	// Results for all, and an order that it never ends.
-	for name, act := range map[string]func(o evilOrder){
-		"no end": func(o evilOrder) {
-			st := o.open("events")
-			_ = tell(st, fine("evil-[1,2]"))
-			_ = st.Close()
-		},
-		"no end of its output": func(o evilOrder) {
-			o.open("output")
-			st := o.open("events")
-			_ = tell(st, fine("evil-[1,2]"))
-		},
-	} {
-		hop.does(act)
-		c = top.root.run("run", "--fold=false", "--delegate", "*-*", "--timeout", "0", "--", "echo", "hello").exits(0).within(20*time.Second).prints("good-1", "top-1")
-		t.Logf("%s: %s", name, c.took.Round(time.Millisecond))
-	}
-	hop.does(func(o evilOrder) { // a reader's patience: nothing but escapes
-		st := o.open("output")
-		for range 50 {
-			if tell(st, outputs("evil-1", "stdout", block)) != nil {
-				break
-			}
-		}
-		_ = st.Close()
-		o.answer(fine("evil-[1,2]"))
-	})
-	if c = top.root.run("run", "--fold=false", "--delegate", "evil-*", "--", "true").exits(0); strings.Contains(c.out.String(), "\x1b") {
-		t.Error("an escape reaches the terminal")
-	}
-	fmt.Fprintln(t.Output(), "the top's peak in MiB:", memory(t, top.overlord.pid(), "VmHWM")>>20)
+	othersAnswer(top.root.run("call", "--delegate", "*-*", "test.ping", "-o", "json", "--timeout", "5s").within(8 * time.Second))
 }

@@ -4,14 +4,17 @@ package main_test
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"dominion/api/apipb"
 	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/pki"
@@ -28,17 +31,24 @@ func (i *impostor) delegate(name string, d *fleetpb.Delegate) asked {
 	return i.send(name, &fleetpb.Call{Method: session.MethodDelegate, Args: args})
 }
 
-// streamed sends a sub-overlord the bytes of an order as a stream.
-func (i *impostor) streamed(name string, order []byte) asked {
-	i.t.Helper()
-	args, err := proto.Marshal(&fleetpb.Delegate{Streamed: true})
+// delegation gives the CALL of an order.
+func delegation(t *testing.T, d *fleetpb.Delegate) []byte {
+	t.Helper()
+	args, err := proto.Marshal(d)
 	if err != nil {
-		i.t.Fatal(err)
+		t.Fatal(err)
 	}
 	body, err := proto.Marshal(&fleetpb.Call{Method: session.MethodDelegate, Args: args})
 	if err != nil {
-		i.t.Fatal(err)
+		t.Fatal(err)
 	}
+	return body
+}
+
+// streamed sends a sub-overlord the bytes of an order as a stream.
+func (i *impostor) streamed(name string, order []byte) asked {
+	i.t.Helper()
+	body := delegation(i.t, &fleetpb.Delegate{Streamed: true})
 	s, id, a := i.peer(name), i.id(), make(asked, 1)
 	if err := s.Start(id, a, body); err != nil {
 		a <- verdict{call.CodeOf(err), err.Error()}
@@ -63,6 +73,10 @@ func testEvilParent(t *testing.T, binary string) {
 	mid := top.sub(top, "mid")
 	mid.minion("mid-1")
 	mid.minion("mid-2")
+	mid.await(2)
+	mid.overlord.stop()
+	mid.write("empty.yaml", "max_jobs: 20\n")
+	mid.up()
 	mid.await(2)
 	alice := top.login("alice")
 	evil := top.possess("top")
@@ -213,25 +227,102 @@ func testEvilParent(t *testing.T, binary string) {
 		}
 	}
 	peak("64 signed orders with a million other names each")
+	// An order of a real operator, for ever other machines: half of the jobs are for others.
+	var names []string
+	for n := range 6 {
+		names = append(names, fmt.Sprintf("none-%d", n))
+	}
+	long := top.ordered("test.sleep", `{"seconds":8}`, strings.Join(append(names, "mid-1"), ","), now, now.Add(time.Hour))
+	long.Via, long.TimeoutMs = []string{"top"}, 20_000
+	answers = answers[:0]
+	for n := range 30 {
+		d := proto.CloneOf(long)
+		d.Reach = &fleetpb.Branch{Name: "mid", Machines: "mid-1"}
+		for k, name := range names {
+			if n>>k&1 == 1 {
+				d.Reach.Machines += "," + name
+			}
+		}
+		answers = append(answers, evil.delegate("mid", d))
+	}
+	busy := 0
+	for _, a := range answers {
+		if a.wait(t).code == call.Busy {
+			busy++
+		}
+	}
+	if busy < 15 || busy > 20 {
+		t.Errorf("%d of 30 orders are refused as busy; want all beyond 10", busy)
+	}
+
+	// Its own operators are served meanwhile, and what they order the parent can neither
+	// withdraw nor watch, even with the order in its hands.
+	own := top.ordered("test.sleep", `{"seconds":4}`, "mid-1", time.Now(), now.Add(time.Hour))
+	job, err := mid.conn.Fleet.Call(t.Context(), connect.NewRequest(&apipb.CallRequest{
+		Order: own.Order, Signature: own.Signature, OperatorCert: own.OperatorCert, Salt: own.Salt, Args: own.Args, Names: own.Names, TimeoutMs: 20_000,
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !job.Receive() || job.Msg().GetAccepted() == nil {
+		t.Fatalf("%v, %v", job.Msg(), job.Err())
+	}
+	slept := alice.start(mid.orders("call", "mid-2", "test.sleep", "4")...)
+	mid.until("the job is there", func() bool {
+		return strings.Count(mid.root.run("job", "list", "--open", "-o", "jsonl").out.String(), `"targeted":1,`) >= 2
+	})
+	for n := range uint64(3000) {
+		_ = evil.peer("mid").Cancel(n, "withdrawn")
+	}
+	own.Reach, own.Via = &fleetpb.Branch{Name: "mid", Machines: "mid-1"}, []string{"top"}
+	for _, cancel := range []bool{false, true} {
+		own.Cancel = cancel
+		if v := evil.delegate("mid", own).wait(t); v.code != call.Conflict && v.code != call.Busy {
+			t.Errorf("an order that mid was given itself: %v; want it refused", v)
+		}
+	}
+	slept.exits(0)
+	var last *apipb.CallEvent
+	for job.Receive() {
+		last = job.Msg()
+	}
+	if n := last.GetClosed().GetCounts().GetAnswered(); job.Err() != nil || n != 1 {
+		t.Errorf("the operator's own job ends with %v, %v; want one answer", last, job.Err())
+	}
+	if lines() != 0 {
+		t.Errorf("something ran %d times", lines())
+	}
+	// Orders that begin and do not end take all places; one that waits for a place and is withdrawn does not begin.
+	for range 2 {
+		s, id := evil.peer("mid"), evil.id()
+		if err := s.Start(id, make(asked, 1), delegation(t, &fleetpb.Delegate{Streamed: true})); err != nil {
+			t.Fatal(err)
+		}
+		st, err := s.Open(t.Context(), id, "order")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := st.Write([]byte{0}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	waits, id := make(asked, 1), evil.id()
+	if err := evil.peer("mid").Start(id, waits, delegation(t, order())); err != nil {
+		t.Fatal(err)
+	}
+	if err := evil.peer("mid").Cancel(id, "withdrawn"); err != nil {
+		t.Fatal(err)
+	}
+	if v := waits.wait(t); v.code != call.Cancelled || lines() != 0 {
+		t.Errorf("withdrawn while it waits: %v, and something ran %d times", v, lines())
+	}
 	for range 600 { // a streamed order that never comes
 		evil.send("mid", &fleetpb.Call{Method: session.MethodDelegate, Args: protowire.AppendVarint(protowire.AppendTag(nil, 16, protowire.VarintType), 1)})
 	}
 	peak("600 orders that never come")
+	alice.run(mid.orders("call", "mid-*", "test.ping")...).exits(0)
 	after := memory(t, mid.overlord.pid(), "VmHWM")
 	if after-before > 500<<20 {
 		t.Errorf("mid grew from %d to %d MiB", before>>20, after>>20)
-	}
-
-	// Its own operators are served meanwhile, and what they order the parent cannot withdraw.
-	slept := alice.start(mid.orders("call", "mid-1", "test.sleep", "4")...)
-	mid.until("the job is there", func() bool {
-		return strings.Contains(mid.root.run("job", "list", "--open", "-o", "jsonl").out.String(), "test.sleep")
-	})
-	for n := range uint64(200) {
-		_ = evil.peer("mid").Cancel(n, "withdrawn")
-	}
-	slept.exits(0)
-	if lines() != 0 {
-		t.Errorf("something ran %d times", lines())
 	}
 }

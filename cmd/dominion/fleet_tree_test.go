@@ -251,6 +251,16 @@ func treeCancelled(f *forest) {
 		s.until("nothing sleeps", func() bool { return len(sleeping()) == 0 })
 		f.idle()
 	}
+
+	// At any moment, the earliest too.
+	for i := range 20 {
+		c := f.root.start("run", "--delegate", "m*", "--", "sleep", nap)
+		<-time.After(time.Duration(20+7*i) * time.Millisecond)
+		c.signal(syscall.SIGINT)
+		c.exits(130).within(5 * time.Second)
+		f.idle()
+		s.until("nothing sleeps", func() bool { return len(sleeping()) == 0 })
+	}
 }
 
 // treeVerified: after all that, every log is whole, and the machines agree with it.

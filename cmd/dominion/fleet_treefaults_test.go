@@ -27,6 +27,7 @@ func TestFleetTreeFaults(t *testing.T) {
 		{"HopDead", treeHopDead},
 		{"HopLost", treeHopLost},
 		{"AnotherWay", treeAnotherWay},
+		{"CancelledMeanwhile", treeCancelledMeanwhile},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			t.Parallel()
@@ -133,6 +134,34 @@ func treeHopLost(f *forest) {
 	}
 	if got := ran(); !slices.Equal(got, everybody) {
 		f.t.Errorf("it was run by %q; want each once", got)
+	}
+}
+
+// What is withdrawn while a hop is away ends when it is back.
+func treeCancelledMeanwhile(f *forest) {
+	nap, sleeping := naps(f.t, 100)
+	s := f.at(f.Top)
+	for _, killed := range [][]string{{"dc2"}, {"rack5"}, {"dc2", "top"}} {
+		what := strings.Join(killed, " and ")
+		job := strings.TrimSpace(f.root.run("run", "--delegate", "m*", "--async", "--wait-for", "1h", "--", "sleep", nap).exits(0).out.String())
+		s.until("it sleeps everywhere", func() bool { return len(sleeping()) == 36 })
+		f.node(killed[0]).Kill()
+		f.root.run("job", "cancel", job, "--no-wait").exits(0)
+		for _, name := range killed[1:] {
+			f.node(name).Kill()
+		}
+		for _, name := range killed {
+			f.node(name).Up()
+		}
+		f.Await()
+		began := time.Now()
+		s.until(what+": nothing sleeps", func() bool { return len(sleeping()) == 0 })
+		f.t.Logf("killed %s: nothing sleeps %.1f s after it is back", what, time.Since(began).Seconds())
+		c := f.root.run("job", "watch", job, "-o", "json").exits(3).account(onlyMachines(behind(f.Top))...)
+		if c.Counts.Skipped+c.Counts.Failed != 36 {
+			f.t.Errorf("killed %s: %+v; want all cancelled", what, c.Counts)
+		}
+		f.idle()
 	}
 }
 
