@@ -90,11 +90,11 @@ func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) err
 	}
 	if r != nil {
 		if req.Cancel {
-			o.withdraw(answering, r, d.Parent)
+			o.withdraw(o.life, r, d.Parent)
 		} else {
 			defer context.AfterFunc(ctx, func() {
 				if withdrawn(ctx) {
-					o.withdraw(answering, r, d.Parent)
+					o.withdraw(o.life, r, d.Parent)
 				}
 			})()
 		}
