@@ -54,7 +54,8 @@ func TestWithdrawnWhileAway(t *testing.T) {
 	sub.Down()
 	f.Await(0)
 	if _, err := j.Cancel(t.Context()); err != nil {
-		t.Fatal(err)
+		got, end := j.ByMachine()
+		t.Fatalf("%v; it ended with %v, %v", err, got, end)
 	}
 	sub.Up()
 	got, err := j.ByMachine()
