@@ -32,7 +32,7 @@ var errNotBegun = call.Errorf(call.Cancelled, "the order is withdrawn, and had n
 // and tells the parent what comes of it.
 func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.Result {
 	err := o.serveDelegation(ctx, d)
-	if err != nil && o.life.Err() != nil {
+	if err != nil && (o.life.Err() != nil || ctx.Err() != nil && !withdrawn(ctx)) { // which says nothing of the order
 		err = errStopping
 	}
 	if closed, ok := errors.AsType[*session.StreamError](err); ok {

@@ -15,7 +15,8 @@ import (
 	"dominion/overlord"
 )
 
-// An order that is withdrawn while a sub-overlord is away is withdrawn there, and not
+// An order goes on when a sub-overlord was ended in order and is back; and one that is
+// withdrawn while a sub-overlord is away is withdrawn there, and not
 // failed, when that is back.
 func TestWithdrawnWhileAway(t *testing.T) {
 	f := fleettest.New(t, 0)
@@ -47,10 +48,22 @@ func TestWithdrawnWhileAway(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sub.Until("it has the order", func() bool {
-		resp, err := sub.Conn.Fleet.Jobs(t.Context(), connect.NewRequest(&apipb.JobsRequest{Open: true}))
+	open := func(f *fleettest.Fleet) bool {
+		resp, err := f.Conn.Fleet.Jobs(t.Context(), connect.NewRequest(&apipb.JobsRequest{Open: true}))
 		return err == nil && len(resp.Msg.Jobs) == 1
-	})
+	}
+	sub.Until("it has the order", func() bool { return open(sub) })
+	for range 2 { // ended in order: the job goes on
+		sub.Down()
+		f.Await(0)
+		if !open(f) {
+			got, err := j.ByMachine()
+			t.Fatalf("the job is over, with %v, %v", got, err)
+		}
+		sub.Up()
+		f.Await(1)
+		sub.Await(1)
+	}
 	sub.Down()
 	f.Await(0)
 	if _, err := j.Cancel(t.Context()); err != nil {
