@@ -19,6 +19,6 @@ func TestSoakSurvives(t *testing.T) {
 func TestSoakTreeSurvives(t *testing.T) {
 	groveStorms{
 		machines: map[string]int{"top": 2, "dc1": 3, "dc2": 3, "dc3": 2, "rack1": 4, "dc1 dc2": 2, "rack1 dc2": 2, "top dc3": 1, "dc2 dc3": 1},
-		rounds:   int(number(t, "DOMINION_TREE_ROUNDS", 20)), seed: seed(t), lasts: 8 * time.Second, limit: 3 * time.Minute, terms: true,
+		rounds:   int(number(t, "DOMINION_TREE_ROUNDS", 20)), seed: seed(t), lasts: 8 * time.Second, limit: 3 * time.Minute, drop: 0.02, terms: true,
 	}.run(t, faultyBinary(t))
 }

@@ -93,6 +93,6 @@ func TestFleetNoFaults(t *testing.T) {
 func TestFleetTreeSurvives(t *testing.T) {
 	groveStorms{
 		machines: map[string]int{"top": 2, "dc1": 2, "dc2": 2, "dc3": 2, "rack1": 2, "dc1 dc2": 1, "rack1 dc2": 1, "top dc3": 1, "dc2 dc3": 1},
-		rounds:   3, seed: seed(t), lasts: 2 * time.Second, limit: 75 * time.Second,
+		rounds:   2, seed: seed(t), lasts: 2 * time.Second, limit: 75 * time.Second,
 	}.run(t, faultyBinary(t))
 }

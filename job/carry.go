@@ -206,6 +206,9 @@ func (b *batch) once(life context.Context) error {
 	}
 	ctx, giveUp := context.WithCancelCause(ctx)
 	defer giveUp(nil)
+	for _, i := range b.rest() { // first: what Cancel has ended by now it has told us
+		b.r.advance(int(i), call.Sent)
+	}
 	select {
 	case <-b.r.stop:
 		b.withdrawn()
@@ -229,9 +232,6 @@ func (b *batch) once(life context.Context) error {
 		case <-over:
 		}
 	}()
-	for _, i := range b.rest() {
-		b.r.advance(int(i), call.Sent)
-	}
 	for i := range b.left { // it is asked for them, too
 		b.r.mayHaveBegun(i)
 	}

@@ -32,7 +32,7 @@ var errNotBegun = call.Errorf(call.Cancelled, "the order is withdrawn, and had n
 // and tells the parent what comes of it.
 func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.Result {
 	err := o.serveDelegation(ctx, d)
-	if err != nil && o.life.Err() != nil {
+	if err != nil && (o.life.Err() != nil || ctx.Err() != nil && !withdrawn(ctx)) { // which says nothing of the order
 		err = errStopping
 	}
 	if closed, ok := errors.AsType[*session.StreamError](err); ok {
@@ -90,11 +90,11 @@ func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) err
 	}
 	if r != nil {
 		if req.Cancel {
-			o.withdraw(answering, r, d.Parent)
+			o.withdraw(r, d.Parent)
 		} else {
 			defer context.AfterFunc(ctx, func() {
 				if withdrawn(ctx) {
-					o.withdraw(answering, r, d.Parent)
+					o.withdraw(r, d.Parent)
 				}
 			})()
 		}
@@ -237,10 +237,10 @@ func otherID(order call.JobID, machines string) call.JobID {
 	return id
 }
 
-// withdraw cancels a job because the parent says so.
-func (o *Overlord) withdraw(ctx context.Context, r *running, parent string) {
+// withdraw cancels a job because the parent says so, whatever becomes of its session.
+func (o *Overlord) withdraw(r *running, parent string) {
 	above := caller{Identity: pki.Identity{Role: pki.Overlord, Name: parent}}
-	if err := o.keep.cancel(ctx, above, r.run.Plan.ID); err != nil && call.CodeOf(err) != call.NotFound {
+	if err := o.keep.cancel(o.life, above, r.run.Plan.ID); err != nil && call.CodeOf(err) != call.NotFound {
 		o.log.Error("withdrawal not stored; it holds until this overlord restarts", "job", r.run.Plan.ID.String(), "error", err)
 	}
 	r.run.Cancel()
