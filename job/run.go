@@ -312,6 +312,9 @@ func (r *Run) Watch(from int) Snapshot {
 	}
 }
 
+// Cancelled says whether the order was withdrawn.
+func (r *Run) Cancelled() bool { return isClosed(r.stop) }
+
 // Closed gives a channel that is closed when the run is over: the job is closed,
 // or goes on at the next start.
 func (r *Run) Closed() <-chan struct{} { return r.over }

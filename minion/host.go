@@ -23,6 +23,8 @@ type Host interface {
 	// session, or with cause ErrWithdrawn when the parent withdraws the order; the
 	// answer is awaited then, too.
 	Delegate(ctx context.Context, d Delegation) *fleetpb.Result
+	// Opened is told that a session with the parent has begun. It must not block.
+	Opened()
 }
 
 // ErrWithdrawn is why the context of a delegation ends when the order is withdrawn.

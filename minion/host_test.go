@@ -26,6 +26,8 @@ func newSteered() *steered {
 
 func (h *steered) Answer(context.Context, string, []byte) (any, error) { return struct{}{}, nil }
 
+func (h *steered) Opened() {}
+
 func (h *steered) Delegate(ctx context.Context, d Delegation) *fleetpb.Result {
 	defer h.ended.Add(1)
 	h.begun <- d

@@ -110,6 +110,9 @@ func (l *link) ready(s *session.Session) {
 	if l.agent.opened != nil {
 		l.agent.opened()
 	}
+	if l.agent.host != nil {
+		l.agent.host.Opened()
+	}
 }
 
 // takeHead judges a head of the overlord's audit log and remembers the answer

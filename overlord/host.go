@@ -28,3 +28,6 @@ func (h host) Answer(ctx context.Context, method string, args []byte) (any, erro
 func (h host) Delegate(ctx context.Context, d minion.Delegation) *fleetpb.Result {
 	return h.o.delegated(ctx, d)
 }
+
+// Opened implements minion.Host.
+func (h host) Opened() { h.o.background.Go(h.o.askWhatIsOver) }

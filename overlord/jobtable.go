@@ -142,6 +142,13 @@ func (t *jobTable) job(id call.JobID) *running {
 	return t.byJob[id]
 }
 
+// of gives the open jobs of an order.
+func (t *jobTable) of(order call.JobID) []*running {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return slices.Clone(t.byOrder[order])
+}
+
 // awaiting gives the job of an order that concerns a machine; nil: none.
 func (t *jobTable) awaiting(order call.JobID, machine string) *running {
 	t.mu.RLock()

@@ -141,6 +141,8 @@ func (o *Overlord) minionAsks(ctx context.Context, s *session.Session, c *fleetp
 		return struct{}{}, o.keep.facts(ctx, s.Peer().Name, c.Args)
 	case session.MethodGrant:
 		return o.passedUp(ctx, s, c.Args)
+	case session.MethodOrders:
+		return o.ordersOver(ctx, s, c.Args)
 	case session.MethodRevoke:
 		return o.revokeBelow(ctx, s, c.Args)
 	case session.MethodRecover:

@@ -227,3 +227,21 @@ const (
 	MaxGroups       = 2048    // groups in one question
 	MaxGroupsAnswer = 3 << 20 // bytes of a GroupsResult, encoded
 )
+
+// MethodOrders is what a sub-overlord asks its parent when their session begins:
+// which of the orders that it has open from there are over. OrdersArgs, answered by
+// OrdersResult.
+const MethodOrders = "session.orders"
+
+// MaxOrders is how many orders one OrdersArgs may name.
+const MaxOrders = 1000
+
+// OrdersArgs names orders that the parent passed on.
+type OrdersArgs struct {
+	Jobs []string `json:"jobs"` // call.JobID.String of the orders; at most MaxOrders
+}
+
+// OrdersResult answers OrdersArgs.
+type OrdersResult struct {
+	Over []string `json:"over,omitempty"` // those that were withdrawn, or whose results nobody awaits any more
+}
