@@ -298,6 +298,12 @@ func (a *answerer) instanceDisks(c *Cluster) *prepared {
 		return new(failureText("Instance not found in the configuration: " + prereqError("Instance", "name", string(a.text), at)))
 	}
 	e := &c.instances[at]
+	// The disks are those of the instance that the uuid inside the object leads to.
+	if at = c.instIndex.find(e.uuid); at < 0 {
+		return new(failureText("Could not retrieve disks: " + prereqError("Instance", "name", e.uuid, at)))
+	}
+	serial := e.serial
+	e = &c.instances[at]
 	if e.hasMissing {
 		return new(failureText("Could not retrieve disks: " + prereqError("Disk", "uuid", e.missing, unknown)))
 	}
@@ -312,7 +318,7 @@ func (a *answerer) instanceDisks(c *Cluster) *prepared {
 		}
 	}
 	a.part = append(out, ']')
-	return a.write(a.part, e.serial)
+	return a.write(a.part, serial)
 }
 
 func (a *answerer) configAt(c *Cluster) *prepared {

@@ -168,15 +168,9 @@ func (c *Cluster) buildInstances() {
 	}
 }
 
-// findDisks follows an instance's list of disks. As in the original the list is
-// that of the instance which the uuid inside the object leads to.
+// findDisks follows an instance's list of disks.
 func (c *Cluster) findDisks(e *instanceEntry) {
-	at := c.instIndex.find(e.uuid)
-	if at < 0 {
-		e.missing, e.hasMissing = e.uuid, true
-		return
-	}
-	for _, d := range c.instances[at].object.list("disks") {
+	for _, d := range e.object.list("disks") {
 		v := c.disks.get(d.text)
 		if v == nil {
 			e.disks, e.missing, e.hasMissing = nil, d.text, true

@@ -73,6 +73,12 @@ func TestQueryTyped(t *testing.T) {
 	c := newTestClient(t, ClientConfig{Peers: []string{"127.0.0.1"}, Port: port})
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
+	askLab(t, ctx, c)
+}
+
+// askLab asks a peer that has testdata/config.data every kind of query.
+func askLab(t *testing.T, ctx context.Context, c *Client) {
+	t.Helper()
 	check(t, ctx, c, Ping(), 0, int64(3000000))
 	check(t, ctx, c, NodeRole("alpha.lab.example"), 42, RoleMaster)
 	check(t, ctx, c, NodeRole("alpha"), 42, RoleCandidate)
