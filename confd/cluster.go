@@ -52,8 +52,8 @@ type instanceEntry struct {
 	uuid, name, primary string
 	serial              int64
 	object              *value
-	disks               []*value
-	missing             string // the first disk that there is not
+	disks               []*value // those that there are
+	missing             string   // the first disk that there is not
 	hasMissing          bool
 }
 
@@ -172,12 +172,22 @@ func (c *Cluster) buildInstances() {
 func (c *Cluster) findDisks(e *instanceEntry) {
 	for _, d := range e.object.list("disks") {
 		v := c.disks.get(d.text)
-		if v == nil {
-			e.disks, e.missing, e.hasMissing = nil, d.text, true
-			return
+		switch {
+		case v != nil:
+			e.disks = append(e.disks, v)
+		case !e.hasMissing:
+			e.missing, e.hasMissing = d.text, true
 		}
-		e.disks = append(e.disks, v)
 	}
+}
+
+// ownDisks gives the disks as the original finds them for its lists of minors: by
+// the uuid inside the object, and none at all when one is missing.
+func (c *Cluster) ownDisks(e *instanceEntry) []*value {
+	if at := c.instIndex.find(e.uuid); at >= 0 && !c.instances[at].hasMissing {
+		return c.instances[at].disks
+	}
+	return nil
 }
 
 // buildMaster prepares what depends on who the master is.

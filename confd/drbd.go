@@ -25,10 +25,12 @@ func (c *Cluster) buildDRBD() {
 	for i := range c.instances {
 		e := &c.instances[i]
 		var nodes []string
-		for n, d := range e.disks {
+		for _, d := range e.disks {
 			if a, b, ok := drbdNodes(d); ok {
 				nodes = append(nodes, a, b)
 			}
+		}
+		for n, d := range c.ownDisks(e) {
 			c.addMinors(byUUID, e, "disk/"+strconv.Itoa(n), d)
 		}
 		if e.object.get("primary_node") != nil {

@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
@@ -17,12 +16,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
-
-// Where Debian's package ganeti puts what these tests compare with.
-const (
-	ganetiDaemon = "/usr/sbin/ganeti-confd"
-	ganetiPython = "/usr/bin/python3"
 )
 
 // needGaneti skips where Ganeti is not installed, and fails where it should be.
@@ -46,22 +39,6 @@ type daemon struct {
 	port int
 	cmd  *exec.Cmd
 	addr *net.UDPAddr
-}
-
-// freePort gives a UDP port that nobody has, and that the system gives to nobody
-// who asks for any: a socket that sends to its own port hears itself.
-func freePort(t testing.TB) int {
-	t.Helper()
-	for range 100 {
-		port := 10000 + rand.IntN(20000)
-		conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
-		if err == nil {
-			_ = conn.Close()
-			return port
-		}
-	}
-	t.Fatal("no free port")
-	return 0
 }
 
 // startGaneti runs the genuine daemon on a configuration; nil: none.

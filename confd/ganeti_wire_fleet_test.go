@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
-	"os"
 	"testing"
 	"time"
 )
@@ -19,15 +18,6 @@ type wireCase struct {
 	name     string
 	datagram []byte
 	ours     []byte
-}
-
-func labBytes(t testing.TB) []byte {
-	t.Helper()
-	b, err := os.ReadFile("testdata/config.data")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
 }
 
 // wireCases signs every inner case, and adds what is wrong already outside.
@@ -64,7 +54,7 @@ func saltOf(t testing.TB, reply []byte) string {
 // Every datagram that we can think of gets the same bytes from the genuine
 // daemon and from ours, or silence from both.
 func TestFleetGanetiSameReplies(t *testing.T) {
-	d := startGaneti(t, labBytes(t))
+	d := startGaneti(t, labConfig(t))
 	compareReplies(t, d, wireCases(t, labServer(t)))
 }
 
@@ -113,7 +103,7 @@ func compareReplies(t *testing.T, d *daemon, cases []wireCase) {
 
 // Our client asks the genuine daemon everything.
 func TestFleetGanetiDaemonOurClient(t *testing.T) {
-	d := startGaneti(t, labBytes(t))
+	d := startGaneti(t, labConfig(t))
 	c := newTestClient(t, ClientConfig{Peers: []string{"127.0.0.1"}, Port: d.port})
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
@@ -123,7 +113,7 @@ func TestFleetGanetiDaemonOurClient(t *testing.T) {
 // The genuine client asks our server everything, and the genuine daemon: what it
 // makes of the replies is the same, field by field.
 func TestFleetGanetiClientOurServer(t *testing.T) {
-	d := startGaneti(t, labBytes(t))
+	d := startGaneti(t, labConfig(t))
 	ours := startDriver(t, serve(t, "127.0.0.1", 0, labServer(t)), "127.0.0.1")
 	theirs := startDriver(t, d.port, "127.0.0.1")
 	type line struct {

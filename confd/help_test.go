@@ -3,6 +3,8 @@ package confd
 import (
 	"context"
 	"encoding/json"
+	"math/rand/v2"
+	"net"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -34,4 +36,26 @@ func check[A, W any](t testing.TB, ctx context.Context, c *Client, ask Ask[A], s
 	if d := cmp.Diff(any(want), got); d != "" {
 		t.Errorf("type %d: answer differs (-want +got):\n%s", ask.Type, d)
 	}
+}
+
+// Where Debian's package ganeti puts what these tests compare with.
+const (
+	ganetiDaemon = "/usr/sbin/ganeti-confd"
+	ganetiPython = "/usr/bin/python3"
+)
+
+// freePort gives a UDP port that nobody has, and that the system gives to nobody
+// who asks for any: a socket that sends to its own port hears itself.
+func freePort(t testing.TB) int {
+	t.Helper()
+	for range 100 {
+		port := 10000 + rand.IntN(20000)
+		conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
+		if err == nil {
+			_ = conn.Close()
+			return port
+		}
+	}
+	t.Fatal("no free port")
+	return 0
 }

@@ -13,7 +13,7 @@ import (
 
 func must(name string, s shape) member          { return member{name: name, shape: s} }
 func may(name string, s shape) member           { return member{name: name, shape: s, presence: optional} }
-func hide(name string, s shape) member          { return member{name: name, shape: s, presence: hidden} }
+func some(name string, s shape) member          { return member{name: name, shape: s, presence: sparse} }
 func or(def value, name string, s shape) member { return member{name, s, defaults, def} }
 
 // partly makes all members optional.
@@ -144,7 +144,7 @@ func node(free shape) shape {
 		must("name", str), must("primary_ip", str), must("secondary_ip", str), must("master_candidate", flag),
 		must("offline", flag), must("drained", flag), must("group", str), must("master_capable", flag),
 		must("vm_capable", flag), must("ndparams", partly(nodeParams())), must("powered", flag),
-		hide("hv_state_static", free), hide("disk_state_static", free),
+		some("hv_state_static", free), some("disk_state_static", free),
 	}, tail())...)
 }
 
@@ -153,7 +153,7 @@ func group(free shape) shape {
 		must("name", str), or(emptyList(), "members", listOf(str)), must("ndparams", partly(nodeParams())),
 		must("alloc_policy", oneOf("preferred", "last_resort", "unallocable")),
 		must("ipolicy", partly(ipolicy(partly(ispec())))), must("diskparams", mapOf(free)),
-		must("networks", mapOf(partly(nicParams()))), hide("hv_state_static", free), hide("disk_state_static", free),
+		must("networks", mapOf(partly(nicParams()))), some("hv_state_static", free), some("disk_state_static", free),
 	}, tail())...)
 }
 

@@ -139,7 +139,9 @@ func (w *worker) answer(dst, datagram []byte, from netip.Addr) []byte {
 	w.s.stats.received.Add(1)
 	if err := w.parse(datagram, now); err != nil {
 		w.s.stats.refused.Add(1)
-		w.s.log.Debug("datagram refused", "from", from, "error", err)
+		if w.s.log.Enabled(context.Background(), slog.LevelDebug) { // so that garbage costs no garbage
+			w.s.log.Debug("datagram refused", "from", from, "error", err)
+		}
 		return dst
 	}
 	start := len(dst)

@@ -11,14 +11,19 @@ import (
 // testKey is a key file's content, its line end included.
 const testKey = "3f1b6a52-0000-4000-8000-confdtestkey0\n"
 
-// lab gives the configuration of testdata.
-func lab(t testing.TB) *Cluster {
+func labConfig(t testing.TB) []byte {
 	t.Helper()
 	b, err := os.ReadFile("testdata/config.data")
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := ParseConfig(b)
+	return b
+}
+
+// lab gives the configuration of testdata.
+func lab(t testing.TB) *Cluster {
+	t.Helper()
+	c, err := ParseConfig(labConfig(t))
 	if err != nil {
 		t.Fatal(err)
 	}

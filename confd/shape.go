@@ -23,7 +23,7 @@ const (
 	required presence = iota // missing or null is an error
 	optional                 // left out of what is written
 	defaults                 // written with the member's default
-	hidden                   // never written
+	sparse                   // an object that is written unless it is empty
 )
 
 // member is one member of an object.
@@ -300,7 +300,7 @@ func read(v value, members []member, forthcoming bool) (value, error) {
 			if err != nil {
 				return v, at(m.name, err)
 			}
-			if m.presence != hidden {
+			if m.presence != sparse || len(y.items) > 0 {
 				out.set(m.name, y)
 			}
 		case m.presence == defaults && !forthcoming:
@@ -326,22 +326,15 @@ func size(v value) (value, error) {
 	if m == nil {
 		return v, wrong(v, "size")
 	}
-	n, ok := rational(m[1])
-	if !ok {
+	n, err := strconv.ParseInt(m[1], 10, 64)
+	shift := map[string]int{"": 0, "m": 0, "g": 10, "t": 20}[strings.ToLower(m[2])]
+	if err != nil || n<<shift>>shift != n {
 		return v, wrong(v, "size")
 	}
-	unit := map[string]*big.Rat{"": big.NewRat(1, 1), "m": big.NewRat(1, 1), "g": big.NewRat(1<<10, 1), "t": big.NewRat(1<<20, 1)}[strings.ToLower(m[2])]
-	if unit == nil {
-		return v, wrong(v, "size")
-	}
-	q := new(big.Int).Quo(n.Mul(n, unit).Num(), n.Denom())
-	if !q.IsInt64() {
-		return v, wrong(v, "size")
-	}
-	return integer(q.Int64()), nil
+	return integer(n << shift), nil
 }
 
-var sizeText = regexp.MustCompile(`^([0-9]+(?:\.[0-9]+)?) *([A-Za-z]*)$`)
+var sizeText = regexp.MustCompile(`^ *(-?[0-9]+) *(?:([MmGgTt])(?:[Ii]?[Bb])?)?$`)
 
 // jobID is a number or the text of one, not negative.
 func jobID(v value) (value, error) {
