@@ -26,23 +26,25 @@ func (c *Cluster) buildDRBD() {
 		e := &c.instances[i]
 		var nodes []string
 		for _, d := range e.disks {
-			if a, b, ok := drbdNodes(d); ok {
-				nodes = append(nodes, a, b)
+			switch a, b, ok := drbdNodes(d); {
+			case !ok:
+			case a == e.primary:
+				nodes = append(nodes, b)
+			case b == e.primary:
+				nodes = append(nodes, a)
 			}
 		}
 		for n, d := range c.ownDisks(e) {
 			c.addMinors(byUUID, e, "disk/"+strconv.Itoa(n), d)
 		}
-		if e.object.get("primary_node") != nil {
-			for _, at := range byUUID[e.primary] {
-				c.nodes[at].primary = append(c.nodes[at].primary, i)
-			}
+		if e.object.get("primary_node") == nil {
+			continue
+		}
+		for _, at := range byUUID[e.primary] {
+			c.nodes[at].primary = append(c.nodes[at].primary, i)
 		}
 		slices.Sort(nodes)
 		for _, uuid := range slices.Compact(nodes) {
-			if uuid == e.primary && e.object.get("primary_node") != nil {
-				continue
-			}
 			for _, at := range byUUID[uuid] {
 				c.nodes[at].second = append(c.nodes[at].second, i)
 			}

@@ -27,7 +27,7 @@ func partly(members []member) shape {
 
 // forthcoming adds the mark of what is only planned, which may lack anything.
 func forthcoming(members []member) shape {
-	planned := append(slices.Clone(members), must("forthcoming", flag))
+	planned := append([]member{must("forthcoming", flag)}, members...)
 	return func(v value) (value, error) {
 		f := v.get("forthcoming")
 		if f == nil {
@@ -228,7 +228,7 @@ func filterRule() shape {
 	return record(
 		must("watermark", jobID), must("priority", natural),
 		must("predicates", listOf(tuple(oneOf("jobid", "opcode", "reason"), filterExpr))), must("action", action),
-		must("reason_trail", listOf(tuple(str, str, anything))), must("uuid", id))
+		must("reason_trail", listOf(tuple(str, str, whole))), must("uuid", id))
 }
 
 // filterExpr is an expression of Ganeti's query language.
