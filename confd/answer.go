@@ -249,7 +249,7 @@ func (a *answerer) drbd(c *Cluster) *prepared {
 		return new(failureText(prereqError("Node", "name", string(a.text), at)))
 	}
 	n := &c.nodes[at]
-	if n.drbd.lost != "" {
+	if n.drbd.spoilt {
 		return new(failureText(prereqError("Node", "name", n.drbd.lost, n.drbd.why)))
 	}
 	if len(n.drbd.entries) == 0 {

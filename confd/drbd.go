@@ -9,10 +9,11 @@ import (
 // between them.
 type drbdList struct {
 	entries []byte
-	// lost is the first peer that cannot be found, which spoils the answer; why
-	// it cannot.
-	lost string
-	why  int
+	// spoilt: a peer cannot be found, so that there is no answer; lost is the
+	// first one, and why it cannot.
+	spoilt bool
+	lost   string
+	why    int
 }
 
 // buildDRBD finds the DRBD minors of each node, and which instances it is the
@@ -30,7 +31,7 @@ func (c *Cluster) buildDRBD() {
 			case !ok:
 			case a == e.primary:
 				nodes = append(nodes, b)
-			case b == e.primary:
+			default: // whether or not b is the primary node: so the original has it
 				nodes = append(nodes, a)
 			}
 		}
@@ -79,16 +80,16 @@ func (c *Cluster) addMinors(byUUID map[string][]int, e *instanceEntry, name stri
 func (c *Cluster) addMinor(byUUID map[string][]int, e *instanceEntry, disk, node, minor, peer string) {
 	for _, at := range byUUID[node] {
 		l := &c.nodes[at].drbd
-		if l.lost != "" {
+		if l.spoilt {
 			continue
 		}
 		self, other := c.nodeIndex.find(node), c.nodeIndex.find(peer)
 		switch {
 		case self < 0:
-			l.lost, l.why = node, self
+			l.spoilt, l.lost, l.why = true, node, self
 			continue
 		case other < 0:
-			l.lost, l.why = peer, other
+			l.spoilt, l.lost, l.why = true, peer, other
 			continue
 		}
 		role := "secondary"

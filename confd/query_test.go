@@ -7,7 +7,6 @@ import (
 	"net"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -210,9 +209,8 @@ func TestQueryCancelled(t *testing.T) {
 func TestGarbage(t *testing.T) {
 	s := labServer(t)
 	port := serve(t, "127.0.0.1", 0, s)
-	var stop atomic.Bool
 	done := make(chan int, 1)
-	go func() { done <- throwGarbage(t, port, 100_000, &stop) }()
+	go func() { done <- throwGarbage(t, port, 100_000) }()
 	c := newTestClient(t, ClientConfig{Peers: peers(1), Port: port})
 	for i := range 1000 {
 		res, err := c.Query(t.Context(), NodeRole("alpha.lab.example").Request)
@@ -221,9 +219,6 @@ func TestGarbage(t *testing.T) {
 		}
 	}
 	thrown := <-done
-	deadline := time.Now().Add(10 * time.Second)
-	for s.Stats().Received < 1000 && time.Now().Before(deadline) {
-	}
 	st := s.Stats()
 	t.Logf("%d thrown; %+v", thrown, st)
 	if thrown != 100_000 || st.Answered < 1000 || st.Answered+st.Refused != st.Received || st.Refused < 1000 {
@@ -232,7 +227,7 @@ func TestGarbage(t *testing.T) {
 }
 
 // throwGarbage sends n datagrams, and fails when one is answered.
-func throwGarbage(t *testing.T, port, n int, stop *atomic.Bool) int {
+func throwGarbage(t *testing.T, port, n int) int {
 	conn, err := net.DialUDP("udp", nil, &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: port})
 	if err != nil {
 		t.Error(err)
@@ -247,7 +242,7 @@ func throwGarbage(t *testing.T, port, n int, stop *atomic.Bool) int {
 	}
 	kinds := [][]byte{{}, []byte("plj"), []byte(strings.Repeat("\x00", 64)), []byte(Magic + strings.Repeat("[", 4000)), b, b[:len(b)/2], []byte(strings.Repeat("x", 1400)), []byte(Magic + "{" + strings.Repeat(`"msg":"",`, 100))}
 	sent := 0
-	for ; sent < n && !stop.Load(); sent++ {
+	for ; sent < n; sent++ {
 		if _, err := conn.Write(kinds[sent%len(kinds)]); err != nil {
 			t.Error(err)
 			break
