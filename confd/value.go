@@ -210,8 +210,14 @@ func appendUnit(dst []byte, r rune) []byte {
 // maxExponent bounds the exponents of numbers, which are computed with exactly.
 const maxExponent = 400
 
-// rational gives a number's exact value; false when its exponent is absurd.
+// maxDigits bounds the length of a number that is computed with.
+const maxDigits = 1000
+
+// rational gives a number's exact value; false when its size is absurd.
 func rational(literal string) (*big.Rat, bool) {
+	if len(literal) > maxDigits {
+		return nil, false
+	}
 	if i := strings.IndexAny(literal, "eE"); i >= 0 {
 		e, err := strconv.Atoi(literal[i+1:])
 		if err != nil || e > maxExponent || e < -maxExponent {
