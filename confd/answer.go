@@ -268,7 +268,7 @@ func (a *answerer) nodeInstances(c *Cluster) *prepared {
 		return new(failureText("Node not found in the configuration: " + prereqError("Node", "name", string(a.text), at)))
 	}
 	n := &c.nodes[at]
-	out, ok := append(a.part[:0], '['), true
+	out := append(a.part[:0], '[')
 	for i, list := range [][]int{n.primary, n.second} {
 		if i > 0 {
 			out = append(out, ',')
@@ -278,6 +278,7 @@ func (a *answerer) nodeInstances(c *Cluster) *prepared {
 			if j > 0 {
 				out = append(out, ',')
 			}
+			var ok bool
 			if out, ok = c.instances[k].object.appendUpTo(out, MaxReply); !ok {
 				a.part = out
 				return new(tooLarge())
@@ -307,11 +308,12 @@ func (a *answerer) instanceDisks(c *Cluster) *prepared {
 	if e.hasMissing {
 		return new(failureText("Could not retrieve disks: " + prereqError("Disk", "uuid", e.missing, unknown)))
 	}
-	out, ok := append(a.part[:0], '['), true
+	out := append(a.part[:0], '[')
 	for i, d := range e.disks {
 		if i > 0 {
 			out = append(out, ',')
 		}
+		var ok bool
 		if out, ok = d.appendUpTo(out, MaxReply); !ok {
 			a.part = out
 			return new(tooLarge())

@@ -37,12 +37,12 @@ func innerCases() []string {
 		add(`{"protocol":1,"type":10,"query":%s,"rsalt":%%s}`, b)
 	}
 	const m = `"protocol":1,"type":0,"rsalt":%s`
-	for _, c := range []string{
-		`{` + m + `} ` + "\n", `{ "protocol" : 1 , "type" : 0 , "rsalt" : %s }`, ` {` + m + `}`, `[{` + m + `}]`, `{` + m + `}x`, `{` + m + `,}`, `{` + m + `,"x":1}`,
-		`{` + m + `,"type":99}`, `{"type":99,` + m + `}`, `{` + m + `,"query":7}`, `{` + m + `,"query":[]}`, `{` + m + `,"query":true}`, `{` + m + `,"query":{"9":1}}`,
-		`{` + m + `,"query":{"3":["0"]}}`, `{` + m + `,"query":{"3":["name"]}}`, `{` + m + `,"query":{"3":[7]}}`, `{` + m + `,"query":{"3":1}}`, `{` + m + `,"query":{"3":[-1]}}`,
-		`{` + m + `,"query":{"1":7}}`, `{` + m + `,"query":{"1":["a","b"]}}`, `{` + m + `,"query":{"1":["ab"]}}`, `{` + m + `,"query":{"2":"a"}}`, `{` + m + `,"query":{"2":[1]}}`,
-		`{` + m + `,"query":{"2":[null]}}`, `{` + m + `,"query":{"1":"a","1":7}}`, `{` + m + `,"query":{"1":7,"1":"a"}}`, `{` + m + `,"query":{"2":["a",]}}`, `{` + m + `,"query":nul}`,
+	return append(cases,
+		`{`+m+`} `+"\n", `{ "protocol" : 1 , "type" : 0 , "rsalt" : %s }`, ` {`+m+`}`, `[{`+m+`}]`, `{`+m+`}x`, `{`+m+`,}`, `{`+m+`,"x":1}`,
+		`{`+m+`,"type":99}`, `{"type":99,`+m+`}`, `{`+m+`,"query":7}`, `{`+m+`,"query":[]}`, `{`+m+`,"query":true}`, `{`+m+`,"query":{"9":1}}`,
+		`{`+m+`,"query":{"3":["0"]}}`, `{`+m+`,"query":{"3":["name"]}}`, `{`+m+`,"query":{"3":[7]}}`, `{`+m+`,"query":{"3":1}}`, `{`+m+`,"query":{"3":[-1]}}`,
+		`{`+m+`,"query":{"1":7}}`, `{`+m+`,"query":{"1":["a","b"]}}`, `{`+m+`,"query":{"1":["ab"]}}`, `{`+m+`,"query":{"2":"a"}}`, `{`+m+`,"query":{"2":[1]}}`,
+		`{`+m+`,"query":{"2":[null]}}`, `{`+m+`,"query":{"1":"a","1":7}}`, `{`+m+`,"query":{"1":7,"1":"a"}}`, `{`+m+`,"query":{"2":["a",]}}`, `{`+m+`,"query":nul}`,
 		`{"protocol":0,"type":0,"rsalt":%s}`, `{"protocol":-1,"type":0,"rsalt":%s}`, `{"protocol":1.5,"type":0,"rsalt":%s}`, `{"protocol":1e2,"type":0,"rsalt":%s}`,
 		`{"protocol":1.,"type":0,"rsalt":%s}`, `{"protocol":.5,"type":0,"rsalt":%s}`, `{"protocol":+1,"type":0,"rsalt":%s}`, `{"protocol":01,"type":0,"rsalt":%s}`,
 		`{"protocol":-0,"type":-0,"rsalt":%s}`, `{"protocol":99999999999999999999999,"type":0,"rsalt":%s}`, `{"protocol":"1","type":0,"rsalt":%s}`, `{"protocol":null,"type":0,"rsalt":%s}`,
@@ -50,12 +50,8 @@ func innerCases() []string {
 		`{"protocol":1,"type":null,"rsalt":%s}`, `{"protocol":1,"type":-1,"rsalt":%s}`, `{"protocol":1,"type":12,"rsalt":%s}`, `{"protocol":1,"type":100,"rsalt":%s}`, `{"protocol":1,"type":00,"rsalt":%s}`,
 		`{"protocol":1,"type":3,"query":{"3":[0.6,1e0,-0,0.5,1.5]},"rsalt":%s}`, `{"protocol":1,"type":3,"query":{"3":[2.5,2.6]},"rsalt":%s}`, `{"protocol":1,"type":3,"query":{"3":[true]},"rsalt":%s}`,
 		`{"protocol":1 "type":0,"rsalt":%s}`, `{protocol:1,"type":0,"rsalt":%s}`, `{'protocol':1,"type":0,"rsalt":%s}`, `{"\u0070rotocol":1,"type":0,"rsalt":%s}`, `{"protocol":1,"type":0,"rsalt":%s,"query":"\x"}`,
-		`{"protocol":1,"type":0,"rsalt":%s,"query":"a` + "\t" + `"}`, `{"protocol":1,"type":0,"rsalt":%s,"query":"\u12"}`, `{"protocol":1,"type":0,"rsalt":%s,"query":"\u+041"}`, `{"protocol":1,"type":0,"rsalt":%s` + "\x00" + `}`,
-		`{"protocol":` + strings.Repeat("[", 4000) + `,"type":0,"rsalt":%s}`, "{\v\f" + m + "}", "{\u00a0" + m + "}", "{\u0085" + m + "}", "{\u2003" + m + "}",
-	} {
-		cases = append(cases, c)
-	}
-	return cases
+		`{"protocol":1,"type":0,"rsalt":%s,"query":"a`+"\t"+`"}`, `{"protocol":1,"type":0,"rsalt":%s,"query":"\u12"}`, `{"protocol":1,"type":0,"rsalt":%s,"query":"\u+041"}`, `{"protocol":1,"type":0,"rsalt":%s`+"\x00"+`}`,
+		`{"protocol":`+strings.Repeat("[", 4000)+`,"type":0,"rsalt":%s}`, "{\v\f"+m+"}", "{\u00a0"+m+"}", "{\u0085"+m+"}", "{\u2003"+m+"}")
 }
 
 func pathCases() []string {

@@ -1,7 +1,6 @@
 package confd
 
 import (
-	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -127,7 +126,7 @@ func NewClient(cfg ClientConfig) (*Client, error) {
 
 // defaultPort is that of the services database, or the usual one.
 func defaultPort() int {
-	if p, err := net.DefaultResolver.LookupPort(context.Background(), "udp", "ganeti-confd"); err == nil {
+	if p, err := net.LookupPort("udp", "ganeti-confd"); err == nil {
 		return p
 	}
 	return DefaultPort

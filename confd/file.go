@@ -61,7 +61,7 @@ type follower struct {
 	sum    [sha256.Size]byte
 	have   bool // sum is that of something
 	misses int
-	told   string // the last error in the log
+	last   string // the last error in the log
 }
 
 // version tells one state of a file from another.
@@ -109,16 +109,20 @@ func (f *follower) take(b []byte) {
 	c, err := ParseConfig(b)
 	if err == nil {
 		f.s.SetData(c)
-		f.told = ""
+		f.last = ""
 		f.s.log.Info("cluster data loaded", "file", f.path, "serial", c.Serial(), "nodes", c.Nodes())
 		return
 	}
 	if old := f.s.Data(); old != nil {
-		f.tell("cluster data broken, serving the last good ones", err, "serial", old.Serial())
+		if !f.told(err) {
+			f.s.log.Error("cluster data broken, serving the last good ones", "file", f.path, "error", err, "serial", old.Serial())
+		}
 		return
 	}
 	f.s.SetError(fmt.Sprintf("Cannot load configuration from %s: %v", f.path, err))
-	f.tell("cluster data broken, and there are none to serve", err)
+	if !f.told(err) {
+		f.s.log.Error("cluster data broken, and there are none to serve", "file", f.path, "error", err)
+	}
 }
 
 // missing notes that the file cannot be read.
@@ -137,15 +141,16 @@ func (f *follower) missing(err error) {
 	}
 	f.s.SetError(text)
 	f.seen, f.have = version{}, false
-	f.tell("cluster data cannot be read", err)
+	if !f.told(err) {
+		f.s.log.Error("cluster data cannot be read", "file", f.path, "error", err)
+	}
 }
 
-// tell logs an error once, not at every look.
-func (f *follower) tell(msg string, err error, more ...any) {
-	if text := msg + err.Error(); text != f.told {
-		f.told = text
-		f.s.log.Error(msg, append([]any{"file", f.path, "error", err}, more...)...)
-	}
+// told says whether an error was the last one in the log already, and notes it.
+func (f *follower) told(err error) bool {
+	before := f.last
+	f.last = err.Error()
+	return f.last == before
 }
 
 // readVersion reads a file and says which version of it that was.

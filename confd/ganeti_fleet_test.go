@@ -18,6 +18,9 @@ import (
 	"time"
 )
 
+// ganetiPython is the interpreter that Debian's Python packages are for.
+const ganetiPython = "/usr/bin/python3"
+
 // needGaneti skips where Ganeti is not installed, and fails where it should be.
 func needGaneti(t testing.TB) {
 	t.Helper()
@@ -29,7 +32,7 @@ func needGaneti(t testing.TB) {
 	if _, err := exec.LookPath("apt-get"); err == nil && os.Getuid() == 0 {
 		t.Fatalf("Debian's package ganeti is not there, although tools/setup.sh could install it: %v, %v", noDaemon, noClient)
 	}
-	t.Skip("needs Debian's package ganeti: apt-get install ganeti")
+	t.Skip("SKIPPED: needs Debian's package ganeti: apt-get install ganeti")
 }
 
 // daemon is a genuine ganeti-confd with a directory of its own.

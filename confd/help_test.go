@@ -38,12 +38,6 @@ func check[A, W any](t testing.TB, ctx context.Context, c *Client, ask Ask[A], s
 	}
 }
 
-// Where Debian's package ganeti puts what these tests compare with.
-const (
-	ganetiDaemon = "/usr/sbin/ganeti-confd"
-	ganetiPython = "/usr/bin/python3"
-)
-
 // freePort gives a UDP port that nobody has, and that the system gives to nobody
 // who asks for any: a socket that sends to its own port hears itself.
 func freePort(t testing.TB) int {

@@ -11,8 +11,10 @@ import (
 // for each. They were read off the daemon itself, which names the members that
 // it allows when it meets another.
 
-func must(name string, s shape) member          { return member{name: name, shape: s} }
-func may(name string, s shape) member           { return member{name: name, shape: s, presence: optional} }
+func must(name string, s shape) member { return member{name: name, shape: s} }
+
+func may(name string, s shape) member { return member{name: name, shape: s, presence: optional} }
+
 func some(name string, s shape) member          { return member{name: name, shape: s, presence: sparse} }
 func or(def value, name string, s shape) member { return member{name, s, defaults, def} }
 

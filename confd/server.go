@@ -93,7 +93,7 @@ func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
 	_ = conn.SetReadBuffer(readBuffer) // what the system gives is enough to work with
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // nothing is written that must arrive
 	w := s.newWorker()
 	in := make([]byte, 1<<16)
 	var out []byte
@@ -112,6 +112,9 @@ func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
 		}
 		failures = 0
 		out = w.answer(out[:0], in[:n], from.Addr())
+		if w.refused != nil && s.log.Enabled(ctx, slog.LevelDebug) { // garbage makes no garbage
+			s.log.Debug("datagram refused", "from", from, "error", w.refused)
+		}
 		if len(out) == 0 {
 			continue
 		}
@@ -126,6 +129,7 @@ type worker struct {
 	s *Server
 	answerer
 	limiter limiter
+	refused error // why the last datagram was no request; nil: it was one
 }
 
 func (s *Server) newWorker() *worker {
@@ -133,15 +137,12 @@ func (s *Server) newWorker() *worker {
 }
 
 // answer appends the reply to one datagram to dst; nothing where there is none.
-// It does no input or output but for a line in the log.
+// It does no input or output.
 func (w *worker) answer(dst, datagram []byte, from netip.Addr) []byte {
 	now := w.s.cfg.Now()
 	w.s.stats.received.Add(1)
-	if err := w.parse(datagram, now); err != nil {
+	if w.refused = w.parse(datagram, now); w.refused != nil {
 		w.s.stats.refused.Add(1)
-		if w.s.log.Enabled(context.Background(), slog.LevelDebug) { // so that garbage costs no garbage
-			w.s.log.Debug("datagram refused", "from", from, "error", err)
-		}
 		return dst
 	}
 	start := len(dst)
