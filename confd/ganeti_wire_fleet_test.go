@@ -20,6 +20,9 @@ type wireCase struct {
 	ours     []byte
 }
 
+// localhost is where these tests ask from.
+var localhost = netip.MustParseAddr("127.0.0.1")
+
 // wireCases signs every inner case, and adds what is wrong already outside.
 func wireCases(t testing.TB, s *Server) []wireCase {
 	t.Helper()
@@ -36,7 +39,7 @@ func wireCases(t testing.TB, s *Server) []wireCase {
 	}
 	w := s.newWorker()
 	for i := range cases {
-		cases[i].ours = bytes.Clone(w.answer(nil, cases[i].datagram, netip.MustParseAddr("127.0.0.1")))
+		cases[i].ours = bytes.Clone(w.answer(nil, cases[i].datagram, localhost))
 	}
 	return cases
 }
