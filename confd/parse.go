@@ -62,7 +62,7 @@ func (p *parser) message(msg []byte) error {
 	p.typ, p.kind, p.rsalt, p.text = 0, null, nil, nil
 	// No string is longer decoded than it was, so nothing below moves the buffer.
 	p.scratch = slices.Grow(p.scratch[:0], len(msg))
-	seen, ok := inner(msg, requestMembers, p.member)
+	seen, ok := p.members(msg, requestMembers, p.member)
 	if !ok || seen&0b1011 != 0b1011 { // all but the query
 		return errRequest
 	}

@@ -19,6 +19,13 @@ type scanner struct {
 	// latin1: a byte is a character. That is how the original reads datagrams,
 	// so that only escapes bring anything but ASCII through the signature.
 	latin1 bool
+	// key holds the name of the member that is being read.
+	key []byte
+}
+
+// reset begins another text.
+func (s *scanner) reset(b []byte, latin1 bool) {
+	s.b, s.i, s.latin1 = b, 0, latin1
 }
 
 // space skips white space: what Haskell's isSpace says.
@@ -311,7 +318,8 @@ func (s *scanner) skip(depth int) bool {
 	}
 }
 
-// members takes an object, f each of its values.
+// members takes an object, f each of its values. f must have done with the key
+// when it reads on.
 func (s *scanner) members(f func(key []byte) bool) bool {
 	if !s.next('{') {
 		return false
@@ -319,10 +327,10 @@ func (s *scanner) members(f func(key []byte) bool) bool {
 	if s.next('}') {
 		return true
 	}
-	var scratch [32]byte
 	for {
-		key, ok := s.str(scratch[:0])
-		if !ok || !s.next(':') || !f(key) {
+		var ok bool
+		s.key, ok = s.str(s.key[:0])
+		if !ok || !s.next(':') || !f(s.key) {
 			return false
 		}
 		if s.next('}') {

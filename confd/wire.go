@@ -86,9 +86,11 @@ type Reply struct {
 
 // signer signs with one key. It belongs to one goroutine.
 type signer struct {
-	mac hash.Hash
-	sum [sha1.Size]byte
-	buf []byte
+	mac   hash.Hash
+	sum   [sha1.Size]byte
+	buf   []byte
+	outer scanner
+	inner scanner
 }
 
 func newSigner(key []byte) *signer { return &signer{mac: hmac.New(sha1.New, key)} }
@@ -124,7 +126,8 @@ func (s *signer) open(datagram []byte) (envelope, error) {
 	if len(datagram) <= len(Magic) || string(datagram[:len(Magic)]) != Magic || datagram[len(Magic)] != '{' {
 		return e, errMagic
 	}
-	sc := scanner{b: datagram[len(Magic):], latin1: true}
+	sc := &s.outer
+	sc.reset(datagram[len(Magic):], true)
 	buf := s.buf[:0]
 	var at [3][2]int
 	var seen [3]bool
@@ -187,13 +190,14 @@ func (s *signer) sealRequest(dst, msg []byte, now time.Time) []byte {
 	return append(dst, "\"}\n"...)
 }
 
-// inner reads the members of an inner message: each is handed to f once, the
+// members reads those of an inner message: each is handed to f once, the
 // first of its name. Further ones count for nothing.
-func inner(msg []byte, names []string, f func(sc *scanner, i int) bool) (seen uint, ok bool) {
+func (s *signer) members(msg []byte, names []string, f func(sc *scanner, i int) bool) (seen uint, ok bool) {
 	if len(msg) == 0 || msg[0] != '{' {
 		return 0, false
 	}
-	sc := scanner{b: msg}
+	sc := &s.inner
+	sc.reset(msg, false)
 	ok = sc.members(func(key []byte) bool {
 		for i, n := range names {
 			if string(key) != n {
@@ -203,7 +207,7 @@ func inner(msg []byte, names []string, f func(sc *scanner, i int) bool) (seen ui
 				return sc.skip(0)
 			}
 			seen |= 1 << i
-			return f(&sc, i)
+			return f(sc, i)
 		}
 		return false
 	})
@@ -223,7 +227,7 @@ func parseReply(s *signer, datagram []byte) (Reply, string, error) {
 	if err != nil {
 		return r, "", err
 	}
-	seen, ok := inner(e.msg, replyMembers, func(sc *scanner, i int) bool {
+	seen, ok := s.members(e.msg, replyMembers, func(sc *scanner, i int) bool {
 		if i == 2 {
 			sc.space()
 			from := sc.i
