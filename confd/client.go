@@ -343,9 +343,14 @@ func (c *Client) drop(salt string) {
 // HandleResponse takes a datagram that came from ip and port. What is no reply,
 // is not signed with the key, answers nothing outstanding, or comes from a peer
 // that was not asked is dropped, with a line in the debug log. A peer's second
-// reply counts only once, but is passed to the callback. Overdue requests expire.
+// reply counts only once, but is passed to the callback. A reply counts when the
+// callback has returned. Overdue requests expire.
 func (c *Client) HandleResponse(payload []byte, ip netip.Addr, port uint16) {
-	defer c.ExpireRequests()
+	c.handle(payload, ip, port)
+	c.ExpireRequests()
+}
+
+func (c *Client) handle(payload []byte, ip netip.Addr, port uint16) {
 	ip = ip.Unmap()
 	c.mu.Lock()
 	reply, salt, err := parseReply(c.signer, payload)
@@ -360,13 +365,16 @@ func (c *Client) HandleResponse(payload []byte, ip netip.Addr, port uint16) {
 		c.log.Debug("discarding reply to nothing that was asked there", "from", ip, "rsalt", salt)
 		return
 	}
-	if !o.received[ip] {
+	c.mu.Unlock()
+	o.callback(&Upcall{Salt: salt, Kind: Replied, Request: o.request, Reply: reply, ServerIP: ip, ServerPort: port, Args: o.args, Client: c})
+	// Only now: who waits for the reply may rely on what the callback did.
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.requests[salt] == o && !o.received[ip] {
 		o.received[ip] = true
 		close(o.changed)
 		o.changed = make(chan struct{})
 	}
-	c.mu.Unlock()
-	o.callback(&Upcall{Salt: salt, Kind: Replied, Request: o.request, Reply: reply, ServerIP: ip, ServerPort: port, Args: o.args, Client: c})
 }
 
 // ReceiveReply waits for one datagram, at most that long, and hands it to
