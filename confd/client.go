@@ -91,6 +91,8 @@ type outstanding struct {
 	received map[netip.Addr]bool
 	changed  chan struct{} // closed when received grows, or the request ends
 	callback Callback
+	// anywhere: its rsalt says which peer replies, not the address.
+	anywhere bool
 }
 
 // NewClient makes a client and opens its socket. Close closes it.
@@ -240,7 +242,7 @@ func (c *Client) SendRequest(r *Request, args any, coverage int, async bool) err
 	}
 	c.ExpireRequests()
 	mrand.Shuffle(len(targets), func(i, j int) { targets[i], targets[j] = targets[j], targets[i] })
-	if err := c.enqueue(*r, args, targets[:n], c.cfg.Callback); err != nil {
+	if err := c.enqueue(&outstanding{request: *r, args: args, callback: c.cfg.Callback}, targets[:n]); err != nil {
 		return err
 	}
 	if async {
@@ -262,12 +264,12 @@ func cover(coverage, peers int) (int, error) {
 	return coverage, nil
 }
 
-// enqueue registers a request and queues its datagrams. A request that is
-// outstanding already only goes out again when again says so.
-func (c *Client) enqueue(r Request, args any, targets []netip.Addr, callback Callback) error {
+// enqueue registers a request and queues its datagrams.
+func (c *Client) enqueue(o *outstanding, targets []netip.Addr) error {
 	now := c.cfg.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	r := &o.request
 	switch {
 	case c.closed:
 		return ErrClosed
@@ -276,10 +278,8 @@ func (c *Client) enqueue(r Request, args any, targets []netip.Addr, callback Cal
 	case r.Type < 0 || r.Type >= types:
 		return fmt.Errorf("%w: %d", ErrType, r.Type)
 	}
-	o := &outstanding{
-		request: r, args: args, expiry: now.Add(ExpireTimeout), sent: make(map[netip.Addr]bool),
-		received: make(map[netip.Addr]bool), changed: make(chan struct{}), callback: callback,
-	}
+	o.expiry, o.changed = now.Add(ExpireTimeout), make(chan struct{})
+	o.sent, o.received = make(map[netip.Addr]bool), make(map[netip.Addr]bool)
 	if err := c.pack(o, targets, now); err != nil {
 		return err
 	}
@@ -360,7 +360,7 @@ func (c *Client) handle(payload []byte, ip netip.Addr, port uint16) {
 		return
 	}
 	o := c.requests[salt]
-	if o == nil || !o.sent[ip] {
+	if o == nil || !o.anywhere && !o.sent[ip] {
 		c.mu.Unlock()
 		c.log.Debug("discarding reply to nothing that was asked there", "from", ip, "rsalt", salt)
 		return

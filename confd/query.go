@@ -143,7 +143,8 @@ func (p *poll) ask(n int) error {
 		p.mu.Lock()
 		p.asked[a] = &asked{rsalt: r.Rsalt}
 		p.mu.Unlock()
-		if err := p.c.enqueue(r, nil, []netip.Addr{a}, p.take); err != nil {
+		take := func(up *Upcall) { p.take(a, up) }
+		if err := p.c.enqueue(&outstanding{request: r, callback: take, anywhere: true}, []netip.Addr{a}); err != nil {
 			return err
 		}
 	}
@@ -159,14 +160,15 @@ func (p *poll) flush() {
 	}
 }
 
-// take notes a reply: of several from one peer the first with the highest serial.
-func (p *poll) take(up *Upcall) {
+// take notes a peer's reply: of several the first with the highest serial. A peer
+// with several addresses may send it from another.
+func (p *poll) take(peer netip.Addr, up *Upcall) {
 	if up.Kind != Replied {
 		return
 	}
 	key := fmt.Sprintf("%d %s", up.Reply.Status, canonical(up.Reply.Answer))
 	p.mu.Lock()
-	if a := p.asked[up.ServerIP]; a != nil && (a.reply == nil || up.Reply.Serial > a.reply.Serial) {
+	if a := p.asked[peer]; a != nil && (a.reply == nil || up.Reply.Serial > a.reply.Serial) {
 		a.reply, a.key = &up.Reply, key
 	}
 	p.mu.Unlock()

@@ -275,6 +275,58 @@ func TestIPv6(t *testing.T) {
 	}
 }
 
+// A server on all addresses replies from the one that was asked.
+func TestServeAllAddresses(t *testing.T) {
+	for _, network := range []string{"udp4", "udp"} {
+		rec := &recorder{}
+		c := newTestClient(t, ClientConfig{Peers: peers(3), Port: serveOn(t, network, "", 0, labServer(t)), Callback: rec.upcall})
+		r := Ping().Request
+		r.Rsalt = NewRsalt()
+		if err := c.SendRequest(&r, nil, -1, false); err != nil {
+			t.Fatal(err)
+		}
+		for len(rec.ups) < 3 && c.ReceiveReply(5*time.Second) {
+		}
+		from := make(map[string]bool)
+		for _, u := range rec.take() {
+			from[u.ServerIP.String()] = true
+		}
+		if len(from) != 3 {
+			t.Errorf("%s: replies came from %v; want 127.0.0.1 to 127.0.0.3", network, from)
+		}
+	}
+}
+
+// A candidate that replies from another of its addresses counts as the one that
+// was asked.
+func TestQueryReplyFromElsewhere(t *testing.T) {
+	asked, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer asked.Close()
+	other, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 9)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	go func() {
+		b := make([]byte, 1<<16)
+		n, from, err := asked.ReadFromUDPAddrPort(b)
+		if err != nil {
+			return
+		}
+		r, err := ParseRequest(b[:n], []byte(testKey), time.Now())
+		if err == nil {
+			_, _ = other.WriteToUDPAddrPort(replyTo(r.Rsalt, "1", 5), from)
+		}
+	}()
+	c := newTestClient(t, ClientConfig{Peers: peers(1), Port: asked.LocalAddr().(*net.UDPAddr).Port})
+	if res, err := c.Query(t.Context(), Ping().Request); err != nil || res.Agreed != 1 || res.Peers[0].Peer.String() != "127.0.0.1" {
+		t.Errorf("%+v, %v", res, err)
+	}
+}
+
 func ExampleClient_Query() {
 	c, err := NewClient(ClientConfig{Key: []byte("the key file's bytes\n"), Peers: []string{"127.0.0.1"}, Port: 9})
 	if err != nil {

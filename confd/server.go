@@ -88,18 +88,20 @@ func (s *Server) Stats() Stats {
 }
 
 // Serve answers on a socket until ctx ends, and closes it. An error other than
-// nil means that the socket failed.
+// nil means that the socket failed. On a socket for all addresses replies leave from
+// the one that was asked.
 func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
 	_ = conn.SetReadBuffer(readBuffer) // what the system gives is enough to work with
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	defer func() { _ = conn.Close() }() // nothing is written that must arrive
 	w := s.newWorker()
+	sock := socket{conn: conn, info: askInfo(conn)}
 	in := make([]byte, 1<<16)
 	var out []byte
 	failures := 0
 	for {
-		n, from, err := conn.ReadFromUDPAddrPort(in)
+		n, from, err := sock.read(in)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -118,7 +120,7 @@ func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
 		if len(out) == 0 {
 			continue
 		}
-		if _, err := conn.WriteToUDPAddrPort(out, from); err != nil && ctx.Err() == nil {
+		if err := sock.write(out, from); err != nil && ctx.Err() == nil {
 			s.log.Debug("reply not sent", "to", from, "bytes", len(out), "error", err)
 		}
 	}

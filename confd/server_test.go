@@ -33,7 +33,12 @@ func lab(t testing.TB) *Cluster {
 // serve starts a server on addr and gives its port; 0 in port: any.
 func serve(t testing.TB, addr string, port int, s *Server) int {
 	t.Helper()
-	conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.ParseIP(addr), Port: port})
+	return serveOn(t, "udp", addr, port, s)
+}
+
+func serveOn(t testing.TB, network, addr string, port int, s *Server) int {
+	t.Helper()
+	conn, err := net.ListenUDP(network, &net.UDPAddr{IP: net.ParseIP(addr), Port: port})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"net"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -56,6 +58,7 @@ The key is read once. All its bytes count, a line end too.`,
 		}
 		ctx, stop := daemonContext(ctx)
 		defer stop()
+		signal.Ignore(syscall.SIGHUP) // there is nothing to read again that is not read anyway
 		return serveConfd(ctx, &f, a.daemonLog(&level))
 	})
 	fl := cmd.Flags()
