@@ -1,6 +1,7 @@
 package confd
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -27,23 +28,16 @@ func partly(members []member) shape {
 	return record(members...)
 }
 
-// forthcoming adds the mark of what is only planned, which may lack anything.
+// forthcoming reads an object that may be marked as only planned: then it may lack
+// anything but its number and its id. Any other mark than true says nothing.
 func forthcoming(members []member) shape {
 	planned := append([]member{must("forthcoming", flag)}, members...)
 	return func(v value) (value, error) {
 		f := v.get("forthcoming")
-		if f == nil {
-			return read(v, members, false)
+		if f != nil && f.kind == boolean && f.text == "true" {
+			return read(v, planned, true)
 		}
-		if f.kind != boolean || f.text != "true" {
-			return v, at("forthcoming", wrong(*f, "true"))
-		}
-		for _, k := range []string{"uuid", "serial_no"} {
-			if v.get(k) == nil {
-				return v, fmt.Errorf("%s is missing", k)
-			}
-		}
-		return read(v, planned, true)
+		return read(v.without("forthcoming"), members, false)
 	}
 }
 
@@ -203,8 +197,11 @@ func disk(free shape) shape {
 			return v, err
 		}
 		id, kind := out.get("logical_id"), out.get("dev_type")
-		if id == nil || kind == nil {
-			return out, nil
+		switch {
+		case id == nil:
+			return out.without("dev_type"), nil
+		case kind == nil:
+			return v, errors.New("dev_type is missing")
 		}
 		s := logical[kind.text]
 		if s == nil {

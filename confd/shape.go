@@ -285,7 +285,22 @@ func record(members ...member) shape {
 	return func(v value) (value, error) { return read(v, members, false) }
 }
 
-// read reads a record. In one that is forthcoming hardly anything is required.
+// without gives an object less its members of one name.
+func (v value) without(key string) value {
+	if v.kind != object || v.get(key) == nil {
+		return v
+	}
+	out := value{kind: object}
+	for i, k := range v.keys {
+		if k != key {
+			out.set(k, v.items[i])
+		}
+	}
+	return out
+}
+
+// read reads a record. In one that is forthcoming only an id, a number and the
+// mark itself are required.
 func read(v value, members []member, forthcoming bool) (value, error) {
 	if v.kind != object {
 		return v, wrong(v, "object")
@@ -294,8 +309,9 @@ func read(v value, members []member, forthcoming bool) (value, error) {
 	for i := range members {
 		m := &members[i]
 		x := v.get(m.name)
+		needed := m.presence == required && (!forthcoming || m.name == "uuid" || m.name == "serial_no")
 		switch {
-		case x != nil && (x.kind != null || m.presence == required && !forthcoming):
+		case x != nil && (x.kind != null || needed):
 			y, err := m.shape(*x)
 			if err != nil {
 				return v, at(m.name, err)
@@ -303,9 +319,9 @@ func read(v value, members []member, forthcoming bool) (value, error) {
 			if m.presence != sparse || len(y.items) > 0 {
 				out.set(m.name, y)
 			}
-		case m.presence == defaults && !forthcoming:
+		case m.presence == defaults:
 			out.set(m.name, m.def)
-		case m.presence == required && !forthcoming:
+		case needed:
 			return v, fmt.Errorf("%s is missing", m.name)
 		}
 	}
