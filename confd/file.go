@@ -95,7 +95,7 @@ func (f *follower) look() {
 		f.missing(err)
 		return
 	}
-	f.seen, f.young = v, time.Since(time.Unix(0, max(v.mtime, v.ctime))) < settled
+	f.seen, f.young = v, time.Since(time.Unix(0, max(v.mtime, v.ctime))).Abs() < settled
 	sum := sha256.Sum256(b)
 	if f.have && sum == f.sum {
 		return

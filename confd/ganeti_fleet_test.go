@@ -39,6 +39,7 @@ func needGaneti(t testing.TB) {
 type daemon struct {
 	t    testing.TB
 	root string
+	ip   net.IP
 	port int
 	cmd  *exec.Cmd
 	addr *net.UDPAddr
@@ -47,8 +48,13 @@ type daemon struct {
 // startGaneti runs the genuine daemon on a configuration; nil: none.
 func startGaneti(t testing.TB, config []byte) *daemon {
 	t.Helper()
+	return startGanetiOn(t, config, net.IPv4(127, 0, 0, 1))
+}
+
+func startGanetiOn(t testing.TB, config []byte, ip net.IP) *daemon {
+	t.Helper()
 	needGaneti(t)
-	d := &daemon{t: t, root: t.TempDir()}
+	d := &daemon{t: t, root: t.TempDir(), ip: ip}
 	for _, dir := range []string{"var/lib/ganeti", "var/log/ganeti", "var/run/ganeti", "run/ganeti"} {
 		if err := os.MkdirAll(filepath.Join(d.root, dir), 0o755); err != nil {
 			t.Fatal(err)
@@ -76,8 +82,8 @@ func (d *daemon) start(config []byte) {
 		d.write("config.data", config)
 	}
 	d.port = freePort(d.t)
-	d.addr = &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1), Port: d.port}
-	d.cmd = exec.Command(ganetiDaemon, "-f", "--no-user-checks", "--syslog=no", "-b", "127.0.0.1", "-p", strconv.Itoa(d.port))
+	d.addr = &net.UDPAddr{IP: d.ip, Port: d.port}
+	d.cmd = exec.Command(ganetiDaemon, "-f", "--no-user-checks", "--syslog=no", "-b", d.ip.String(), "-p", strconv.Itoa(d.port))
 	d.cmd.Env = append(os.Environ(), "GANETI_ROOTDIR="+d.root, "GANETI_HOSTNAME=test", "LC_ALL=C.UTF-8")
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := d.cmd.Start(); err != nil {

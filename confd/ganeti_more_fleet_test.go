@@ -4,9 +4,11 @@ package confd
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"slices"
 	"strings"
 	"testing"
@@ -224,6 +226,22 @@ func TestFleetGanetiClientManyPeers(t *testing.T) {
 	}{{-1, `"timed_out": false, "sent": 3, "received": 2`}, {0, `"timed_out": false, "sent": 3, "received": 2`}, {4, "Not enough MCs known"}} {
 		if got := string(d.do(map[string]any{"type": 3, "coverage": tt.coverage})); !strings.Contains(got, tt.want) {
 			t.Errorf("coverage %d: %s; want %s", tt.coverage, got, tt.want)
+		}
+	}
+}
+
+// Both directions over IPv6.
+func TestFleetGanetiIPv6(t *testing.T) {
+	needIPv6(t)
+	d := startGanetiOn(t, labConfig(t), net.IPv6loopback)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	askLab(t, ctx, newTestClient(t, ClientConfig{Peers: []string{"::1"}, Port: d.port}))
+	theirs, ours := startDriver(t, d.port, "::1"), startDriver(t, serve(t, "::1", 0, labServer(t)), "::1")
+	for _, typ := range []int{0, 3, 4, 5, 6, 11} {
+		line := map[string]any{"type": typ}
+		if a, b := string(ours.do(line)), string(theirs.do(line)); a != b || !strings.Contains(a, `"ip": "::1"`) {
+			t.Errorf("type %d:\nours   %s\ntheirs %s", typ, a, b)
 		}
 	}
 }

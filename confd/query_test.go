@@ -255,13 +255,18 @@ func throwGarbage(t *testing.T, port, n int) int {
 	return sent
 }
 
+func needIPv6(t *testing.T) {
+	t.Helper()
+	conn, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.IPv6loopback})
+	if err != nil {
+		t.Skip("SKIPPED: there is no ::1 on this machine")
+	}
+	_ = conn.Close()
+}
+
 // The same over IPv6, and on a socket for both families.
 func TestIPv6(t *testing.T) {
-	if conn, err := net.ListenUDP("udp6", &net.UDPAddr{IP: net.IPv6loopback}); err != nil {
-		t.Skip("SKIPPED: there is no ::1 on this machine")
-	} else {
-		_ = conn.Close()
-	}
+	needIPv6(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	six := newTestClient(t, ClientConfig{Peers: []string{"::1"}, Port: serve(t, "::1", 0, labServer(t))})

@@ -189,7 +189,7 @@ func addresses(ctx context.Context, peers []string) ([]string, error) {
 // queryDoc is a query's outcome in json.
 type queryDoc struct {
 	Answer json.RawMessage `json:"answer"`
-	Status string          `json:"status"` // ok, error
+	Status string          `json:"status"` // ok, error, silent
 	Serial int64           `json:"serial"`
 	Quorum bool            `json:"quorum"`
 	Agreed int             `json:"agreed"`
@@ -218,6 +218,9 @@ func queryDocOf(res *confd.Result, quorum bool) queryDoc {
 		Answer: res.Reply.Answer, Status: statusWord(&res.Reply), Serial: res.Reply.Serial, Quorum: quorum,
 		Agreed: res.Agreed, Needed: res.Needed, Asked: len(res.Peers), Peers: make([]peerDoc, len(res.Peers)),
 	}
+	if res.Agreed == 0 {
+		d.Status = "silent"
+	}
 	for i, p := range res.Peers {
 		d.Peers[i] = peerDoc{Peer: p.Peer.String(), Status: "silent"}
 		if p.Replied {
@@ -241,6 +244,11 @@ func (a *app) confdQuery(ctx context.Context, f *queryFlags, q query) error {
 	case errors.Is(err, confd.ErrCoverage):
 		return usagef("--coverage %d: %v", f.coverage, err)
 	case split && none.Result.Agreed == 0:
+		if a.output != outText {
+			if err := a.document(queryDocOf(&res, false)); err != nil {
+				return err
+			}
+		}
 		return errNoAnswer
 	case err != nil && !split:
 		return err
