@@ -48,7 +48,7 @@ func TestNeededReplies(t *testing.T) {
 	}
 }
 
-// bench9 is a client whose nine peers nobody listens at, with a clock of its own.
+// clock is a clock that a test sets.
 type clock struct{ now atomic.Int64 }
 
 func (c *clock) time() time.Time         { return time.Unix(0, c.now.Load()) }
@@ -166,7 +166,7 @@ func TestCoverage(t *testing.T) {
 	}
 }
 
-// reply makes the datagram that answers a request.
+// replyTo makes the datagram that answers a request.
 func replyTo(rsalt, answer string, serial int64) []byte {
 	r := Reply{Protocol: 1, Answer: []byte(answer), Serial: serial}
 	return r.Append(nil, rsalt, []byte(testKey))

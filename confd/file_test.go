@@ -70,7 +70,7 @@ func (f *followed) replace(b []byte) {
 	}
 }
 
-// answers gives what a ping, and what a question for the serial, is answered.
+// serial gives that of the data; -1: there are none.
 func (f *followed) serial() int64 {
 	if c := f.s.Data(); c != nil {
 		return c.Serial()
@@ -94,7 +94,7 @@ func (f *followed) awaitSerial(what string, n int64) {
 	f.await(what, func() bool { return f.serial() == n })
 }
 
-// at is the lab's configuration with that serial.
+// atSerial is the lab's configuration with that serial.
 func atSerial(t testing.TB, n int) []byte {
 	t.Helper()
 	b := bytes.Replace(labConfig(t), []byte(`"serial_no": 42`), append([]byte(`"serial_no": `), []byte{byte('0' + n/10), byte('0' + n%10)}...), 1)

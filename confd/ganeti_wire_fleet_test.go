@@ -13,7 +13,7 @@ import (
 	"time"
 )
 
-// asked is a datagram and what our server says to it.
+// wireCase is a datagram and what our server says to it.
 type wireCase struct {
 	name     string
 	datagram []byte
@@ -44,7 +44,7 @@ func wireCases(t testing.TB, s *Server) []wireCase {
 	return cases
 }
 
-// salts gives the salt of a reply, without believing it.
+// saltOf gives the salt of a reply, without believing it.
 func saltOf(t testing.TB, reply []byte) string {
 	t.Helper()
 	var e struct{ Salt string }
