@@ -64,9 +64,12 @@ func (a *answerer) answer(dst []byte, s *state) []byte {
 	if p == nil {
 		return dst
 	}
+	if len(p.escaped) > MaxReply {
+		p = new(tooLarge()) // not signed first: that is what costs
+	}
 	from := len(dst)
 	dst = a.seal(dst, p.msg, p.escaped, a.rsalt)
-	if n := len(dst) - from; n > MaxReply {
+	if len(dst)-from > MaxReply {
 		p = new(tooLarge())
 		dst = a.seal(dst[:from], p.msg, p.escaped, a.rsalt)
 	}
