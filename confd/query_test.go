@@ -282,22 +282,30 @@ func TestIPv6(t *testing.T) {
 
 // A server on all addresses replies from the one that was asked.
 func TestServeAllAddresses(t *testing.T) {
-	for _, network := range []string{"udp4", "udp"} {
+	four, err := net.ListenUDP("udp4", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if raw, err := four.SyscallConn(); err != nil || askInfo(raw) != nil { // as Listen does
+		t.Fatal(err)
+	}
+	for name, port := range map[string]int{"IPv4": serveOn(t, four, labServer(t)), "both": serve(t, "", 0, labServer(t))} {
 		rec := &recorder{}
-		c := newTestClient(t, ClientConfig{Peers: peers(3), Port: serveOn(t, network, "", 0, labServer(t)), Callback: rec.upcall})
+		c := newTestClient(t, ClientConfig{Peers: peers(3), Port: port, Callback: rec.upcall})
 		r := Ping().Request
 		r.Rsalt = NewRsalt()
 		if err := c.SendRequest(&r, nil, -1, false); err != nil {
 			t.Fatal(err)
 		}
-		for len(rec.ups) < 3 && c.ReceiveReply(5*time.Second) {
-		}
 		from := make(map[string]bool)
+		for range 3 {
+			c.ReceiveReply(5 * time.Second)
+		}
 		for _, u := range rec.take() {
 			from[u.ServerIP.String()] = true
 		}
 		if len(from) != 3 {
-			t.Errorf("%s: replies came from %v; want 127.0.0.1 to 127.0.0.3", network, from)
+			t.Errorf("%s: replies came from %v; want 127.0.0.1 to 127.0.0.3", name, from)
 		}
 	}
 }

@@ -96,7 +96,7 @@ func (s *Server) Serve(ctx context.Context, conn *net.UDPConn) error {
 	defer stop()
 	defer func() { _ = conn.Close() }() // nothing is written that must arrive
 	w := s.newWorker()
-	sock := socket{conn: conn, info: askInfo(conn)}
+	sock := newSocket(conn)
 	in := make([]byte, 1<<16)
 	var out []byte
 	failures := 0

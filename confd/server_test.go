@@ -4,6 +4,7 @@ import (
 	"context"
 	"net"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -33,15 +34,15 @@ func lab(t testing.TB) *Cluster {
 // serve starts a server on addr and gives its port; 0 in port: any.
 func serve(t testing.TB, addr string, port int, s *Server) int {
 	t.Helper()
-	return serveOn(t, "udp", addr, port, s)
-}
-
-func serveOn(t testing.TB, network, addr string, port int, s *Server) int {
-	t.Helper()
-	conn, err := net.ListenUDP(network, &net.UDPAddr{IP: net.ParseIP(addr), Port: port})
+	conn, err := Listen(t.Context(), net.JoinHostPort(addr, strconv.Itoa(port)))
 	if err != nil {
 		t.Fatal(err)
 	}
+	return serveOn(t, conn, s)
+}
+
+func serveOn(t testing.TB, conn *net.UDPConn, s *Server) int {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(ctx, conn) }()

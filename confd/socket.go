@@ -1,6 +1,9 @@
 package confd
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
 	"syscall"
@@ -17,26 +20,44 @@ type socket struct {
 	n    int // bytes of oob that came with the last datagram
 }
 
-// askInfo makes a socket for all addresses tell the one that was asked. Where the
-// system cannot, replies leave from the one it chooses.
-func askInfo(conn *net.UDPConn) bool {
-	local, ok := conn.LocalAddr().(*net.UDPAddr)
-	if !ok || !local.IP.IsUnspecified() {
-		return false
-	}
-	raw, err := conn.SyscallConn()
+// Listen opens a UDP socket for Serve: HOST:PORT, and without HOST all addresses of
+// both families. Any socket will do; one for all addresses that was opened otherwise
+// may answer what comes before Serve from another address than was asked.
+func Listen(ctx context.Context, addr string) (*net.UDPConn, error) {
+	lc := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		_ = askInfo(raw) // without it the system chooses
+		return nil
+	}}
+	conn, err := lc.ListenPacket(ctx, "udp", addr)
 	if err != nil {
-		return false
+		return nil, fmt.Errorf("listen for confd queries: %w", err)
 	}
+	return conn.(*net.UDPConn), nil // that is what udp gives
+}
+
+// askInfo makes a socket tell the address that was asked.
+func askInfo(raw syscall.RawConn) error {
 	var failed error
-	err = raw.Control(func(fd uintptr) {
-		// A socket of IPv6 tells of both; one of IPv4 knows nothing of the first.
+	err := raw.Control(func(fd uintptr) {
+		// A socket of IPv6 tells of both families; one of IPv4 does not know the first option.
 		failed = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IPV6, syscall.IPV6_RECVPKTINFO, 1)
 		if failed != nil {
 			failed = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_IP, syscall.IP_PKTINFO, 1)
 		}
 	})
-	return err == nil && failed == nil
+	return errors.Join(err, failed)
+}
+
+// newSocket looks at what a socket is for.
+func newSocket(conn *net.UDPConn) *socket {
+	s := &socket{conn: conn}
+	local, ok := conn.LocalAddr().(*net.UDPAddr)
+	if !ok || !local.IP.IsUnspecified() {
+		return s
+	}
+	raw, err := conn.SyscallConn()
+	s.info = err == nil && askInfo(raw) == nil
+	return s
 }
 
 func (s *socket) read(b []byte) (int, netip.AddrPort, error) {

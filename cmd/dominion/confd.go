@@ -75,13 +75,12 @@ func serveConfd(ctx context.Context, f *serveFlags, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	addr, err := net.ResolveUDPAddr("udp", f.listen)
-	if err != nil {
+	if _, err := net.ResolveUDPAddr("udp", f.listen); err != nil {
 		return usagef("--listen %q: %v", f.listen, err)
 	}
-	conn, err := net.ListenUDP("udp", addr)
+	conn, err := confd.Listen(ctx, f.listen)
 	if err != nil {
-		return fmt.Errorf("listen for confd queries: %w", err)
+		return err
 	}
 	srv := confd.NewServer(confd.ServerConfig{Key: key, Log: log, Limit: f.limit})
 	file := srv.Load(f.data)
