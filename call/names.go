@@ -27,17 +27,21 @@ func NewNames(names []string) (*Names, error) {
 	n := &Names{names: slices.Clone(names)}
 	slices.Sort(n.names)
 	level := make([]tlog.Hash, len(n.names))
+	// As tlog.RecordHash and tlog.NodeHash hash, which allocate for each.
+	buf := make([]byte, 0, 256)
 	for i, name := range n.names {
 		if i > 0 && n.names[i-1] == name {
 			return nil, fmt.Errorf("%w: machine %q is named twice", ErrOrder, name)
 		}
-		level[i] = tlog.RecordHash([]byte(name))
+		buf = append(append(buf[:0], 0), name...)
+		level[i] = sha256.Sum256(buf)
 	}
 	for n.levels = [][]tlog.Hash{level}; len(level) > 1; n.levels = append(n.levels, level) {
 		up := make([]tlog.Hash, (len(level)+1)/2)
 		for i := range up {
 			if up[i] = level[2*i]; 2*i+1 < len(level) {
-				up[i] = tlog.NodeHash(level[2*i], level[2*i+1])
+				buf = append(append(append(buf[:0], 1), level[2*i][:]...), level[2*i+1][:]...)
+				up[i] = sha256.Sum256(buf)
 			}
 		}
 		level = up

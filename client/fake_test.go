@@ -50,12 +50,28 @@ type fakeOverlord struct {
 	list   func(send func(*apipb.AuditRecord) error) error
 	verify func(send func(*apipb.AuditVerifyEvent) error) error
 	now    time.Time // of renewals
+	build  func(req *apipb.BuildMapRequest, send func(*apipb.BuildMapEvent) error) error
+	fleet  *apipb.MapResponse // the map; nil: there is none
 
 	delegate bool // Status says that it is the default
 
 	mu      sync.Mutex
 	calls   []*apipb.CallRequest
 	renewed int
+}
+
+// mapService is the fake's MapService.
+type mapService struct{ f *fakeOverlord }
+
+func (m mapService) Build(_ context.Context, req *connect.Request[apipb.BuildMapRequest], s *connect.ServerStream[apipb.BuildMapEvent]) error {
+	return m.f.build(req.Msg, s.Send)
+}
+
+func (m mapService) Map(context.Context, *connect.Request[apipb.MapRequest]) (*connect.Response[apipb.MapResponse], error) {
+	if m.f.fleet == nil {
+		return nil, call.Errorf(call.NotFound, "no map")
+	}
+	return connect.NewResponse(m.f.fleet), nil
 }
 
 func (f *fakeOverlord) Status(context.Context, *connect.Request[apipb.StatusRequest]) (*connect.Response[apipb.StatusResponse], error) {
@@ -214,6 +230,7 @@ func (f *fakeOverlord) handler() http.Handler {
 	mux.Handle(apipbconnect.NewFleetServiceHandler(f, opt))
 	mux.Handle(apipbconnect.NewAdminServiceHandler(f, opt))
 	mux.Handle(apipbconnect.NewAuditServiceHandler(f, opt))
+	mux.Handle(apipbconnect.NewMapServiceHandler(mapService{f}, opt))
 	return mux
 }
 

@@ -49,7 +49,7 @@ type Progress struct {
 // Closed is the last event of a job.
 type Closed struct {
 	Counts call.Counts
-	Reason string // empty, or why the job ended early
+	Reason string // empty, or what is to be told of the job: why it ended early, or which sub-overlord answered for machines that it was not sent
 }
 
 // Reconnecting says that the connection to the overlord broke. The job goes on

@@ -139,7 +139,7 @@ func (c *Conn) buildMap(ctx context.Context, req *apipb.BuildMapRequest, opt *Ma
 	if err != nil {
 		return FleetMap{}, fmt.Errorf("build the map: %w", err)
 	}
-	defer stream.Close()
+	defer func() { _ = stream.Close() }() // it was read to its end, or is given up
 	var pb *apipb.FleetMap
 	for stream.Receive() {
 		e := stream.Msg()

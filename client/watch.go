@@ -23,7 +23,7 @@ type JobInfo struct {
 	Closed    time.Time // zero: it is open
 	Cancelled time.Time // zero: it was not withdrawn
 	Counts    call.Counts
-	Reason    string        // why it ended early; empty: it did not
+	Reason    string        // as in Closed
 	Timeout   time.Duration // of each call; zero: none
 	Wait      bool          // machines that are away get it when they are back
 	Waiting   string        // folded; at most 64 machines still awaited, while it is open

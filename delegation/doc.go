@@ -44,10 +44,12 @@
 //
 // It can leave out what is below it, and invent it. An answer is used only at
 // the place that was asked, never for another place that shows the same name or
-// key, so that a false answer stays in its own subtree. The one exception
-// follows from "a name with two keys is not routed": who invents a machine of
-// another's name takes that name out of the routes, which Conflicts shows. It
-// is still used as a hop, so nothing behind it is lost. The limits of a branch,
+// key, so that a false answer stays in its own subtree. There are two
+// exceptions. As a name with two keys is not routed, who invents a machine of
+// another's name takes that name out of the routes, which Conflicts shows; it
+// is still used as a hop, so nothing behind it is lost. And who claims a machine
+// with its own key, or names none, is one more way to it, which is taken when it
+// is the shortest: he then gets the orders for it. The limits of a branch,
 // a direct sub-overlord and all behind it, are shared by those in it: one that
 // is slow or invents machines without end can use them up for its branch.
 package delegation

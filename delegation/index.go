@@ -109,6 +109,20 @@ func (ix *Index) MatchDirect(e *target.Expr, group func(string) ([]string, bool)
 	return e.Resolve(target.Env{Known: ix.direct, Group: group})
 }
 
+// Unrouted gives those of some machines of the map that are not routed.
+func (ix *Index) Unrouted(names []string) []string {
+	if !slices.Contains(ix.barred, true) {
+		return nil
+	}
+	var out []string
+	for _, name := range names {
+		if i, ok := slices.BinarySearch(ix.names, strings.ToLower(name)); ok && ix.barred[i] {
+			out = append(out, name)
+		}
+	}
+	return out
+}
+
 // Ways gives all paths to a machine, the best first, whether or not it is
 // routed; none when the map does not know it.
 func (ix *Index) Ways(name string) []Path {

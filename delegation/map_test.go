@@ -363,6 +363,9 @@ func TestConflictsAreNotRouted(t *testing.T) {
 		t.Fatal(diff)
 	}
 	r := m.Index().Routes([]string{"web1", "web2", "web3", "dc1", "dc2"}, nil)
+	if got := m.Index().Unrouted([]string{"web2", "WEB1", "nosuch"}); !slices.Equal(got, []string{"WEB1"}) {
+		t.Errorf("Unrouted = %q; want web1", got)
+	}
 	if got := strings.Join(strs(r.Paths), " "); got != "dc1/web2 dc2/dc1/web3 dc2" || !slices.Equal(r.Conflicts, words("web1 dc1")) {
 		t.Errorf("Routes = %s; conflicts %q", got, r.Conflicts)
 	}

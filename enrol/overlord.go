@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -110,7 +111,7 @@ func (r *Registrar) renewOverlord(tx Tx, a *asking) (Decision, error) {
 		}
 		return Decision{State: StateGranted, Chain: r.chain(a.Identity.Role, c.DER)}, err
 	}
-	return Decision{}, call.Errorf(call.Denied, "%s has no valid certificate for this key; start it on a fresh state directory", a.Identity)
+	return Decision{}, call.Errorf(call.Denied, "%s has no valid certificate for this key; it asks for another when it has had no session for some minutes, and that is to be signed", a.Identity)
 }
 
 // complete adds to a granted leaf what an overlord needs besides: its issuing CA
@@ -125,9 +126,10 @@ func (r *Registrar) complete(tx Tx, a *asking, d *Decision) error {
 		return call.Errorf(call.Conflict, "the audit log %.64q is that of another overlord", req.LogID)
 	}
 	if owner == "" {
-		if err := tx.SetLogOwner(req.LogID, name); err != nil {
-			return err
-		}
+		err = tx.SetLogOwner(req.LogID, name)
+	}
+	if err := errors.Join(err, r.bind(tx, a)); err != nil {
+		return err
 	}
 	if d.Issuing, err = r.issuingOf(tx, a); err != nil {
 		return err
@@ -137,6 +139,33 @@ func (r *Registrar) complete(tx Tx, a *asking, d *Decision) error {
 		return err
 	}
 	return tx.PutSub(name)
+}
+
+// bind holds the key of an overlord to its one log and its one place. Another log
+// would be a history begun anew, which its machines would believe; at another place
+// nobody there has let it in.
+func (r *Registrar) bind(tx Tx, a *asking) error {
+	b, ok, err := tx.Bound(a.fingerprint)
+	switch {
+	case err != nil:
+		return err
+	case !ok:
+		return tx.PutBound(a.fingerprint, Bound{LogID: a.over.request.LogID, Via: a.over.via})
+	case b.LogID != a.over.request.LogID:
+		return call.Errorf(call.Conflict, "%s has the audit log %.64q and asks for another, %.64q; restore its store, or start it on a fresh state directory",
+			a.Identity, b.LogID, a.over.request.LogID)
+	case !a.over.renew && !slices.Equal(b.Via, a.over.via):
+		return call.Errorf(call.Conflict, "%s was let in %s and asks now %s; to move it, start it on a fresh state directory", a.Identity, place(b.Via), place(a.over.via))
+	}
+	return nil
+}
+
+// place says where in the fleet an overlord is whose request came that way.
+func place(via []string) string {
+	if len(via) == 0 {
+		return "below the host of the root's key"
+	}
+	return "below overlord/" + via[0]
 }
 
 // issuingOf gives the issuing CA for a key, a new one when it has none or that is
@@ -220,6 +249,11 @@ func (r *Registrar) relay(ctx context.Context, a *asking, req Request) (Decision
 
 // heldHere answers a request for a name that this overlord's own machines use.
 func (r *Registrar) heldHere(ctx context.Context, a *asking) (d Decision, held bool, err error) {
+	done, err := r.turn(ctx)
+	if err != nil {
+		return d, false, fmt.Errorf("decide about %s: %w", a.Identity, err)
+	}
+	defer done()
 	var refusal error
 	err = r.cfg.Store.Update(ctx, func(tx Tx) error {
 		if err := r.known(tx, a); err != nil || a.taken == "" {
@@ -244,11 +278,13 @@ func (r *Registrar) heldHere(ctx context.Context, a *asking) (d Decision, held b
 func (r *Registrar) keepRelayed(ctx context.Context, a *asking, leaf *x509.Certificate) error {
 	c := certRow(a.Identity, leaf, "relay")
 	return r.cfg.Store.Update(ctx, func(tx Tx) error {
-		certs, err := tx.Certs(a.Identity)
-		if err != nil {
+		if err := r.known(tx, a); err != nil {
 			return err
 		}
-		for _, old := range certs {
+		if a.taken != "" && !a.over.renew { // while the request was above
+			return call.Errorf(call.Conflict, "%s", a.taken)
+		}
+		for _, old := range a.certs {
 			if old.Serial == c.Serial {
 				return tx.PutSub(a.Identity.Name)
 			}

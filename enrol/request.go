@@ -82,12 +82,11 @@ func (r *Registrar) Request(ctx context.Context, req Request) (Decision, error) 
 	case r.cfg.Relay != nil: // below another overlord: a token that makes an operator must not be seen here
 		return Decision{}, call.Errorf(call.Denied, "operators do not log in at a sub-overlord: the root's key is on overlord/%s; log in there, the certificate is good here too", r.rootHost())
 	}
-	select {
-	case r.storing <- struct{}{}:
-		defer func() { <-r.storing }()
-	case <-ctx.Done():
-		return Decision{}, fmt.Errorf("decide about %s: %w", a.Identity, context.Cause(ctx))
+	done, err := r.turn(ctx)
+	if err != nil {
+		return Decision{}, fmt.Errorf("decide about %s: %w", a.Identity, err)
 	}
+	defer done()
 	var d Decision
 	var refusal error     // said to the asker, after the transaction that records it
 	var revoked *revoking // by a token that replaces
@@ -127,6 +126,16 @@ func (r *Registrar) Request(ctx context.Context, req Request) (Decision, error) 
 		r.tell(a.Identity)
 	}
 	return d, nil
+}
+
+// turn waits for one of the places of those who are with the store.
+func (r *Registrar) turn(ctx context.Context) (done func(), err error) {
+	select {
+	case r.storing <- struct{}{}:
+		return func() { <-r.storing }, nil
+	case <-ctx.Done():
+		return nil, context.Cause(ctx)
+	}
 }
 
 // known looks up what is known of the name.

@@ -23,6 +23,11 @@ const maxStatementKept = 16 << 10
 // token that replaces, in the wrong hands, must not keep him from it.
 const maxReplaced = pki.MaxRevocations * 3 / 4
 
+// maxBelow is likewise the size up to which sub-overlords add certificates of
+// their machines. One of them in the wrong hands signs as many as it likes: it must
+// keep nobody from revoking it.
+const maxBelow = pki.MaxRevocations / 2
+
 // revoking is a revocation that waits to be announced.
 type revoking struct {
 	signed []byte
@@ -145,7 +150,11 @@ func (r *Registrar) revoke(tx Tx, actor string, id pki.Identity, certs []Cert, r
 			return nil, err
 		}
 	}
-	rev, err := r.nextList(tx, entries, reason == pki.Replaced)
+	limit := pki.MaxRevocations
+	if reason == pki.Replaced {
+		limit = maxReplaced
+	}
+	rev, err := r.nextList(tx, entries, limit)
 	if err != nil {
 		return nil, err
 	}
@@ -161,9 +170,9 @@ func (r *Registrar) revoke(tx Tx, actor string, id pki.Identity, certs []Cert, r
 	return rev, tx.Audit(rec)
 }
 
-// nextList adds entries to the newest list, whose numbers only grow. Those of
-// certificates that are merely replaced must leave room.
-func (r *Registrar) nextList(tx Tx, entries []pki.Revoked, replaced bool) (*revoking, error) {
+// nextList adds entries to the newest list, whose numbers only grow, as long as it
+// has at most limit bytes then.
+func (r *Registrar) nextList(tx Tx, entries []pki.Revoked, limit int) (*revoking, error) {
 	list := pki.NewRevocations()
 	signed, err := tx.Revocations()
 	if err != nil {
@@ -180,7 +189,7 @@ func (r *Registrar) nextList(tx Tx, entries []pki.Revoked, replaced bool) (*revo
 	switch {
 	case err != nil && !full:
 		return nil, err
-	case full, replaced && len(signed) > maxReplaced:
+	case full, len(signed) > limit:
 		return nil, call.Errorf(call.Busy, "the revocation list is full (%d entries); entries go a day after the certificates that they name have ended", len(list.Entries()))
 	}
 	return &revoking{signed: signed, list: list}, tx.PutRevocations(list.Number(), signed)

@@ -3,6 +3,7 @@ package enrol
 import (
 	"cmp"
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
@@ -101,7 +102,7 @@ func (r *Registrar) RevokeBelow(ctx context.Context, req pki.RevokeRequest) (num
 }
 
 func (r *Registrar) revokeBelow(tx Tx, id pki.Identity, req pki.RevokeRequest) (rev *revoking, number uint64, signed []byte, err error) {
-	if err := r.vouched(tx, id, req); err != nil {
+	if err := r.vouched(tx, id, req.Check); err != nil {
 		return nil, 0, nil, err
 	}
 	leaves, err := r.signedBelow(tx, id, req.Leaves)
@@ -121,8 +122,8 @@ func (r *Registrar) revokeBelow(tx Tx, id pki.Identity, req pki.RevokeRequest) (
 	replaced := reason == pki.Replaced
 	var entries []pki.Revoked
 	for _, leaf := range leaves {
-		switch _, listed := list.Revoked(leaf); {
-		case listed:
+		switch why, listed := list.Revoked(leaf); {
+		case listed && (replaced || why != pki.Replaced): // of one that was replaced the key is not listed
 		case replaced:
 			entries = append(entries, pki.RevokeSerial(leaf))
 		default:
@@ -132,7 +133,7 @@ func (r *Registrar) revokeBelow(tx Tx, id pki.Identity, req pki.RevokeRequest) (
 	if len(entries) == 0 { // it was asked before, and the answer was lost
 		return nil, list.Number(), signed, nil
 	}
-	if rev, err = r.nextList(tx, entries, replaced); err != nil {
+	if rev, err = r.nextList(tx, entries, maxBelow); err != nil {
 		return nil, 0, nil, err
 	}
 	sum := sha256.Sum256(rev.signed)
@@ -142,8 +143,9 @@ func (r *Registrar) revokeBelow(tx Tx, id pki.Identity, req pki.RevokeRequest) (
 	})
 }
 
-// vouched says whether a certificate of the overlord that counts signed a request.
-func (r *Registrar) vouched(tx Tx, id pki.Identity, req pki.RevokeRequest) error {
+// vouched says whether the key of a certificate of the overlord that counts signed a
+// request.
+func (r *Registrar) vouched(tx Tx, id pki.Identity, signedBy func(crypto.PublicKey) error) error {
 	certs, err := tx.Certs(id)
 	if err != nil {
 		return err
@@ -157,7 +159,7 @@ func (r *Registrar) vouched(tx Tx, id pki.Identity, req pki.RevokeRequest) error
 		if perr != nil {
 			return fmt.Errorf("stored certificate %s: %w", c.Serial, perr)
 		}
-		cerr := req.Check(leaf.PublicKey)
+		cerr := signedBy(leaf.PublicKey)
 		if cerr == nil {
 			return nil
 		}

@@ -77,9 +77,24 @@ type OverlordTx interface {
 	// none yet.
 	LogOwner(logID string) (overlord string, err error)
 	SetLogOwner(logID, overlord string) error
+	// Bound gives what an overlord's key, by its fingerprint, was granted first; not
+	// ok: nothing yet.
+	Bound(fingerprint string) (b Bound, ok bool, err error)
+	PutBound(fingerprint string, b Bound) error
+	// Recovered gives the newest statement that the root has signed about a restored
+	// audit log; nil: none yet.
+	Recovered(logID string) (statement []byte, err error)
+	PutRecovered(logID string, statement []byte) error
 	// PutSub notes an overlord that asked here itself, and so is a machine of this
 	// one. One that is noted already is no error.
 	PutSub(name string) error
+}
+
+// Bound is what the key of an overlord holds to from its first certificate on: only
+// the word that let it in covers more.
+type Bound struct {
+	LogID string   `json:"log"`
+	Via   []string `json:"via"` // who passed its request on, the nearest to it first: where in the fleet it is
 }
 
 // CertTx keeps certificates.

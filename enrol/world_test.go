@@ -39,6 +39,9 @@ type tables struct {
 	writes  int
 	logs    map[string]string
 	subs    map[string]bool
+	bound   map[string]enrol.Bound
+
+	recovered map[string][]byte
 }
 
 func (m *memory) Update(ctx context.Context, fn func(enrol.Tx) error) error {
@@ -50,10 +53,12 @@ func (m *memory) Update(ctx context.Context, fn func(enrol.Tx) error) error {
 	tx := &memoryTx{tables: m.data, fail: m.fail}
 	tx.certs, tx.tokens, tx.pending = maps.Clone(m.data.certs), maps.Clone(m.data.tokens), maps.Clone(m.data.pending)
 	tx.logs, tx.subs = maps.Clone(m.data.logs), maps.Clone(m.data.subs)
+	tx.bound, tx.recovered = maps.Clone(m.data.bound), maps.Clone(m.data.recovered)
 	tx.records = slices.Clone(m.data.records)
 	if tx.certs == nil {
 		tx.certs, tx.tokens, tx.pending = map[string]enrol.Cert{}, map[string]enrol.Token{}, map[string]enrol.Pending{}
 		tx.logs, tx.subs = map[string]string{}, map[string]bool{}
+		tx.bound, tx.recovered = map[string]enrol.Bound{}, map[string][]byte{}
 	}
 	if err := fn(tx); err != nil {
 		return err
@@ -145,6 +150,23 @@ func (t *memoryTx) LogOwner(logID string) (string, error) { return t.logs[logID]
 
 func (t *memoryTx) SetLogOwner(logID, overlord string) error {
 	t.logs[logID] = overlord
+	return nil
+}
+
+func (t *memoryTx) Bound(fingerprint string) (enrol.Bound, bool, error) {
+	b, ok := t.bound[fingerprint]
+	return b, ok, nil
+}
+
+func (t *memoryTx) PutBound(fingerprint string, b enrol.Bound) error {
+	t.bound[fingerprint] = b
+	return nil
+}
+
+func (t *memoryTx) Recovered(logID string) ([]byte, error) { return t.recovered[logID], nil }
+
+func (t *memoryTx) PutRecovered(logID string, statement []byte) error {
+	t.recovered[logID] = statement
 	return nil
 }
 

@@ -101,10 +101,14 @@ func (r *rig) order(target, method string) time.Duration {
 
 func (r *rig) orderWith(target, method string, args map[string]any) time.Duration {
 	r.t.Helper()
+	return r.orderBy(client.Options{}, target, method, args)
+}
+
+func (r *rig) orderBy(opt client.Options, target, method string, args map[string]any) time.Duration {
+	r.t.Helper()
 	start := time.Now()
-	c, err := r.conn.Target(target, client.Options{
-		Timeout: 30 * time.Second, Confirm: func(_ context.Context, g client.Guarded) (int, error) { return len(g.Names), nil },
-	})
+	opt.Timeout, opt.Confirm = 30*time.Second, func(_ context.Context, g client.Guarded) (int, error) { return len(g.Names), nil }
+	c, err := r.conn.Target(target, opt)
 	if err != nil {
 		r.t.Fatal(err)
 	}
@@ -144,8 +148,12 @@ func (r *rig) measured(rounds int, f func() time.Duration) (wall, cpu time.Durat
 		walls = append(walls, f())
 	}
 	cpu = (fleettest.CPU(r.t, r.overlord.PID()) - before) / time.Duration(rounds)
-	slices.Sort(walls)
-	return walls[len(walls)/2], cpu
+	return median(walls), cpu
+}
+
+func median(d []time.Duration) time.Duration {
+	slices.Sort(d)
+	return d[len(d)/2]
 }
 
 // budget prints a figure beside its budget. A figure over it fails the run.

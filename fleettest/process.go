@@ -20,6 +20,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"dominion/overlord"
 )
 
@@ -29,11 +31,13 @@ const roleEnv = "DOMINION_FLEETTEST"
 // part is what a child process plays: one of both.
 type part struct {
 	Overlord *overlordPart
-	Crowd    *Simulation
+	Crowd    []Simulation
 }
 
 type overlordPart struct {
-	State, Listen string
+	State, Name, Listen string
+	Parent, Pin, Token  string // of a sub-overlord
+	Autosign            string // names of minions; empty: none
 }
 
 // Play plays the part that a parent gave this process, and then ends it; with
@@ -81,16 +85,28 @@ func (p part) play(ctx context.Context) error {
 		go profile(name, usr2)
 	}
 	if p.Crowd != nil {
-		return p.Crowd.Run(ctx)
+		g, ctx := errgroup.WithContext(ctx)
+		for _, s := range p.Crowd {
+			g.Go(func() error { return s.Run(ctx) })
+		}
+		return g.Wait()
 	}
+	return p.Overlord.run(ctx)
+}
+
+func (p *overlordPart) run(ctx context.Context) error {
 	log := slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn}))
 	if err := overlord.Batch(); err != nil {
 		return err
 	}
-	return overlord.Run(ctx, overlord.Config{
-		State: p.Overlord.State, Name: "overlord", Listen: p.Overlord.Listen,
+	cfg := overlord.Config{
+		State: p.State, Name: p.Name, Listen: p.Listen, Parent: p.Parent, Pin: p.Pin, Token: p.Token,
 		Ready: func(address string) { fmt.Println("ready", address) },
-	}, log)
+	}
+	if p.Autosign != "" {
+		cfg.Autosign = []overlord.AutosignRule{{Names: p.Autosign}}
+	}
+	return overlord.Run(ctx, cfg, log)
 }
 
 // profile writes a CPU profile to the file from one signal to the next.
@@ -139,7 +155,7 @@ type Process struct {
 // address. listen may be "127.0.0.1:0".
 func StartOverlord(t testing.TB, state, listen string) (*Process, string) {
 	t.Helper()
-	p := start(t, part{Overlord: &overlordPart{State: state, Listen: listen}})
+	p := start(t, part{Overlord: &overlordPart{State: state, Name: "overlord", Listen: listen}})
 	select {
 	case line := <-p.lines:
 		address, ok := strings.CutPrefix(line, "ready ")
@@ -153,20 +169,31 @@ func StartOverlord(t testing.TB, state, listen string) (*Process, string) {
 	return nil, ""
 }
 
-// StartCrowd starts simulated minions in a process of their own.
-func StartCrowd(t testing.TB, s Simulation) *Process {
+// StartCrowd starts simulated minions in a process of their own: one crowd, or
+// some beside each other.
+func StartCrowd(t testing.TB, crowds ...Simulation) *Process {
 	t.Helper()
-	return start(t, part{Crowd: &s})
+	return start(t, part{Crowd: crowds})
+}
+
+// command is how a process is started that plays the part.
+func (p part) command(env ...string) (*exec.Cmd, error) {
+	text, err := json.Marshal(p)
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(append(os.Environ(), roleEnv+"="+string(text)), env...)
+	return cmd, nil
 }
 
 func start(t testing.TB, p part) *Process {
 	t.Helper()
-	text, err := json.Marshal(p)
+	cmd, err := p.command()
 	if err != nil {
 		t.Fatal(err)
 	}
-	proc := &Process{t: t, cmd: exec.Command(os.Args[0]), lines: make(chan string, 16), ended: make(chan struct{})}
-	proc.cmd.Env = append(os.Environ(), roleEnv+"="+string(text))
+	proc := &Process{t: t, cmd: cmd, lines: make(chan string, 16), ended: make(chan struct{})}
 	if p.Crowd != nil {
 		// Thousands of agents share a collector that a real one has for itself,
 		// and it would shrink all their stacks between orders.

@@ -1,6 +1,7 @@
 package fleettest
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -25,8 +26,10 @@ import (
 // directories.
 type Simulation struct {
 	Overlord string // host:port
+	Name     string // of the overlord; empty: "overlord"
 	State    string // of the overlord; its issuing CA signs the crowd
 	Prefix   string // of the names: s0001 and on
+	First    int    // how many of these names another crowd has
 	Count    int
 	// Journals is a directory in which each minion has a journal of its own, on
 	// real files; empty: they remember their jobs in memory. With journals
@@ -57,14 +60,14 @@ func (s Simulation) Run(ctx context.Context) error {
 		return err
 	}
 	shared := minion.Options{
-		Trust: trust, Table: table, Overlords: []string{"overlord"}, Credit: session.NewPool(0), Heartbeat: session.NewClock(0, 0), Version: "simulated",
+		Trust: trust, Table: table, Overlords: []string{cmp.Or(s.Name, "overlord")}, Credit: session.NewPool(0), Heartbeat: session.NewClock(0, 0), Version: "simulated",
 	}
 	limit := journal.NewLimiter(syncing)
 	var wg sync.WaitGroup
 	wg.Go(func() { _ = shared.Heartbeat.Run(ctx) }) // ends with ctx
 	for i := range s.Count {
 		opt := shared
-		opt.Name = fmt.Sprintf("%s%04d", s.Prefix, i+1)
+		opt.Name = fmt.Sprintf("%s%04d", s.Prefix, s.First+i+1)
 		if s.Journals != "" {
 			j, err := journal.Open(filepath.Join(s.Journals, opt.Name), journal.Options{Sync: limit})
 			if err != nil {

@@ -37,12 +37,16 @@ func seed(t *testing.T) uint64 {
 
 func expandNames(folded string) ([]string, error) { return target.Expand(folded) }
 
-// command runs the program to its end.
+// command runs the program to its end, as a user who has never seen an overlord: it
+// remembers audit logs, and not without limit.
 func command(t *testing.T, binary string, args ...string) ([]byte, error) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	return exec.CommandContext(ctx, binary, args...).CombinedOutput()
+	cmd := exec.CommandContext(ctx, binary, args...)
+	home := t.TempDir()
+	cmd.Env = append(os.Environ(), "HOME="+home, "XDG_CONFIG_HOME="+home)
+	return cmd.CombinedOutput()
 }
 
 // TestFleetSurvives: every machine runs an order at most once, and no result
@@ -83,4 +87,12 @@ func TestFleetNoFaults(t *testing.T) {
 	if strings.Contains(string(text), "DOMINION_FAULTS") {
 		t.Errorf("%s drops and doubles frames when it is told to", b)
 	}
+}
+
+// TestFleetTreeSurvives: what TestFleetSurvives wants, of orders by the map.
+func TestFleetTreeSurvives(t *testing.T) {
+	groveStorms{
+		machines: map[string]int{"top": 2, "dc1": 2, "dc2": 2, "dc3": 2, "rack1": 2, "dc1 dc2": 1, "rack1 dc2": 1, "top dc3": 1, "dc2 dc3": 1},
+		rounds:   3, seed: seed(t), lasts: 2 * time.Second, limit: 75 * time.Second,
+	}.run(t, faultyBinary(t))
 }

@@ -4,14 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"strings"
 	"time"
 
 	"dominion/api/fleetpb"
 	"dominion/call"
-	"dominion/target"
 )
 
 // A carrier passes the order on to sub-overlords.
@@ -21,7 +18,7 @@ type carrier interface {
 	// when the sub-overlord says that it has answered for all. When withdraw is
 	// closed it tells it so and goes on; when ctx ends, it returns ctx's cause, and tells
 	// it so if that wraps ErrGivenUp. Other errors are *call.Error: NoSession (it was not sent), SessionLost and
-	// Unavailable (it can be asked again), Cancelled (it is withdrawn, and the
+	// Unavailable (it can be asked again), NoAnswer (what it answers is none), Cancelled (it is withdrawn, and the
 	// sub-overlord had not begun), or why the sub-overlord refuses.
 	Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, withdraw <-chan struct{}, take func(Group)) error
 	// Arrival gives a channel that is closed when a sub-overlord has a session; one
@@ -48,9 +45,12 @@ type batch struct {
 	depth int
 	at    []int32 // positions in Plan.Machines, ascending
 	reach *fleetpb.Branch
+	left  map[int32]bool // those of at that went another way, be it that they came back since, in another batch
 
 	deadline  time.Time // zero: none
-	sent      bool      // it may have begun
+	made      time.Time // when the machines came here
+	begun     time.Time // when it was sent last
+	sent      bool      // it may have begun; so may what an overlord before this one had
 	resent    bool      // it was sent once more because what came did not cover all
 	lost      time.Time // since when its session is lost; zero: it is not
 	cancelled time.Time // when we noticed; zero: it is not
@@ -78,15 +78,10 @@ func (r *Run) Through(machine, hop string) bool {
 	return ok && r.hopOf(i) == hop
 }
 
-// Foreign notes that a sub-overlord spoke for a machine that it was not sent.
-func (r *Run) Foreign(hop, machine string) {
-	if name, err := call.ParseName(machine); err == nil {
-		r.note(hop, []string{name})
-	}
-}
+const unreachable = "unreachable behind "
 
 // behind is how a result of a machine reads whose sub-overlord failed.
-func behind(hop, why string) string { return "unreachable behind " + hop + ": " + why }
+func behind(hop, why string) string { return unreachable + hop + ": " + why }
 
 // carry sends every sub-overlord the order, and ends the machines that nothing leads to.
 func (r *Run) carry(ctx context.Context, w carrier, deadline time.Time) {
@@ -103,21 +98,25 @@ func (r *Run) carry(ctx context.Context, w carrier, deadline time.Time) {
 		}
 	}
 	for h, at := range batches {
-		r.carryBatch(ctx, w, int16(h), at, deadline)
+		r.carryBatch(ctx, w, int16(h), at, deadline, r.resumed)
 	}
 }
 
-// carryBatch sends a sub-overlord the order for some machines.
-func (r *Run) carryBatch(ctx context.Context, w carrier, h int16, at []int32, deadline time.Time) {
+// carryBatch sends a sub-overlord the order for some machines; sent says that it may
+// have been sent it for them before.
+func (r *Run) carryBatch(ctx context.Context, w carrier, h int16, at []int32, deadline time.Time, sent bool) {
 	if len(at) == 0 {
 		return
 	}
 	hop := &r.Plan.ways.hops[h]
-	b := &batch{r: r, w: w, hop: h, name: hop.name, depth: hop.depth, at: at, reach: hop.branch, deadline: deadline}
+	b := &batch{r: r, w: w, hop: h, name: hop.name, depth: hop.depth, at: at, reach: hop.branch, deadline: deadline, made: time.Now(), sent: sent}
 	if len(b.rest()) == 0 {
 		return
 	}
-	if len(r.Plan.ways.more) > 0 {
+	if len(r.spared) > 0 { // it is not changed any more
+		b.at = slices.DeleteFunc(slices.Clone(at), func(i int32) bool { return r.spared[i] })
+	}
+	if len(r.Plan.ways.more) > 0 || len(b.at) < len(at) {
 		var err error
 		b.reach, err = only(hop.branch, func(name string) bool { return len(b.locate([]string{name})) == 1 })
 		if err != nil { // it was read before
@@ -137,11 +136,14 @@ func (b *batch) locate(names []string) []int32 {
 	})
 }
 
+// holds says whether a machine of the batch still goes this way.
+func (b *batch) holds(i int32) bool { return b.r.via[i].Load() == int32(b.hop) && !b.left[i] }
+
 // rest gives the machines of which no result is known and that still go this way.
 func (b *batch) rest() []int32 {
 	var out []int32
 	for _, i := range b.at {
-		if b.r.at(int(i)) < call.Finished && b.r.via[i].Load() == int32(b.hop) {
+		if b.r.at(int(i)) < call.Finished && b.holds(i) {
 			out = append(out, i)
 		}
 	}
@@ -175,11 +177,17 @@ func (b *batch) run(ctx context.Context) {
 			b.end(rest, call.NoAnswer, behind(b.name, "cancelled, and it did not confirm"))
 			return
 		case code == call.Cancelled:
-			b.end(rest, call.Cancelled, "cancelled before "+b.name+" had the order")
+			b.end(rest, call.Cancelled, cancelledBefore+b.name+" had the order")
+			return
+		case code == call.NoAnswer:
+			b.end(rest, code, behind(b.name, why))
 			return
 		case code == call.NoSession, code == call.SessionLost, code == call.Unavailable, code == call.Busy && b.r.Plan.Wait:
 			if !b.again(ctx, rest, code, why) {
 				return
+			}
+			if b.sent {
+				b.breathe(ctx)
 			}
 		default:
 			b.end(rest, code, b.name+": "+why)
@@ -224,14 +232,29 @@ func (b *batch) once(life context.Context) error {
 	for _, i := range b.rest() {
 		b.r.advance(int(i), call.Sent)
 	}
+	for i := range b.left { // it is asked for them, too
+		b.r.mayHaveBegun(i)
+	}
 	b.skipped = b.seen > 0
-	begun := time.Now()
+	b.begun = time.Now()
 	err := b.w.Delegate(ctx, b.name, b.request(), b.r.stop, func(g Group) { b.take(life, g) })
 	b.sent = b.sent || call.CodeOf(err) != call.NoSession
-	if time.Since(begun) > 2*retryEvery {
+	if time.Since(b.begun) > 2*retryEvery {
 		b.lost = time.Time{} // until now it was there
 	}
 	return err
+}
+
+// breathe keeps a sub-overlord that loses its session whenever it is sent the order
+// from being sent it without a pause.
+func (b *batch) breathe(ctx context.Context) {
+	wait := hurry - time.Since(b.begun)
+	if !b.deadline.IsZero() {
+		wait = min(wait, time.Until(b.deadline))
+	}
+	if wait > 0 {
+		pause(ctx, wait, nil)
+	}
 }
 
 func (b *batch) withdrawn() {
@@ -287,7 +310,7 @@ func (b *batch) again(ctx context.Context, rest []int32, code call.Code, why str
 		until = b.awaitedUntil()
 	}
 	for {
-		if rest = b.reroute(ctx, rest); len(rest) == 0 {
+		if rest = b.reroute(ctx, rest, true); len(rest) == 0 {
 			return false
 		}
 		switch b.await(ctx, until, code) {
@@ -416,21 +439,29 @@ func (b *batch) take(ctx context.Context, g Group) {
 	if len(g.Took) != len(at) {
 		g.Took = nil
 	}
-	if g.Code == call.NoSession && len(b.r.Plan.ways.more) > 0 { // it cannot reach them; somebody else may
-		left := b.reroute(ctx, at)
-		if len(left) < len(at) {
-			g.Took = nil
-		}
-		at = left
+	res := call.Result{Code: g.Code, Detail: g.Detail, Output: g.Output, Cut: g.Cut}
+	left := b.counting(at, res)
+	if g.Code == call.NoSession { // it cannot reach them; somebody else may
+		left = b.reroute(ctx, left, false)
 	}
-	b.r.finishAll(at, call.Result{Code: g.Code, Detail: g.Detail, Output: g.Output, Cut: g.Cut}, g.Took)
+	if len(left) < len(at) {
+		g.Took = nil
+	}
+	b.r.finishAll(left, res, g.Took)
 }
 
 // finishAll gives machines one result, except those that have one.
 func (r *Run) finishAll(at []int32, res call.Result, took []time.Duration) {
 	names, times := make([]string, 0, len(at)), make([]time.Duration, len(at))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	doubted := len(at) > 0 && (len(r.begun) > 0 || r.resumed) && neverBegan(res)
 	for k, i := range at {
 		if !r.advance(int(i), call.Finished) {
+			continue
+		}
+		if doubted && r.otherwiseLocked(int(i)) {
+			r.addAllLocked([]string{r.name(int(i))}, []time.Duration{0}, honest(res))
 			continue
 		}
 		if took != nil {
@@ -438,97 +469,7 @@ func (r *Run) finishAll(at []int32, res call.Result, took []time.Duration) {
 		}
 		names = append(names, r.name(int(i)))
 	}
-	if len(names) == 0 {
-		return
+	if len(names) > 0 {
+		r.addAllLocked(names, times[:len(names)], res)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.addAllLocked(names, times[:len(names)], res)
-}
-
-// reroute sends those machines another way that have one whose sub-overlord has a
-// session, or that are our own; it gives the others. A machine runs the order
-// once whatever comes of it: its journal sees to that.
-func (b *batch) reroute(ctx context.Context, rest []int32) (left []int32) {
-	r := b.r
-	if len(r.Plan.ways.more) == 0 || !b.cancelled.IsZero() {
-		return rest
-	}
-	byHop := make(map[int16][]int32)
-	for _, i := range rest {
-		h, ok := b.another(i)
-		if !ok {
-			left = append(left, i)
-			continue
-		}
-		if !r.via[i].CompareAndSwap(int32(b.hop), int32(h)) {
-			continue
-		}
-		if h == direct {
-			r.tell(int(i), func(n *news) { n.rerouted = true })
-			continue
-		}
-		byHop[h] = append(byHop[h], i)
-	}
-	for h, at := range byHop {
-		r.log.Info("machines are reached another way", "job", r.Plan.ID.String(), "hop", b.name, "through", r.Plan.ways.hops[h].name, "machines", len(at))
-		r.carryBatch(ctx, b.w, h, at, b.deadline)
-	}
-	return left
-}
-
-// another gives a way to a machine that was not tried.
-func (b *batch) another(i int32) (int16, bool) {
-	return b.r.another(i, func(hop string) bool { return isClosed(b.w.Arrival(hop)) })
-}
-
-// another gives the next way to a machine whose sub-overlord is up, and counts it as tried.
-func (r *Run) another(i int32, up func(hop string) bool) (int16, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	for k, w := range r.Plan.ways.more[i] {
-		if k == 0 || r.tried[i]&(1<<k) != 0 { // the first is where it began
-			continue
-		}
-		if w.hop != direct && !up(r.Plan.ways.hops[w.hop].name) {
-			continue
-		}
-		if r.tried == nil {
-			r.tried = make(map[int32]uint16)
-		}
-		r.tried[i] |= 1 << k
-		return w.hop, true
-	}
-	return 0, false
-}
-
-// maxNoted bounds the names of foreign machines that are told of one sub-overlord.
-const maxNoted = 20
-
-// note keeps, for people, that a sub-overlord answered for machines that it was not sent.
-func (r *Run) note(hop string, names []string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.foreign == nil {
-		r.foreign = make(map[string][]string)
-	}
-	if r.foreign[hop] == nil {
-		r.log.Warn("a sub-overlord answers for machines that it was not sent; dropped", "job", r.Plan.ID.String(), "hop", hop, "machines", strings.Join(names[:min(len(names), 3)], ","))
-	}
-	for _, n := range names {
-		if known := r.foreign[hop]; len(known) < maxNoted && !slices.Contains(known, n) {
-			r.foreign[hop] = append(known, n)
-		}
-	}
-}
-
-// reason is what is to be told of the job when it is closed; empty: nothing.
-func (r *Run) reason() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	var parts []string
-	for _, hop := range slices.Sorted(maps.Keys(r.foreign)) {
-		parts = append(parts, fmt.Sprintf("overlord/%s answered for machines that it was not sent, which was dropped: %s", hop, target.Fold(r.foreign[hop])))
-	}
-	return strings.Join(parts, "; ")
 }

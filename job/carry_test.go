@@ -3,6 +3,7 @@ package job_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -38,6 +39,8 @@ type subOverlord struct {
 	gone     chan struct{} // closed when the session ends
 	refuse   error         // what it answers instead
 	liar     func(g job.Group) []job.Group
+	endless  bool          // it gives all results, and never says so
+	pause    time.Duration // before it takes an order
 	store    *shelf
 	calls    int
 	got      []*fleetpb.Delegate
@@ -93,8 +96,9 @@ func (l *level) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, w
 	s.smu.Lock()
 	s.calls++
 	s.got = append(s.got, d)
-	up, gone, refuse := s.up, s.gone, s.refuse
+	up, gone, refuse, pause := s.up, s.gone, s.refuse, s.pause
 	s.smu.Unlock()
+	time.Sleep(pause)
 	if !up {
 		return call.Errorf(call.NoSession, "%s is off", hop)
 	}
@@ -120,6 +124,10 @@ func (l *level) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, w
 			}
 		}
 		seen += len(snap.Groups)
+		if snap.Closed && s.endless {
+			<-ctx.Done()
+			return context.Cause(ctx)
+		}
 		if snap.Closed {
 			return nil
 		}
@@ -150,8 +158,8 @@ func (s *subOverlord) job(names []string, d *fleetpb.Delegate) (*job.Run, error)
 		return nil, call.Errorf(call.Cancelled, "not begun")
 	}
 	p, err := job.NewPlan(job.Request{
-		Signed: call.Signed{Order: d.Order, Signature: d.Signature, Cert: d.OperatorCert}, Salt: d.Salt, Args: d.Args, Names: names,
-		Timeout: time.Duration(d.TimeoutMs) * time.Millisecond, Nominal: time.Duration(d.NominalMs) * time.Millisecond, Wait: d.Wait, Reach: d.Reach, Part: true,
+		Signed: call.Signed{Order: d.Order, Signature: d.Signature, Cert: d.OperatorCert}, Salt: d.Salt, Args: d.Args,
+		Timeout: time.Duration(d.TimeoutMs) * time.Millisecond, Nominal: time.Duration(d.NominalMs) * time.Millisecond, Wait: d.Wait, Whom: job.Whom{Names: names, Reach: d.Reach, Part: true},
 	})
 	if err != nil {
 		return nil, err
@@ -251,14 +259,14 @@ func TestDelegated(t *testing.T) {
 
 func TestDelegatedHopAway(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		top, dc1, rack1, reach, names := twoLevels()
+		top, _, rack1, reach, names := twoLevels()
 		rack1.down()
 		_, _, wait := delegate(t, top, time.Minute, reach, nil, names...)
 		got := wait()
 		wantCode(t, got, call.OK, "", "m1", "a1", "a2")
 		wantCode(t, got, call.NoSession, "unreachable behind rack1: rack1 is off", "b1")
 
-		top, dc1, _, reach, names = twoLevels()
+		top, dc1, _, reach, names := twoLevels()
 		dc1.down()
 		_, _, wait = delegate(t, top, time.Minute, reach, nil, names...)
 		got = wait()
@@ -307,6 +315,30 @@ func TestDelegatedHopDies(t *testing.T) {
 			})
 		})
 	}
+}
+
+// An overlord that goes on with a job does not know what the one before it had
+// passed on: a sub-overlord that is away at first may well have it.
+func TestDelegatedResumed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, _, reach, names := twoLevels()
+		req := request(t, time.Minute, nil, names...)
+		req.Reach = reach
+		r := newRun(t, req)
+		r.Resume(false)
+		top.names, top.machines.run = names, r
+		dc1.down()
+		s, done := new(shelf), make(chan error, 1)
+		go func() { done <- r.Do(t.Context(), top, s) }()
+		time.Sleep(10 * time.Second)
+		dc1.back()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		wantCode(t, account(t, r, s), call.OK, "", names...)
+		dc1.finished.Wait()
+		dc1.runsOnce(t)
+	})
 }
 
 // Two ways lead to c1 and c2; the first one, by name, fails.
@@ -508,6 +540,104 @@ func TestDelegatedUnavailable(t *testing.T) {
 		dc1.smu.Unlock()
 		wantCode(t, wait(), call.OK, "", names...)
 		dc1.finished.Wait()
+	})
+}
+
+// One that loses its session, or says so, whenever it is sent the order is not sent
+// it as fast as that goes.
+func TestDelegatedLosesEveryTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, _, reach, names := twoLevels()
+		dc1.refuse = call.Errorf(call.SessionLost, "it fell")
+		_, _, wait := delegate(t, top, 10*time.Second, reach, nil, names...)
+		got := wait()
+		wantCode(t, got, call.OK, "", "m1")
+		wantCode(t, got, call.SessionLost, "unreachable behind dc1: ", "a1", "a2", "b1")
+		if dc1.calls > 11 {
+			t.Errorf("it was sent the order %d times in 10 seconds", dc1.calls)
+		}
+	})
+}
+
+// One that has given all results and does not say so keeps a job with live output
+// open as long as some of that comes.
+func TestDelegatedEndless(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, _, reach, names := twoLevels()
+		dc1.endless = true
+		r, _, wait := delegate(t, top, 0, reach, func(r *job.Request) { r.Stream = true }, names...)
+		begun := time.Now()
+		passed := r.Flow()
+		time.Sleep(time.Minute) // the reader is slow
+		passed()
+		wantCode(t, wait(), call.OK, "", names...)
+		if d := time.Since(begun) - time.Minute; d < 5*time.Second || d > 15*time.Second {
+			t.Errorf("it took %v after the last output; want about 10s", d)
+		}
+	})
+}
+
+// What is to be kept of the ways follows from the number of machines.
+func TestReachIsBounded(t *testing.T) {
+	for name, change := range map[string]func(reach *fleetpb.Branch){
+		"wide": func(reach *fleetpb.Branch) {
+			for n := range 300 {
+				reach.Below = append(reach.Below, branch(fmt.Sprintf("hop-%d", n), []string{"a1"}))
+			}
+		},
+		"empty": func(reach *fleetpb.Branch) {
+			for n := range 300 {
+				reach.Below[0].Below = append(reach.Below[0].Below, branch(fmt.Sprintf("hop-%d", n), nil))
+			}
+		},
+		"deep": func(reach *fleetpb.Branch) {
+			for at, n := reach.Below[0], 0; n < job.MaxDepth; n++ {
+				at.Below = []*fleetpb.Branch{branch(fmt.Sprintf("hop-%d", n), []string{"a1"})}
+				at = at.Below[0]
+			}
+		},
+		"in a circle": func(reach *fleetpb.Branch) {
+			reach.Below[0].Below = []*fleetpb.Branch{branch("dc2", []string{"a1"}, branch("dc1", []string{"a1"}))}
+		},
+		"back to itself": func(reach *fleetpb.Branch) { reach.Below[0].Below = []*fleetpb.Branch{branch("top", []string{"a1"})} },
+		"back up":        func(reach *fleetpb.Branch) { reach.Below[0].Below = []*fleetpb.Branch{branch("above", []string{"a1"})} },
+	} {
+		req := request(t, time.Minute, nil, "a1", "m1")
+		req.Reach, req.Via = branch("top", []string{"m1"}, branch("dc1", []string{"a1"})), []string{"above"}
+		if _, err := job.NewPlan(req); err != nil {
+			t.Fatal(err)
+		}
+		change(req.Reach)
+		if _, err := job.NewPlan(req); call.CodeOf(err) != call.Invalid {
+			t.Errorf("%s: %v; want it refused", name, err)
+		}
+	}
+}
+
+// A sub-overlord that a machine is reached through, or could be, is not foreign to it.
+func TestLeads(t *testing.T) {
+	req := request(t, time.Minute, nil, "a1", "c1", "m1")
+	req.Reach = branch("top", []string{"m1"}, branch("dc1", []string{"a1", "c1"}), branch("dc2", []string{"c1"}))
+	r := newRun(t, req)
+	for machine, hops := range map[string]string{"a1": "dc1", "c1": "dc1,dc2", "m1": "", "z9": ""} {
+		for _, hop := range []string{"dc1", "dc2", "dc3", ""} {
+			if got := r.Leads(machine, hop); got != (hop != "" && strings.Contains(hops, hop)) {
+				t.Errorf("%s leads to %s: %v", hop, machine, got)
+			}
+		}
+	}
+}
+
+// What is no answer is not awaited any longer.
+func TestDelegatedNoAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, _, reach, names := twoLevels()
+		dc1.refuse = call.Errorf(call.NoAnswer, "it cannot be read")
+		_, _, wait := delegate(t, top, 0, reach, nil, names...)
+		wantCode(t, wait(), call.NoAnswer, "unreachable behind dc1: it cannot be read", "a1", "a2", "b1")
+		if dc1.calls != 1 {
+			t.Errorf("it was sent the order %d times; want once", dc1.calls)
+		}
 	})
 }
 

@@ -24,7 +24,9 @@ const AskEvery = 10 * time.Second
 // Details of results that we, not the machines, give.
 const (
 	detailLost      = "the connection ended before the answer; whether the call ran is not known"
-	detailNeverSent = "cancelled before it was sent"
+	cancelledBefore = "cancelled before " // begins those of calls that were cancelled and never began
+	detailNeverSent = cancelledBefore + "it was sent"
+	detailOtherwise = "another way, which failed, may have begun it, and whether the call ran is not known; by this one: "
 )
 
 // driver sends the calls of one run and looks after those that are late. All
@@ -147,7 +149,7 @@ func (d *driver) sendAll(ctx context.Context) {
 func (d *driver) move(ctx context.Context) {
 	for h, at := range d.moved {
 		slices.Sort(at)
-		d.r.carryBatch(ctx, d.w, h, at, d.deadline)
+		d.r.carryBatch(ctx, d.w, h, at, d.deadline, d.r.resumed)
 	}
 	d.moved = nil
 }
@@ -158,7 +160,7 @@ func (d *driver) elsewhere(i int) bool {
 	if r.via == nil || len(r.Plan.ways.more) == 0 || !d.cancelled.IsZero() {
 		return false
 	}
-	h, ok := r.another(int32(i), func(hop string) bool { return isClosed(d.w.Arrival(hop)) })
+	h, ok := r.another(int32(i), direct, false, func(hop string) bool { return isClosed(d.w.Arrival(hop)) })
 	if !ok || h == direct {
 		return false
 	}

@@ -9,12 +9,14 @@ import (
 	"time"
 
 	"dominion/call"
+	"dominion/target"
 )
 
 // Group is a set of machines with equal results, numbered within its job from 0.
 type Group struct {
 	Number int
 	Names  []string // sorted
+	Folded string   // Names, folded
 	Status call.Status
 	Code   call.Code
 	Detail string
@@ -70,7 +72,7 @@ func (f *folder) fold(first int) []Group {
 	out := make([]Group, len(f.groups))
 	for i, g := range f.groups {
 		g.sort()
-		g.Number = first + i
+		g.Number, g.Folded = first+i, target.Fold(g.Names)
 		if g.Sum == ([sha256.Size]byte{}) {
 			g.Sum = sha256.Sum256(g.Output)
 		}

@@ -172,7 +172,7 @@ func (d *driver) none(i int, l *late, birth time.Time) {
 		res.Code = call.Unknown
 		res.Detail = "its journal was lost and began anew after the order; whether the call ran is not known"
 	case !d.cancelled.IsZero():
-		res.Code, res.Detail = call.Cancelled, "cancelled before it had the call"
+		res.Code, res.Detail = call.Cancelled, cancelledBefore+"it had the call"
 	case !now.Before(p.Order.Expiry):
 		res.Code, res.Detail = call.Expired, d.expired(l)
 	case now.Sub(l.sent) < retryEvery:

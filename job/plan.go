@@ -16,7 +16,6 @@ type Request struct {
 	Signed   call.Signed
 	Salt     []byte
 	Args     []byte        // JSON object
-	Names    []string      // the order's machines, in any order
 	Unknown  []string      // named by the operator, known to nobody; reported, not sent
 	Timeout  time.Duration // of each call once it runs; zero: none
 	Stream   bool          // live output is wanted
@@ -26,14 +25,10 @@ type Request struct {
 	Target   string        // as the operator wrote it, for people
 	Operator string        // name, from the channel
 
-	// Reach says through whom machines are reached: the part of the map that
-	// leads to them. Nil: all machines of the order are this overlord's own.
-	Reach *fleetpb.Branch
-	// Part says that only the machines of Reach are this overlord's to account
-	// for, because another sent it the order; the rest of Names is for the proofs.
-	Part bool
-	// Via are the overlords that the order came through, the top first.
-	Via []string
+	Whom
+	Scope *Scope // of Whom, made before; nil: it is made now
+	// Clashing are those of Unknown that machines with different keys bear.
+	Clashing []string
 	// ID is what the job is called here; zero: as in the order.
 	ID call.JobID
 	// Nominal is the time-out as the operator gave it, for people; zero: Timeout.
@@ -43,13 +38,9 @@ type Request struct {
 // Plan is a checked request: what every machine is sent.
 type Plan struct {
 	Request
+	*Scope
 	Order  *call.Order
-	Tree   *call.Names
 	shared []byte // encoded fleetpb.Call without leaf index, proof and time-out
-
-	machines []string // to be accounted for, sorted
-	leaf     []int32  // position of each in Tree; nil: the same
-	ways     *ways    // nil: all machines are this overlord's own
 }
 
 // NewPlan checks that the request's parts belong to each other: the arguments
@@ -67,15 +58,17 @@ func NewPlan(r Request) (*Plan, error) {
 	if call.Digest(r.Salt, r.Args) != o.ArgsDigest {
 		return nil, call.Errorf(call.BadOrder, "the arguments are not those of the order")
 	}
-	tree, err := call.NewNames(r.Names)
-	if err != nil {
-		return nil, call.Errorf(call.BadOrder, "%v", err)
+	scope := r.Scope
+	if scope == nil {
+		if scope, err = NewScope(r.Whom); err != nil {
+			return nil, err
+		}
 	}
-	if tree.Len() != o.Count || tree.Root() != o.Root {
-		return nil, call.Errorf(call.BadOrder, "the %d machines sent are not the %d of the order", tree.Len(), o.Count)
+	if scope.Tree.Len() != o.Count || scope.Tree.Root() != o.Root {
+		return nil, call.Errorf(call.BadOrder, "the %d machines sent are not the %d of the order", scope.Tree.Len(), o.Count)
 	}
 	for _, n := range r.Unknown {
-		if _, dup := tree.Index(n); dup {
+		if _, dup := scope.Tree.Index(n); dup {
 			return nil, call.Errorf(call.Invalid, "%q is both a machine of the order and unknown", n)
 		}
 	}
@@ -97,29 +90,19 @@ func NewPlan(r Request) (*Plan, error) {
 	if err != nil {
 		return nil, call.Errorf(call.Invalid, "encode the call: %v", err)
 	}
-	p := &Plan{Request: r, Order: o, Tree: tree, shared: shared, machines: tree.All()}
-	if r.Reach != nil {
-		if err := p.readReach(r.Reach); err != nil {
-			return nil, err
-		}
-	}
-	return p, nil
+	return &Plan{Request: r, Scope: scope, Order: o, shared: shared}, nil
 }
 
-// Machines gives the machines that the job accounts for beside Unknown, sorted;
-// the caller must not change them.
-func (p *Plan) Machines() []string { return p.machines }
-
-// unknownWhy says what is wrong with the names of Unknown.
-func (p *Plan) unknownWhy() string {
-	if p.ways != nil {
-		return detailNoMap
+// unknownWhy says what is wrong with a name of Unknown.
+func (p *Plan) unknownWhy(name string) string {
+	switch {
+	case p.ways == nil:
+		return detailNoName
+	case slices.Contains(p.Clashing, name):
+		return detailClash
 	}
-	return detailNoName
+	return detailNoMap
 }
-
-// index gives the position of a machine in Machines, or false.
-func (p *Plan) index(name string) (int, bool) { return slices.BinarySearch(p.machines, name) }
 
 // Call gives the body of the CALL frame of machine i of Machines in two parts, whose
 // concatenation is one fleetpb.Call: what all machines share, and what is this

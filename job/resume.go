@@ -2,6 +2,7 @@ package job
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"dominion/call"
@@ -152,6 +153,9 @@ func (r *Run) Restore(g Group) {
 	for _, name := range g.Names {
 		if i, ok := r.Plan.index(name); ok {
 			r.state[i].Store(uint32(call.Stored))
+			if r.refusedLocked(g) {
+				r.spared[int32(i)] = true
+			}
 			continue
 		}
 		if r.unknown == nil {
@@ -159,6 +163,22 @@ func (r *Run) Restore(g Group) {
 		}
 		r.unknown[name] = true
 	}
+}
+
+// refusedLocked says whether a stored result tells that a sub-overlord did not have
+// the order, so that it must not begin with it now.
+func (r *Run) refusedLocked(g Group) bool {
+	if r.Plan.ways == nil || !neverBegan(call.Result{Code: g.Code, Detail: g.Detail}) {
+		return false
+	}
+	by := strings.TrimPrefix(g.Detail, unreachable)
+	if !slices.ContainsFunc(r.Plan.ways.hops, func(h hop) bool { return strings.HasPrefix(by, h.name+": ") }) {
+		return false
+	}
+	if r.spared == nil {
+		r.spared = make(map[int32]bool)
+	}
+	return true
 }
 
 // Resume says, before Do, that an overlord before this one had begun the job:

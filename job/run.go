@@ -18,12 +18,6 @@ const (
 )
 
 const (
-	// Results that arrive this close together share groups and a write: at first
-	// for a quick sign of life, then longer, as each write costs a transaction, a
-	// signed checkpoint and an event (measured at 5,000 machines: 6 µs of CPU a
-	// call with 5 ms throughout).
-	firstFold  = 5 * time.Millisecond
-	lastFold   = 100 * time.Millisecond
 	retryStore = time.Second // between attempts of a store that refuses results
 	tellStore  = time.Minute // between two complaints of one job about it
 )
@@ -60,12 +54,18 @@ type wire interface {
 
 // A keeper makes results durable.
 type keeper interface {
-	// KeepResults stores groups of results; it returns when they are durable.
-	KeepResults(ctx context.Context, job call.JobID, groups []Group) error
-	// CloseJob closes a job of which every result is stored, with what is to be told
-	// of it, if anything; it returns when that
+	// KeepResults stores groups of results, and with end closes the job, all or
+	// nothing; it returns when that is durable.
+	KeepResults(ctx context.Context, job call.JobID, groups []Group, end *End) error
+	// CloseJob closes a job of which every result is stored; it returns when that
 	// is durable. A job that is closed already is left as it is.
-	CloseJob(ctx context.Context, job call.JobID, c call.Counts, reason string) error
+	CloseJob(ctx context.Context, job call.JobID, end End) error
+}
+
+// End is how a job ended.
+type End struct {
+	Counts call.Counts
+	Reason string // what is to be told of it; empty: nothing
 }
 
 // Run is one order being carried out.
@@ -78,6 +78,7 @@ type Run struct {
 	poke    chan struct{} // one: there is news
 	told    time.Time     // of the last complaint about the store; owned by Do
 	resumed bool          // an overlord before this one had begun it; set before Do
+	end     *End          // with which the store closed the job; owned by Do
 
 	newsMu sync.Mutex
 	news   map[int]*news // by position in Plan.Machines; what the driver has not heard yet
@@ -89,6 +90,8 @@ type Run struct {
 	// nil: none does.
 	via      []atomic.Int32
 	carrying sync.WaitGroup // batches
+	flowing  atomic.Int32   // pieces of live output from sub-overlords that are being passed on
+	flowed   atomic.Int64   // when the last one was, in nanoseconds of Unix time
 
 	mu        sync.Mutex
 	fold      *folder
@@ -104,6 +107,8 @@ type Run struct {
 	groups    []Group             // stored ones, from number base on
 	known     call.Counts         // of all stored groups
 	tried     map[int32]uint16    // of machines with several ways, those tried
+	begun     map[int32]bool      // machines whose call may have begun by another way than the present one
+	spared    map[int32]bool      // machines that a sub-overlord before the run was resumed did not take the order for
 	foreign   map[string][]string // by sub-overlord: machines that it was not sent and answered for
 	problem   string              // why results are not durable; empty when they are
 	closed    bool
@@ -170,6 +175,9 @@ func (r *Run) finish(i int, res call.Result) bool {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if neverBegan(res) && r.otherwiseLocked(i) {
+		res = honest(res)
+	}
 	r.addLocked(res)
 	return true
 }
@@ -268,7 +276,11 @@ func (r *Run) Cancel() (running, skipped []string) {
 	for i, name := range r.Plan.Machines() {
 		switch {
 		case r.state[i].CompareAndSwap(uint32(call.Planned), uint32(call.Finished)): // the sender passes it over
-			r.addLocked(call.Result{Machine: name, Code: call.Cancelled, Detail: detailNeverSent})
+			res := call.Result{Machine: name, Code: call.Cancelled, Detail: detailNeverSent}
+			if r.otherwiseLocked(i) {
+				res = honest(res)
+			}
+			r.addLocked(res)
 			skipped = append(skipped, name)
 		case r.at(i) < call.Finished:
 			running = append(running, name)

@@ -76,23 +76,32 @@ type shelf struct {
 	closed []call.Counts
 }
 
-func (s *shelf) CloseJob(_ context.Context, _ call.JobID, c call.Counts, _ string) error {
+func (s *shelf) CloseJob(_ context.Context, _ call.JobID, end job.End) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.close(end)
+}
+
+func (s *shelf) close(end job.End) error {
 	if s.jam > 0 {
 		s.jam--
 		return call.Errorf(call.Unavailable, "disk full")
 	}
-	s.closed = append(s.closed, c)
+	s.closed = append(s.closed, end.Counts)
 	return nil
 }
 
-func (s *shelf) KeepResults(_ context.Context, _ call.JobID, g []job.Group) error {
+func (s *shelf) KeepResults(_ context.Context, _ call.JobID, g []job.Group, end *job.End) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.refuse > 0 {
 		s.refuse--
 		return call.Errorf(call.Unavailable, "disk full")
+	}
+	if end != nil {
+		if err := s.close(*end); err != nil {
+			return err
+		}
 	}
 	s.groups = append(s.groups, g...)
 	return nil
@@ -117,7 +126,7 @@ func request(t testing.TB, timeout time.Duration, unknown []string, names ...str
 	if err != nil {
 		t.Fatal(err)
 	}
-	return job.Request{Signed: s, Salt: salt, Args: args, Names: names, Unknown: unknown, Timeout: timeout}
+	return job.Request{Signed: s, Salt: salt, Args: args, Whom: job.Whom{Names: names}, Unknown: unknown, Timeout: timeout}
 }
 
 func newRun(t testing.TB, r job.Request) *job.Run {

@@ -13,7 +13,7 @@ import (
 // Limits of a Branch that another overlord, or the store, gives us.
 const (
 	MaxDepth     = 16                   // overlords on the way to a machine
-	maxBranches  = 100_000              // sub-overlords in all
+	MaxBranches  = 100_000              // sub-overlords in all
 	maxHops      = 30_000               // directly below one overlord
 	maxReached   = 4 * call.MaxMachines // names in all: a machine may stand in several places
 	maxWays      = 8                    // to one machine; the rest is not used
@@ -21,6 +21,7 @@ const (
 	nowhere      = -2                   // no way is known
 	detailNoWay  = "the map knows no way to it"
 	detailNoName = "no machine of that name has enrolled"
+	detailClash  = "machines with different keys bear this name; dominion map show tells where they are"
 	detailNoMap  = "it is not in the map"
 )
 
@@ -48,15 +49,16 @@ type way struct {
 type reader struct {
 	names    []string
 	ways     *ways
-	depth    []uint8 // of the best way to each name
+	depth    []uint8  // of the best way to each name
+	path     []string // overlords that the order came through, and those on the way down
 	reached  int
 	branches int
 }
 
-// readReach sets the plan's machines and ways. Errors are *call.Error.
-func (p *Plan) readReach(b *fleetpb.Branch) error {
-	names := p.Tree.All()
-	rd := &reader{names: names, ways: &ways{best: make([]int16, len(names))}, depth: make([]uint8, len(names))}
+// readReach sets the scope's machines and ways. Errors are *call.Error.
+func (s *Scope) readReach(w Whom) error {
+	names, b := s.Tree.All(), w.Reach
+	rd := &reader{names: names, path: append(slices.Clone(w.Via), b.GetName()), ways: &ways{best: make([]int16, len(names))}, depth: make([]uint8, len(names))}
 	for i := range rd.ways.best {
 		rd.ways.best[i] = nowhere
 	}
@@ -77,12 +79,18 @@ func (p *Plan) readReach(b *fleetpb.Branch) error {
 		}
 		rd.ways.hops = append(rd.ways.hops, hop{h.GetName(), h, depth})
 	}
-	p.ways = rd.ways
-	if p.Part {
-		p.onlyReached()
+	s.ways = rd.ways
+	if w.Part {
+		s.onlyReached()
 	}
-	if len(p.machines) == 0 {
+	if len(s.machines) == 0 {
 		return call.Errorf(call.Invalid, "there is no machine to be reached")
+	}
+	s.own = nil
+	for i, name := range s.machines {
+		if s.ways.best[i] == direct || slices.ContainsFunc(s.ways.more[int32(i)], func(w way) bool { return w.hop == direct }) {
+			s.own = append(s.own, name)
+		}
 	}
 	return nil
 }
@@ -93,12 +101,19 @@ func (rd *reader) walk(hop int16, b *fleetpb.Branch, depth int) (deepest int, er
 	if name, err := call.ParseName(b.GetName()); err != nil || name != b.GetName() {
 		return 0, call.Errorf(call.Invalid, "%.80q is no overlord's name", b.GetName())
 	}
-	if rd.branches++; rd.branches > maxBranches || depth > MaxDepth {
-		return 0, call.Errorf(call.Invalid, "more than %d sub-overlords, or %d on one way", maxBranches, MaxDepth)
+	// More than lead to the machines by all ways that are used lead to none.
+	most := min(MaxBranches, MaxDepth*maxWays*len(rd.names))
+	if rd.branches++; rd.branches > most || depth > MaxDepth {
+		return 0, call.Errorf(call.Invalid, "more than %d sub-overlords, or %d on one way", most, MaxDepth)
+	}
+	if slices.Contains(rd.path, b.GetName()) {
+		return 0, call.Errorf(call.Invalid, "a way through overlord/%s leads to it again", b.GetName())
 	}
 	if err := rd.add(hop, depth, b.GetMachines()); err != nil {
 		return 0, err
 	}
+	rd.path = append(rd.path, b.GetName())
+	defer func() { rd.path = rd.path[:len(rd.path)-1] }()
 	deepest = depth
 	for _, sub := range b.GetBelow() {
 		d, err := rd.walk(hop, sub, depth+1)
@@ -159,27 +174,27 @@ func (w *ways) another(at int32, one, two way) {
 }
 
 // onlyReached leaves out the machines that nothing leads to.
-func (p *Plan) onlyReached() {
+func (s *Scope) onlyReached() {
 	reached := 0
-	for _, h := range p.ways.best {
+	for _, h := range s.ways.best {
 		if h != nowhere {
 			reached++
 		}
 	}
-	if reached == len(p.machines) {
+	if reached == len(s.machines) {
 		return
 	}
-	all, best, more := p.machines, p.ways.best, p.ways.more
-	p.machines, p.leaf, p.ways.best = make([]string, 0, reached), make([]int32, 0, reached), make([]int16, 0, reached)
-	p.ways.more = make(map[int32][]way, len(more))
+	all, best, more := s.machines, s.ways.best, s.ways.more
+	s.machines, s.leaf, s.ways.best = make([]string, 0, reached), make([]int32, 0, reached), make([]int16, 0, reached)
+	s.ways.more = make(map[int32][]way, len(more))
 	for i, h := range best {
 		if h == nowhere {
 			continue
 		}
 		if ws := more[int32(i)]; ws != nil {
-			p.ways.more[int32(len(p.machines))] = ws
+			s.ways.more[int32(len(s.machines))] = ws
 		}
-		p.machines, p.leaf, p.ways.best = append(p.machines, all[i]), append(p.leaf, int32(i)), append(p.ways.best, h)
+		s.machines, s.leaf, s.ways.best = append(s.machines, all[i]), append(s.leaf, int32(i)), append(s.ways.best, h)
 	}
 }
 

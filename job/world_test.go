@@ -73,16 +73,15 @@ func (w *machines) Send(name string, _ bool, _, _ []byte) error {
 	case !m.deaf:
 		m.started++
 		m.running = true
-		go w.work(name, m.runs)
+		go w.work(name, m)
 	}
 	return nil
 }
 
 // work is the method on a machine.
-func (w *machines) work(name string, d time.Duration) {
-	time.Sleep(d)
+func (w *machines) work(name string, m *machine) {
+	time.Sleep(m.runs)
 	w.mu.Lock()
-	m := w.of[name]
 	m.running, m.done = false, true
 	lost := m.away || m.drop > 0
 	m.drop = max(0, m.drop-1)

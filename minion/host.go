@@ -5,6 +5,8 @@ import (
 	"errors"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/session"
@@ -38,11 +40,16 @@ type Delegation struct {
 // hostTime is how long a host may take to answer when the parent does not say.
 const hostTime = time.Minute
 
-// maxDelegations bounds the orders that one session's overlord has under way here.
-const maxDelegations = 512
+// Limits of the orders that one session's overlord has under way here. One is up to
+// 1 MiB, and in memory until it is answered.
+const (
+	maxDelegations = 512
+	maxDelegated   = 64 << 20 // bytes of them
+)
 
 // delegation is what a link keeps of one.
 type delegation struct {
+	size     int // bytes of the call
 	withdraw context.CancelCauseFunc
 	order    chan *session.Stream // holds one
 }
@@ -50,10 +57,11 @@ type delegation struct {
 // delegate hands an order to the host.
 func (l *link) delegate(s *session.Session, id uint64, c *fleetpb.Call) {
 	ctx, withdraw := context.WithCancelCause(l.ctx)
-	d := &delegation{withdraw: withdraw, order: make(chan *session.Stream, 1)}
+	d := &delegation{size: proto.Size(c), withdraw: withdraw, order: make(chan *session.Stream, 1)}
 	l.mu.Lock()
-	full := len(l.delegations) >= maxDelegations
+	full := len(l.delegations) >= maxDelegations || l.delegated+d.size > maxDelegated
 	if !full {
+		l.delegated += d.size
 		if l.delegations == nil {
 			l.delegations = make(map[uint64]*delegation)
 		}
@@ -62,7 +70,7 @@ func (l *link) delegate(s *session.Session, id uint64, c *fleetpb.Call) {
 	l.mu.Unlock()
 	if full {
 		withdraw(nil)
-		_ = s.Reply(id, failure(call.Errorf(call.Busy, "%d orders of this overlord are under way here", maxDelegations))) // an error: the session is over
+		_ = s.Reply(id, failure(call.Errorf(call.Busy, "%d orders of this overlord, or %d bytes of them, are under way here", maxDelegations, maxDelegated))) // an error: the session is over
 		return
 	}
 	l.wg.Go(func() {
@@ -79,6 +87,7 @@ func (l *link) delegate(s *session.Session, id uint64, c *fleetpb.Call) {
 		r := l.agent.host.Delegate(ctx, Delegation{Parent: l.peer, Session: s, ID: id, Args: c.Args, Order: d.order})
 		l.mu.Lock()
 		delete(l.delegations, id)
+		l.delegated -= d.size
 		l.mu.Unlock()
 		select {
 		case st := <-d.order: // nobody took it

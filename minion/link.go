@@ -42,6 +42,7 @@ type link struct {
 	skew  skew
 
 	delegations map[uint64]*delegation // by call; of an embedded agent
+	delegated   int                    // bytes of them
 }
 
 // skew is what HELLO told of the overlord's clock.

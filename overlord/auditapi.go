@@ -173,19 +173,22 @@ func (a auditAPI) Head(ctx context.Context, r *connect.Request[apipb.AuditHeadRe
 }
 
 // Recover implements AuditServiceHandler. The root key signs what it says, so
-// it is for root on the overlord's host alone.
+// it is for root on the overlord's host alone. At a sub-overlord it takes a token, too.
 func (a auditAPI) Recover(ctx context.Context, r *connect.Request[apipb.AuditRecoverRequest]) (*connect.Response[apipb.AuditRecoverResponse], error) {
 	c := callerFrom(ctx)
 	if !c.local {
 		return nil, call.Errorf(call.Denied, "audit recover is for root on the overlord's host")
 	}
-	rec, err := a.o.keep.recover(ctx, c, r.Msg.Confirm)
+	rec, err := a.o.keep.recover(ctx, c, r.Msg.Confirm, a.o.explainOr(c, r.Msg.Token))
 	if err != nil {
 		return nil, err
 	}
 	if r.Msg.Confirm {
 		a.o.log.Warn("audit log recovered", "epoch", rec.Epoch, "abandoned", rec.AbandonedSize, "restored", rec.RestoredSize)
 		a.o.showCheckpoints()
+		if a.o.parent != nil {
+			a.o.storeAgain(ctx)
+		}
 	}
 	return connect.NewResponse(rec), nil
 }

@@ -10,7 +10,6 @@ import (
 
 	"dominion/api/apipb"
 	"dominion/api/auditpb"
-	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/job"
 	"dominion/module"
@@ -36,7 +35,6 @@ type running struct {
 	forwards sync.WaitGroup       // goroutines that pass output on
 
 	mu      sync.Mutex
-	names   string                        // folded, of the whole order; empty: not asked for yet
 	again   map[string]uint64             // of machines that were sent the call once more, its newest id
 	asks    map[string]*asking            // of machines that were asked, the newest
 	ended   bool                          // no further stream is taken
@@ -214,30 +212,20 @@ func (r *running) quiet() <-chan struct{} {
 // audit log; the minions check everything again.
 func (o *Overlord) plan(ctx context.Context, req *apipb.CallRequest) (*job.Plan, error) {
 	c := callerFrom(ctx)
-	names, err := target.Expand(req.Names)
+	unknown, err := expand(req.Unknown)
 	if err != nil {
-		return nil, call.Errorf(call.Invalid, "names: %v", err)
-	}
-	var unknown []string
-	if req.Unknown != "" {
-		if unknown, err = target.Expand(req.Unknown); err != nil {
-			return nil, call.Errorf(call.Invalid, "unknown: %v", err)
-		}
+		return nil, call.Errorf(call.Invalid, "unknown: %v", err)
 	}
 	if req.TimeoutMs > uint64(math.MaxInt64/time.Millisecond) {
 		return nil, call.Errorf(call.Invalid, "a time-out of %d ms is longer than can be counted", req.TimeoutMs)
 	}
-	var reach *fleetpb.Branch
-	if req.Delegate {
-		index, err := o.indexOf(req.Map)
-		if err != nil {
-			return nil, err
-		}
-		reach = index.Reach(o.cfg.Name, names)
+	whom, scope, err := o.scopeOf(req)
+	if err != nil {
+		return nil, err
 	}
 	p, err := job.NewPlan(job.Request{
-		Reach: reach, Signed: call.Signed{Order: req.Order, Signature: req.Signature, Cert: req.OperatorCert}, Salt: req.Salt, Args: req.Args,
-		Names: names, Unknown: unknown, Timeout: time.Duration(req.TimeoutMs) * time.Millisecond, Stream: req.Stream,
+		Whom: whom, Scope: scope, Clashing: o.clashing(req, unknown), Signed: call.Signed{Order: req.Order, Signature: req.Signature, Cert: req.OperatorCert}, Salt: req.Salt, Args: req.Args,
+		Unknown: unknown, Timeout: time.Duration(req.TimeoutMs) * time.Millisecond, Stream: req.Stream,
 		Target: req.Target, Operator: c.Name, Wait: req.Wait,
 	})
 	if err != nil {
@@ -286,18 +274,23 @@ func (o *Overlord) begin(ctx context.Context, p *job.Plan, live chan<- *apipb.Ou
 		Actor: callerFrom(ctx).actor(), Action: "order", Subject: p.ID.String(), Detail: p.Order.Method,
 		Order: &auditpb.Order{
 			Order: p.Signed.Order, Signature: p.Signed.Signature, OperatorCert: p.Signed.Cert,
-			Names: target.Fold(p.Tree.All()), Unknown: target.Fold(p.Unknown),
+			Names: p.Folded(), Unknown: target.Fold(p.Unknown),
 		},
 	})
 }
 
 // start makes a planned job and its record durable, and starts it.
 func (o *Overlord) start(ctx context.Context, p *job.Plan, live chan<- *apipb.Output, rec *auditpb.Record) (*running, error) {
-	if !o.jobs.reserve(o.cfg.MaxJobs) {
+	// One order of the parent can come for ever other machines, each time as a job of its own.
+	switch cost := partCost(p); {
+	case o.jobs.reserve(o.cfg.MaxJobs, max(o.cfg.MaxJobs/2, 1), cost):
+	case cost > 0:
+		return nil, call.Errorf(call.Busy, "the jobs that the overlord above began here are too many, or too large; try again later")
+	default:
 		return nil, call.Errorf(call.Busy, "%d jobs are running; try again later", o.cfg.MaxJobs)
 	}
 	if err := o.keep.begin(ctx, p, rec); err != nil {
-		o.jobs.release()
+		o.jobs.release(partCost(p))
 		return nil, err
 	}
 	r := o.newRunning(p, live)
@@ -327,7 +320,7 @@ func (o *Overlord) carryOut(r *running) {
 
 // forget withdraws the waiter where no answer came.
 func (r *running) forget() {
-	for _, s := range r.o.fleet.of(r.run.Plan.Machines()) {
+	for _, s := range r.o.fleet.of(r.run.Plan.Own()) {
 		s.Forget(r.id)
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	"google.golang.org/protobuf/proto"
 
@@ -25,9 +26,19 @@ import (
 const (
 	maxInline = 512 << 10           // bytes of an encoded Delegate; a longer one goes as a stream
 	maxOrder  = maxRequest          // bytes of it in all
-	maxEvent  = maxRequest          // bytes of one event: the folded names of a million machines fit
+	maxEvent  = maxRequest          // bytes of one event, whatever the number of machines
 	maxPassed = outputChunk + 4<<10 // bytes of one event with live output
+	maxCut    = 1 << 50             // bytes that were not kept of one output
+	// Names beyond those of the job that a sub-overlord may tell results of, before
+	// nothing of what it says is awaited any more.
+	maxSurplus = 1000
 )
+
+// eventLimit gives the size of an event that tells of so many machines: each has
+// a name and a time.
+func eventLimit(machines int) uint64 {
+	return uint64(min(maxEvent, maxResult+16<<10+machines*(call.MaxName+1+binary.MaxVarintLen64)))
+}
 
 // Streams of a delegation.
 const (
@@ -46,6 +57,8 @@ type hopCall struct {
 	answer  chan error           // holds one
 	events  chan *session.Stream // holds one
 
+	withdrawn atomic.Bool // it was told that the order is withdrawn
+
 	mu   sync.Mutex
 	over bool
 	took map[string]bool // names of streams that came
@@ -63,8 +76,12 @@ func (r *running) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate,
 	if s.Peer().Role != pki.Overlord {
 		return call.Errorf(call.Denied, "it is no overlord, so nothing is behind it")
 	}
-	d.Names, d.Via = r.allNames(), append(slices.Clone(r.run.Plan.Via), r.o.cfg.Name)
+	d.Names, d.Via = r.run.Plan.Folded(), append(slices.Clone(r.run.Plan.Via), r.o.cfg.Name)
 	c := &hopCall{r: r, hop: hop, id: r.o.callID.Add(1), session: s, answer: make(chan error, 1), events: make(chan *session.Stream, 1), took: make(map[string]bool)}
+	if d.Cancel { // which says it
+		withdraw = nil
+		c.withdrawn.Store(true)
+	}
 	r.o.jobs.passing(c)
 	defer c.end()
 	long, err := c.start(d)
@@ -77,16 +94,6 @@ func (r *running) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate,
 		r.o.background.Go(func() { c.send(sending, long) })
 	}
 	return c.wait(ctx, withdraw, take)
-}
-
-// allNames gives the folded names of the whole order.
-func (r *running) allNames() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.names == "" {
-		r.names = target.Fold(r.run.Plan.Tree.All())
-	}
-	return r.names
 }
 
 // start sends the CALL; long is what has to follow as a stream.
@@ -155,7 +162,7 @@ func (r *running) passOn(c *hopCall, st *session.Stream) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	key := streamKey{c.hop, fmt.Sprintf("%s %d", streamOutput, c.id)}
-	if r.ended || r.live == nil {
+	if r.ended || r.live == nil || !r.run.Plan.Stream {
 		st.CloseWithReason("nobody watches")
 		return false
 	}
@@ -182,13 +189,21 @@ func (r *running) forwardBelow(hop string, st *session.Stream) {
 		}
 		out := ev.GetOutput()
 		if out == nil || len(out.Data) > outputChunk || out.Stream != "stdout" && out.Stream != "stderr" {
-			continue
+			r.o.log.Debug("live output ended", "hop", hop, "error", "an event that is none of live output")
+			st.CloseWithReason("it is no live output")
+			return
 		}
-		if !r.run.Through(out.Machine, hop) {
+		switch {
+		case r.run.Through(out.Machine, hop):
+			passed := r.run.Flow()
+			r.pass(out)
+			passed()
+		case !r.run.Leads(out.Machine, hop):
 			r.run.Foreign(hop, out.Machine)
-			continue
+			st.CloseWithReason("it is of a machine that you were not sent the order for")
+			return
+		default: // another sub-overlord was sent the order for it meanwhile
 		}
-		r.pass(out)
 	}
 }
 
@@ -199,11 +214,28 @@ func (c *hopCall) Result(s *session.Session, _ uint64, body []byte) {
 	case err != nil:
 		s.Close(call.Invalid, err.Error())
 		c.answer <- call.Errorf(call.SessionLost, "%v", err)
-	case p.Code != 0:
-		c.answer <- &call.Error{Code: call.Code(p.Code), Node: c.hop, Detail: p.Detail}
 	default:
-		c.answer <- nil
+		c.answer <- c.refusal(call.Code(p.Code), p.Detail)
 	}
+}
+
+// refusal gives what a sub-overlord answered instead of results; nil: nothing.
+// What only we can know it does not decide.
+func (c *hopCall) refusal(code call.Code, detail string) error {
+	switch code {
+	case call.OK:
+		return nil
+	case call.Cancelled:
+		if c.withdrawn.Load() {
+			break
+		}
+		fallthrough
+	case call.NoSession, call.SessionLost, call.NoAnswer, call.Repeated: // of the order here: not of its machines
+		return call.Errorf(call.NoAnswer, "it answered %s: %s", code, detail)
+	case call.NotFound:
+		detail = "its program is too old to pass orders on: " + detail
+	}
+	return &call.Error{Code: code, Node: c.hop, Detail: detail}
 }
 
 // Lost implements session.Waiter.
@@ -238,20 +270,21 @@ func (c *hopCall) wait(ctx context.Context, withdraw <-chan struct{}, take func(
 	for {
 		if answered && (answer != nil || groups == nil) {
 			if answer == nil && reading != nil && reading.err != nil {
-				return call.Errorf(call.SessionLost, "what it answered did not arrive whole: %v", reading.err)
-			}
-			if code := call.CodeOf(answer); code == call.Repeated || code == call.NoSession { // of the order here: not of its machines
-				return call.Errorf(call.Internal, "%v", answer)
+				return broken(reading.err)
 			}
 			return answer
 		}
 		select {
 		case st := <-c.events:
-			reading = readEvents(st)
+			reading = c.readEvents(st)
 			groups = reading.groups
 		case g, ok := <-groups:
 			if !ok {
 				groups = nil
+				if err := broken(reading.err); call.CodeOf(err) == call.NoAnswer {
+					_ = c.session.Cancel(c.id, err.Error()) // an error: the session is over
+					return err
+				}
 				continue
 			}
 			take(g)
@@ -260,13 +293,14 @@ func (c *hopCall) wait(ctx context.Context, withdraw <-chan struct{}, take func(
 			if groups == nil {
 				select { // it came before the answer
 				case st := <-c.events:
-					reading = readEvents(st)
+					reading = c.readEvents(st)
 					groups = reading.groups
 				default:
 				}
 			}
 		case <-withdraw:
 			withdraw = nil
+			c.withdrawn.Store(true)
 			_ = c.session.Cancel(c.id, "withdrawn") // an error: the session is over, and Lost comes
 		case <-ctx.Done():
 			if errors.Is(context.Cause(ctx), job.ErrGivenUp) {
@@ -277,16 +311,31 @@ func (c *hopCall) wait(ctx context.Context, withdraw <-chan struct{}, take func(
 	}
 }
 
+// broken gives what it means that results did not arrive whole; nil: they did.
+func broken(err error) error {
+	_, closed := errors.AsType[*session.StreamError](err)
+	switch {
+	case err == nil:
+		return nil
+	case closed:
+		return call.Errorf(call.Unavailable, "its answer broke off: %v", err)
+	case errors.Is(err, errEvent) && call.CodeOf(err) != call.SessionLost:
+		return call.Errorf(call.NoAnswer, "its answer cannot be read: %v", err)
+	}
+	return call.Errorf(call.SessionLost, "what it answered did not arrive whole: %v", err)
+}
+
 // eventReader reads groups of results from a stream.
 type eventReader struct {
 	st     *session.Stream
+	most   int            // machines that results may tell of
 	groups chan job.Group // closed at the end; err is set then
 	done   chan struct{}
 	err    error // nil: it ended in order
 }
 
-func readEvents(st *session.Stream) *eventReader {
-	er := &eventReader{st: st, groups: make(chan job.Group), done: make(chan struct{})}
+func (c *hopCall) readEvents(st *session.Stream) *eventReader {
+	er := &eventReader{st: st, most: len(c.r.run.Plan.Machines()), groups: make(chan job.Group), done: make(chan struct{})}
 	go er.read() // ends with the stream, at the latest with the session
 	return er
 }
@@ -299,14 +348,17 @@ func (er *eventReader) stop() {
 func (er *eventReader) read() {
 	defer close(er.groups)
 	in := bufio.NewReader(er.st)
-	for {
-		ev, err := readEvent(in, maxEvent)
+	for left, limit := er.most+maxSurplus, eventLimit(er.most); ; {
+		ev, err := readEvent(in, limit)
 		if errors.Is(err, io.EOF) {
 			return
 		}
 		var g job.Group
 		if err == nil && ev.GetResults() != nil {
 			g, err = groupOfPB(ev.GetResults())
+		}
+		if left -= max(len(g.Names), 1); err == nil && left < 0 {
+			err = fmt.Errorf("%w: it tells of more machines than the order is for", errEvent)
 		}
 		if err != nil {
 			er.err = err
@@ -330,8 +382,11 @@ var errEvent = errors.New("malformed event")
 // readEvent reads an event behind its length. io.EOF is an orderly end.
 func readEvent(in *bufio.Reader, limit uint64) (*apipb.CallEvent, error) {
 	n, err := binary.ReadUvarint(in)
+	if errors.Is(err, io.EOF) { // only before the first byte
+		return nil, io.EOF
+	}
 	if err != nil {
-		return nil, err // io.EOF only before the first byte
+		return nil, fmt.Errorf("%w: %w", errEvent, err)
 	}
 	if n > limit {
 		return nil, fmt.Errorf("%w: of %d bytes; at most %d are allowed", errEvent, n, limit)
@@ -382,8 +437,8 @@ func groupOfPB(p *apipb.ResultGroup) (job.Group, error) {
 	if err != nil {
 		return job.Group{}, fmt.Errorf("%w: %v", errEvent, err)
 	}
-	if len(names) == 0 || len(p.Output) > maxResult {
-		return job.Group{}, fmt.Errorf("%w: %d machines with %d bytes of output", errEvent, len(names), len(p.Output))
+	if len(names) == 0 || len(p.Output) > maxResult || p.Cut > maxCut {
+		return job.Group{}, fmt.Errorf("%w: %d machines with %d bytes of output, and %d that were not kept", errEvent, len(names), len(p.Output), p.Cut)
 	}
 	g := job.Group{
 		Names: names, Code: call.Code(p.Code), Status: call.StatusOf(call.Code(p.Code)), Detail: cutText(p.Detail, session.MaxDetail), Output: p.Output, Cut: p.Cut,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
-	"io"
 	"slices"
 	"time"
 
@@ -24,8 +23,10 @@ import (
 	"dominion/target"
 )
 
-// orderTime is how long a parent may take to send an order that is longer than a frame.
-const orderTime = time.Minute
+// withdrawnTime is how long an order is still read that is withdrawn meanwhile.
+const withdrawnTime = 2 * time.Second
+
+var errNotBegun = call.Errorf(call.Cancelled, "the order is withdrawn, and had not begun here")
 
 // delegated carries out an order that the parent passes on, or goes on with it,
 // and tells the parent what comes of it.
@@ -34,11 +35,16 @@ func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.
 	if err != nil && o.life.Err() != nil {
 		err = errStopping
 	}
+	if closed, ok := errors.AsType[*session.StreamError](err); ok {
+		err = call.Errorf(call.Unavailable, "the answer was not taken: %s", closed.Reason)
+	}
 	r := &fleetpb.Result{Code: uint32(call.CodeOf(err))}
 	if err != nil {
 		e, internal := apierr.ToPeer(err)
 		r.Detail = e.Message()
-		if internal && ctx.Err() == nil {
+		if _, unwanted := errors.AsType[*session.StreamError](err); unwanted { // it knows all
+			o.log.Debug("answer to the parent ended", "parent", d.Parent, "error", err)
+		} else if internal && ctx.Err() == nil {
 			o.log.Error("delegated order failed", "parent", d.Parent, "error", err)
 		}
 	}
@@ -46,76 +52,59 @@ func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.
 }
 
 func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) error {
-	req, err := readOrder(ctx, d)
-	if err != nil {
-		return err
-	}
-	p, err := o.planDelegated(ctx, d.Parent, req)
-	if err != nil {
-		return err
-	}
-	r, stored, live, err := o.takeDelegated(ctx, d.Parent, p, req.Cancel)
-	if err != nil {
-		return err
-	}
-	// A withdrawal does not end the answer.
+	// A withdrawal ends neither the answer nor, before that, the search for the job
+	// that is to be withdrawn.
 	answering, end := context.WithCancel(context.WithoutCancel(ctx))
 	defer end()
-	stop := context.AfterFunc(ctx, func() {
-		if !errors.Is(context.Cause(ctx), minion.ErrWithdrawn) {
+	defer context.AfterFunc(ctx, func() {
+		if !withdrawn(ctx) {
 			end()
-			return
 		}
-		if r != nil {
-			o.withdraw(answering, r, d.Parent)
-		}
-	})
-	defer stop()
-	defer context.AfterFunc(o.life, end)()
-	go func() { // ends with the session, or with the answer
+	})()
+	go func() { // ends with the session, the overlord, or the answer
 		select {
+		case <-o.life.Done():
+			end()
 		case <-d.Session.Done():
 			end()
 		case <-answering.Done():
 		}
 	}()
-	if req.Cancel && r != nil {
-		o.withdraw(answering, r, d.Parent)
+	// What is withdrawn while it is read may be an order that has begun here before,
+	// so the reading goes on; but the parent does not wait for long.
+	reading, stop := context.WithCancelCause(answering)
+	defer stop(nil)
+	defer context.AfterFunc(ctx, func() {
+		if withdrawn(ctx) {
+			time.AfterFunc(withdrawnTime, func() { stop(errNotBegun) })
+		}
+	})()
+	req, p, err := o.readOrder(reading, d)
+	if err != nil {
+		return err
+	}
+	d.Args = nil // it may take long
+	r, stored, live, err := o.takeDelegated(answering, d.Parent, p, req.Cancel || withdrawn(ctx))
+	if err != nil {
+		return err
+	}
+	if r != nil {
+		if req.Cancel {
+			o.withdraw(answering, r, d.Parent)
+		} else {
+			defer context.AfterFunc(ctx, func() {
+				if withdrawn(ctx) {
+					o.withdraw(answering, r, d.Parent)
+				}
+			})()
+		}
 	}
 	return o.answerParent(answering, d, r, stored, live, int(min(req.Seen, store.MaxGroups)))
 }
 
-// readOrder gives the order as it came, inline or as a stream.
-func readOrder(ctx context.Context, d minion.Delegation) (*fleetpb.Delegate, error) {
-	req := new(fleetpb.Delegate)
-	if err := proto.Unmarshal(d.Args, req); err != nil {
-		return nil, call.Errorf(call.Invalid, "the order cannot be read: %v", err)
-	}
-	if !req.Streamed {
-		return req, nil
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, orderTime, call.Errorf(call.Unavailable, "the order did not come within %s", orderTime))
-	defer cancel()
-	select {
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case st := <-d.Order:
-		stop := context.AfterFunc(ctx, func() { st.CloseWithReason("too slow") })
-		defer stop()
-		b, err := io.ReadAll(io.LimitReader(st, maxOrder+1))
-		if err == nil && len(b) > maxOrder {
-			st.CloseWithReason("too long")
-			err = call.Errorf(call.Invalid, "the order has more than %d bytes", maxOrder)
-		}
-		if err != nil {
-			return nil, err
-		}
-		whole := new(fleetpb.Delegate)
-		if err := proto.Unmarshal(b, whole); err != nil {
-			return nil, call.Errorf(call.Invalid, "the order cannot be read: %v", err)
-		}
-		return whole, nil
-	}
+// withdrawn says whether the parent has withdrawn an order since it passed it on.
+func withdrawn(ctx context.Context) bool {
+	return errors.Is(context.Cause(ctx), minion.ErrWithdrawn)
 }
 
 // planDelegated checks an order as plan does, but for what only the overlord can
@@ -124,28 +113,30 @@ func (o *Overlord) planDelegated(ctx context.Context, parent string, req *fleetp
 	if problem := o.keep.auditProblem(); problem != "" {
 		return nil, call.Errorf(call.AuditRefused, "the audit log of overlord/%s is damaged, so no order is taken: %s", o.cfg.Name, problem)
 	}
-	if len(req.Via) == 0 || len(req.Via) > session.MaxHops || slices.Contains(req.Via, o.cfg.Name) {
-		return nil, call.Errorf(call.Invalid, "the order came through %d overlords, or in a circle", len(req.Via))
+	if err := o.checkWay(parent, req); err != nil {
+		return nil, err
 	}
-	if req.Reach.GetName() != o.cfg.Name {
-		return nil, call.Errorf(call.Invalid, "the order is for overlord/%.80s, not for %s", req.Reach.GetName(), o.cfg.Name)
-	}
-	names, err := expand(req.Names)
-	if err != nil {
-		return nil, call.Errorf(call.Invalid, "names: %v", err)
-	}
+	// The signature first: what nobody signed is not worth a tree of names.
 	signed := call.Signed{Order: req.Order, Signature: req.Signature, Cert: req.OperatorCert}
-	p, err := job.NewPlan(job.Request{
-		Signed: signed, Salt: req.Salt, Args: req.Args, Names: names, Timeout: millis(req.TimeoutMs), Nominal: millis(req.NominalMs), Stream: req.Stream,
-		Wait: req.Wait, Target: cutText(req.Target, 64<<10), Reach: req.Reach, Part: true, Via: req.Via,
-	})
+	order, err := call.ParseOrder(req.Order)
+	if err != nil {
+		return nil, call.Errorf(call.BadOrder, "%v", err)
+	}
+	above := caller{Identity: pki.Identity{Role: pki.Overlord, Name: parent}}
+	who, err := o.verifyOrder(signed)
+	if err != nil {
+		o.auditDenied(ctx, above, session.MethodDelegate, order.Job.String(), err.Error())
+		return nil, err
+	}
+	whom, scope, err := o.scopeBelow(req, order.Count)
 	if err != nil {
 		return nil, err
 	}
-	above := caller{Identity: pki.Identity{Role: pki.Overlord, Name: parent}}
-	who, err := o.verifyOrder(p.Signed)
+	p, err := job.NewPlan(job.Request{
+		Signed: signed, Salt: req.Salt, Args: req.Args, Whom: whom, Scope: scope, Timeout: millis(req.TimeoutMs), Nominal: millis(req.NominalMs), Stream: req.Stream,
+		Wait: req.Wait, Target: cutText(req.Target, 64<<10),
+	})
 	if err != nil {
-		o.auditDenied(ctx, above, session.MethodDelegate, p.Order.Job.String(), err.Error())
 		return nil, err
 	}
 	p.Operator = who.Name
@@ -160,6 +151,25 @@ func (o *Overlord) planDelegated(ctx context.Context, parent string, req *fleetp
 	return p, nil
 }
 
+// scopeBelow gives whom an order of count machines is for that came from above, and
+// which of them are ours to reach.
+func (o *Overlord) scopeBelow(req *fleetpb.Delegate, count int) (job.Whom, *job.Scope, error) {
+	ways, err := proto.Marshal(&fleetpb.Delegate{Reach: req.Reach, Via: req.Via})
+	if err != nil {
+		return job.Whom{}, nil, call.Errorf(call.Invalid, "the ways cannot be read: %v", err)
+	}
+	return o.scopes.of(scopeKey{names: req.Names, reach: string(ways)}, func() (job.Whom, error) {
+		names, err := expand(req.Names)
+		if err != nil {
+			return job.Whom{}, call.Errorf(call.Invalid, "names: %v", err)
+		}
+		if len(names) != count {
+			return job.Whom{}, call.Errorf(call.BadOrder, "the %d machines sent are not the %d of the order", len(names), count)
+		}
+		return job.Whom{Names: names, Reach: req.Reach, Part: true, Via: req.Via}, nil
+	})
+}
+
 func millis(ms uint64) time.Duration {
 	return time.Duration(min(ms, uint64(call.MaxLife/time.Millisecond))) * time.Millisecond
 }
@@ -171,6 +181,8 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 	for p.ID = p.Order.Job; ; {
 		r, j, err := (fleetAPI{o}).find(ctx, p.ID.String())
 		switch {
+		case err == nil && !passedOn(r, j):
+			return nil, j, nil, call.Errorf(call.Conflict, "the order was given to overlord/%s itself, and is no affair of overlord/%s", o.cfg.Name, parent)
 		case r != nil && slices.Equal(r.run.Plan.Machines(), p.Machines()), r == nil && err == nil && j.Names == folded:
 			return r, j, nil, nil
 		case err == nil: // the order came another way, too, for other machines
@@ -182,9 +194,10 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 		case call.CodeOf(err) != call.NotFound:
 			return nil, j, nil, err
 		case time.Now().After(p.Order.Expiry.Add(call.Tolerance)):
-			return nil, j, nil, call.Errorf(call.Expired, "the order expired at %s, before it had begun here", p.Order.Expiry.UTC().Format(time.RFC3339))
+			return nil, j, nil, call.Errorf(call.Expired, "the order expired at %s, before it had begun here, where the clock shows %s",
+				p.Order.Expiry.UTC().Format(time.RFC3339), time.Now().UTC().Format(time.RFC3339))
 		case cancelled:
-			return nil, j, nil, call.Errorf(call.Cancelled, "the order is withdrawn, and had not begun here")
+			return nil, j, nil, errNotBegun
 		}
 		var live chan *apipb.Output
 		if p.Stream {
@@ -193,7 +206,7 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 		r, err = o.start(ctx, p, live, &auditpb.Record{
 			Actor: "overlord/" + parent, Action: "delegation", Subject: p.ID.String(), Detail: cutText("by "+pki.Identity{Role: pki.Operator, Name: p.Operator}.String(), 300),
 			Order: &auditpb.Order{
-				Order: p.Signed.Order, Signature: p.Signed.Signature, OperatorCert: p.Signed.Cert, Names: target.Fold(p.Tree.All()), Reach: folded,
+				Order: p.Signed.Order, Signature: p.Signed.Signature, OperatorCert: p.Signed.Cert, Names: p.Folded(), Reach: folded,
 			},
 		})
 		if call.CodeOf(err) == call.Repeated { // it came twice at once
@@ -204,6 +217,15 @@ func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan
 		}
 		return r, store.Job{}, live, err
 	}
+}
+
+// passedOn says whether a job, running or stored, came from the overlord above.
+func passedOn(r *running, j store.Job) bool {
+	if r != nil {
+		return r.run.Plan.Part
+	}
+	var req job.Request
+	return len(j.Delegated) > 0 && delegatedTo(&req, j.Delegated) == nil && req.Part
 }
 
 // otherID gives a job's name here when the order's own is taken, because the order

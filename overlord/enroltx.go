@@ -2,6 +2,8 @@ package overlord
 
 import (
 	"context"
+	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -191,6 +193,52 @@ func (t enrolTx) LogOwner(logID string) (string, error) {
 // SetLogOwner implements enrol.OverlordTx.
 func (t enrolTx) SetLogOwner(logID, overlord string) error {
 	return t.tx.SetMeta(t.ctx, metaLog+logID, overlord)
+}
+
+// metaBound and the fingerprint of an overlord's key are the store's name for what
+// it holds to, in JSON.
+const metaBound = "bound/"
+
+// Bound implements enrol.OverlordTx.
+func (t enrolTx) Bound(fingerprint string) (b enrol.Bound, ok bool, err error) {
+	text, err := t.tx.Meta(t.ctx, metaBound+fingerprint)
+	if errors.Is(err, store.ErrNotFound) {
+		return b, false, nil
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(text), &b)
+	}
+	return b, err == nil, err
+}
+
+// PutBound implements enrol.OverlordTx.
+func (t enrolTx) PutBound(fingerprint string, b enrol.Bound) error {
+	text, err := json.Marshal(b)
+	if err != nil {
+		return err
+	}
+	return t.tx.SetMeta(t.ctx, metaBound+fingerprint, string(text))
+}
+
+// metaRecovered and the id of an audit log are the store's name for the root's last
+// statement about it, in base64.
+const metaRecovered = "recovered/"
+
+// Recovered implements enrol.OverlordTx.
+func (t enrolTx) Recovered(logID string) ([]byte, error) {
+	text, err := t.tx.Meta(t.ctx, metaRecovered+logID)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return base64.StdEncoding.DecodeString(text)
+}
+
+// PutRecovered implements enrol.OverlordTx.
+func (t enrolTx) PutRecovered(logID string, statement []byte) error {
+	return t.tx.SetMeta(t.ctx, metaRecovered+logID, base64.StdEncoding.EncodeToString(statement))
 }
 
 // metaSub and a name stand in the store for a sub-overlord of this overlord.

@@ -67,11 +67,12 @@ func (f *fleet) load(names []string, dial map[string]string) {
 	f.names = slices.Sorted(maps.Keys(f.known))
 }
 
-// enrolled makes a name known.
+// enrolled makes the name of a machine known. A sub-overlord that had it before has
+// it no more.
 func (f *fleet) enrolled(name string) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.addLocked(name)
+	f.addLocked(name).sub = false
 }
 
 // enrolledSub makes the name of a sub-overlord known.

@@ -181,6 +181,33 @@ func TestHostileSubOverlord(t *testing.T) {
 	}
 }
 
+func TestHostileRecovery(t *testing.T) {
+	f := fleettest.New(t, 0)
+	sub := subOf(t, f, "mid")
+	sub.Down()
+	s := pose(t, f, sub)
+	for _, tt := range []struct {
+		name string
+		args session.RecoverArgs
+		code call.Code
+	}{
+		{"a recovery without signature", session.RecoverArgs{Overlord: "mid"}, call.Denied},
+		{"a recovery for another", session.RecoverArgs{Overlord: "overlord"}, call.Denied},
+		{"a recovery for nobody", session.RecoverArgs{Overlord: "../x"}, call.Invalid},
+		{"a recovery through many", session.RecoverArgs{Overlord: "mid", Hops: 16}, call.Invalid},
+		{"a recovery that overflows", session.RecoverArgs{Overlord: "mid", Hops: -1 << 63}, call.Invalid},
+		{"a large recovery", session.RecoverArgs{Overlord: "mid", Recovery: make([]byte, 8<<10)}, call.Invalid},
+	} {
+		b, err := json.Marshal(tt.args)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Call(t.Context(), session.MethodRecover, b); call.CodeOf(err) != tt.code {
+			t.Errorf("%s: %v; want code %v", tt.name, err, tt.code)
+		}
+	}
+}
+
 // Machines pass nothing on; overlords that asked elsewhere have no session here.
 func TestGrantIsForOwnSubOverlords(t *testing.T) {
 	f := fleettest.New(t, 0)
@@ -192,6 +219,7 @@ func TestGrantIsForOwnSubOverlords(t *testing.T) {
 	}
 	for method, args := range map[string]any{
 		session.MethodGrant: grantArgs(t, "low", "0123", key), session.MethodRevoke: session.RevokeArgs{Overlord: "overlord"},
+		session.MethodRecover: session.RecoverArgs{Overlord: "overlord"},
 	} {
 		b, err := json.Marshal(args)
 		if err != nil {

@@ -6,8 +6,10 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
 
 	"dominion/api/apipb"
+	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/job"
 	"dominion/store"
@@ -148,7 +150,7 @@ func tookPB(took []time.Duration) []uint64 {
 
 func groupPB(g job.Group) *apipb.ResultGroup {
 	return &apipb.ResultGroup{
-		Names: target.Fold(g.Names), Status: uint32(g.Status), Code: uint32(g.Code), Detail: g.Detail, Output: g.Output, Cut: g.Cut,
+		Names: g.Folded, Status: uint32(g.Status), Code: uint32(g.Code), Detail: g.Detail, Output: g.Output, Cut: g.Cut,
 		Count: uint64(len(g.Names)), TookUs: tookPB(g.Took),
 	}
 }
@@ -313,12 +315,23 @@ func (a fleetAPI) pageOfJobs(ctx context.Context, m *apipb.JobsRequest) ([]store
 	return a.o.keep.db.Jobs(ctx, q)
 }
 
+// byMap says of what the store keeps of a job's ways whether to give it again takes the
+// map. It does not at a sub-overlord that only its own machines were asked of.
+func byMap(stored []byte) bool {
+	var d fleetpb.Delegate
+	if len(stored) == 0 || proto.Unmarshal(stored, &d) != nil {
+		return false
+	}
+	return len(d.Via) == 0 || len(d.Reach.GetBelow()) > 0
+}
+
 // jobPB describes a job; of an open one the counts are those of today.
 func (a fleetAPI) jobPB(j store.Job) *apipb.Job {
 	out := &apipb.Job{
 		Job: j.ID.String(), Operator: j.Operator, Method: j.Method, Target: j.Target, Names: j.Names, Unknown: j.Unknown,
 		CreatedMs: ms(j.Created), ExpiresMs: ms(j.Expires), ClosedMs: ms(j.Closed), CancelledMs: ms(j.Cancelled), Reason: j.Reason,
 		TimeoutMs: uint64(j.Timeout.Milliseconds()), Wait: j.Wait, Dropped: j.Dropped, Bare: j.Bare, Record: uint64(j.Record),
+		Delegate: byMap(j.Delegated),
 	}
 	if r := a.o.jobs.job(j.ID); r != nil && j.Closed.IsZero() {
 		j.Counts = r.run.Watch(0).Counts

@@ -6,13 +6,18 @@ import (
 	"sync"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"dominion/call"
+	"dominion/job"
 )
 
 // jobTable holds the jobs that have calls in the air.
 type jobTable struct {
 	mu       sync.RWMutex
 	reserved int
+	parts    int // of which the parent's orders began
+	cost     int // of those
 	byCall   map[uint64]*running
 	byJob    map[call.JobID]*running   // by what it is called here
 	byOrder  map[call.JobID][]*running // by the order: what machines know it by; several when it came by several ways
@@ -20,20 +25,53 @@ type jobTable struct {
 	hops     map[uint64]*hopCall
 }
 
-func (t *jobTable) reserve(limit int) bool {
+// Limits of the jobs that the parent's orders begin, beside their number: what they
+// take in memory, which one order that comes again and again for other machines, and
+// by ever longer ways, would otherwise multiply.
+const (
+	maxPartCost = 1 << 30 // bytes, estimated
+	costOfName  = 128     // bytes of a machine of the order, with its part of the tree
+)
+
+// partCost estimates the memory of a job that an order of the parent begins; 0: it is none.
+func partCost(p *job.Plan) int {
+	if !p.Part {
+		return 0
+	}
+	return 1 + 3*proto.Size(p.Reach) + costOfName*p.Tree.Len()
+}
+
+// reserve takes a place for a job, of limit in all and of partLimit for those that
+// the parent's orders begin, which have a cost. A single one may cost anything.
+func (t *jobTable) reserve(limit, partLimit, cost int) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.reserved >= limit {
+	if t.reserved >= limit || cost > 0 && (t.parts >= partLimit || t.parts > 0 && t.cost+cost > maxPartCost) {
 		return false
 	}
-	t.reserved++
+	t.takeLocked(1, cost)
 	return true
 }
 
-func (t *jobTable) release() {
+// resume takes a place for a job whatever there is.
+func (t *jobTable) resume(cost int) {
 	t.mu.Lock()
-	t.reserved--
-	t.mu.Unlock()
+	defer t.mu.Unlock()
+	t.takeLocked(1, cost)
+}
+
+func (t *jobTable) release(cost int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.takeLocked(-1, cost)
+}
+
+func (t *jobTable) takeLocked(n, cost int) {
+	t.reserved += n
+	if cost > 0 {
+		t.parts += n
+		t.cost += n * cost
+	}
 }
 
 func (t *jobTable) add(r *running) {
@@ -58,7 +96,7 @@ func (t *jobTable) remove(r *running) {
 	} else {
 		delete(t.byOrder, order)
 	}
-	t.reserved--
+	t.takeLocked(-1, partCost(r.run.Plan))
 }
 
 // rename makes a job known by another call id; old or id may be 0.

@@ -157,10 +157,8 @@ func (k *keep) ours(note []byte) bool {
 }
 
 // recover explains a restore from back-up, or only says what it would abandon.
-func (k *keep) recover(ctx context.Context, c caller, confirm bool) (*apipb.AuditRecoverResponse, error) {
-	if k.root == nil && confirm {
-		return nil, call.Errorf(call.Unavailable, "the root's key signs the statement that explains a restore, and it is not on this overlord")
-	}
+// explain gets the root's word for it where its key is not here; nil: it is.
+func (k *keep) recover(ctx context.Context, c caller, confirm bool, explain func(context.Context, *fleetpb.Recovery) ([]byte, error)) (*apipb.AuditRecoverResponse, error) {
 	k.mu.Lock()
 	var notes [][]byte
 	for _, n := range k.seen {
@@ -168,8 +166,15 @@ func (k *keep) recover(ctx context.Context, c caller, confirm bool) (*apipb.Audi
 	}
 	k.mu.Unlock()
 	plan, err := k.db.PlanRecovery(ctx, notes)
+	sign := func(r *fleetpb.Recovery) ([]byte, error) { return pki.SignRecovery(k.root, r) }
+	if err == nil && confirm && explain != nil {
+		var statement []byte // the answer takes long: the store must not wait for it
+		if statement, err = explain(ctx, plan.Recovery()); err == nil {
+			sign = plan.Explained(statement)
+		}
+	}
 	if err == nil && confirm {
-		plan, err = k.db.Recover(ctx, c.actor(), notes, func(r *fleetpb.Recovery) ([]byte, error) { return pki.SignRecovery(k.root, r) })
+		plan, err = k.db.Recover(ctx, c.actor(), notes, sign)
 	}
 	if err != nil {
 		return nil, err
@@ -223,15 +228,20 @@ func (k *keep) begin(ctx context.Context, p *job.Plan, rec *auditpb.Record) erro
 }
 
 // KeepResults implements job's keeper.
-func (k *keep) KeepResults(ctx context.Context, id call.JobID, groups []job.Group) error {
+func (k *keep) KeepResults(ctx context.Context, id call.JobID, groups []job.Group, end *job.End) error {
 	rows := make([]store.ResultGroup, len(groups))
 	for i, g := range groups {
 		rows[i] = store.ResultGroup{
-			Number: g.Number, Names: target.Fold(g.Names), Count: len(g.Names), Status: g.Status, Code: g.Code, Detail: g.Detail,
+			Number: g.Number, Names: g.Folded, Count: len(g.Names), Status: g.Status, Code: g.Code, Detail: g.Detail,
 			Output: g.Output, Cut: g.Cut, SentSum: g.Sum, Took: g.Took,
 		}
 	}
-	return k.db.Update(ctx, func(tx *store.Tx) error { return tx.AddResults(ctx, id, rows) })
+	return k.db.Update(ctx, func(tx *store.Tx) error {
+		if err := tx.AddResults(ctx, id, rows); err != nil || end == nil {
+			return err
+		}
+		return tx.CloseJob(ctx, id, time.Now(), end.Counts, end.Reason)
+	})
 }
 
 // cancel withdraws an open job; the error has code NotFound when it is closed.
@@ -250,8 +260,8 @@ func (k *keep) cancel(ctx context.Context, c caller, id call.JobID) error {
 }
 
 // CloseJob implements job's keeper.
-func (k *keep) CloseJob(ctx context.Context, id call.JobID, c call.Counts, reason string) error {
-	return k.end(ctx, id, c, reason)
+func (k *keep) CloseJob(ctx context.Context, id call.JobID, end job.End) error {
+	return k.end(ctx, id, end.Counts, end.Reason)
 }
 
 // end closes a job, if it is open.

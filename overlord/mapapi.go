@@ -141,6 +141,12 @@ func (b *mapBuild) run(ctx context.Context, c caller) (*apipb.FleetMap, error) {
 // read, the fresh one takes its place.
 func (b *mapBuild) merge(fresh delegation.Map) delegation.Map {
 	old, _, err := b.o.currentMap()
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if names, merr := b.o.readMap(); merr == nil { // what was found with it is of less worth
+			b.say(true, "of the old map only the names are merged: %v", err)
+			old, err = names, nil
+		}
+	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		b.say(false, "there is no map to merge with")

@@ -14,14 +14,16 @@ import (
 )
 
 const (
-	// mapPage is how many bytes a page of session.map has, about: well below
-	// session.MaxCallOutput.
-	mapPage = 1 << 20
+	// mapPage is how many bytes a page of session.map has, about: it fits into one
+	// frame, and a parent that asks for many at once does not fill the memory.
+	mapPage = 240 << 10
 	// maxWhy is how much of the reason of a lost session is told, in bytes.
 	maxWhy = 200
-	// hopMargin is how much less time a hop gives the next one than it has, so
-	// that it can still say who was late.
+	// hopMargin is how much less time, at least, a hop gives the next one than it
+	// has, so that it can still say who was late.
 	hopMargin = 20 * time.Millisecond
+	// hopShare is the part of its time that it keeps for that, when there is more.
+	hopShare = 20
 )
 
 // mapBelow answers session.map: with a page of what is directly below this
@@ -40,6 +42,11 @@ func (o *Overlord) mapBelow(ctx context.Context, args []byte) (session.MapResult
 	if len(in.Path) == 0 {
 		return o.mapPage(ctx, in.After)
 	}
+	ctx, cancel, err := lessTime(ctx, in.Path[0])
+	if err != nil {
+		return session.MapResult{}, err
+	}
+	defer cancel()
 	return o.mapFrom(ctx, in)
 }
 
@@ -114,11 +121,6 @@ func (o *Overlord) mapFrom(ctx context.Context, in session.MapArgs) (session.Map
 	if s == nil {
 		return session.MapResult{}, call.Errorf(call.NoSession, "%s has no session with overlord/%s: %s", hop, o.cfg.Name, cutText(o.fleet.why(hop), maxWhy))
 	}
-	ctx, cancel, err := lessTime(ctx, hop)
-	if err != nil {
-		return session.MapResult{}, err
-	}
-	defer cancel()
 	args, err := json.Marshal(session.MapArgs{Path: in.Path[1:], After: in.After})
 	if err != nil {
 		return session.MapResult{}, err
@@ -130,17 +132,18 @@ func (o *Overlord) mapFrom(ctx context.Context, in session.MapArgs) (session.Map
 	return decodePage(b, hop)
 }
 
-// lessTime gives the next hop less time than there is.
+// lessTime gives the next hop of a path less time than there is.
 func lessTime(ctx context.Context, hop string) (context.Context, context.CancelFunc, error) {
 	end, ok := ctx.Deadline()
 	if !ok {
 		ctx, cancel := context.WithCancel(ctx)
 		return ctx, cancel, nil
 	}
-	left := time.Until(end) - hopMargin
-	late := call.Errorf(call.Timeout, "no answer from %s within %s", hop, left.Round(time.Millisecond))
+	left := time.Until(end)
+	left -= max(hopMargin, left/hopShare)
+	late := call.Errorf(call.Timeout, "no answer from %.80q within %s", hop, left.Round(time.Millisecond))
 	if left <= 0 {
-		return nil, nil, call.Errorf(call.Timeout, "no time was left to ask %s", hop)
+		return nil, nil, call.Errorf(call.Timeout, "no time was left to ask %.80q", hop)
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, left, late)
 	return ctx, cancel, nil

@@ -1,6 +1,7 @@
 package overlord
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -59,22 +60,22 @@ func TestMapBelow(t *testing.T) {
 	long := slices.Repeat([]string{"mid"}, session.MaxHops+1)
 	for _, tt := range []struct {
 		name string
-		ctx  context.Context
+		time time.Duration // that is left; zero: enough
 		args []byte
 		code call.Code
 		says string
 	}{
-		{"no JSON", t.Context(), []byte("{"), call.Invalid, "arguments: "},
-		{"a long path", t.Context(), asked(t, session.MapArgs{Path: long}), call.Invalid, "a path of 17 overlords"},
-		{"a long name", t.Context(), asked(t, session.MapArgs{After: strings.Repeat("a", 254)}), call.Invalid, "after a name of 254 bytes"},
-		{"no name", t.Context(), asked(t, session.MapArgs{Path: []string{"a/b"}}), call.Invalid, `path: `},
-		{"nobody", t.Context(), asked(t, session.MapArgs{Path: []string{"nobody"}}), call.NotFound, "nobody is no sub-overlord of overlord/top"},
-		{"no overlord", t.Context(), asked(t, session.MapArgs{Path: []string{"mid", "low", "web1"}}), call.NotFound, "web1 is no sub-overlord of overlord/low"},
-		{"not here", t.Context(), asked(t, session.MapArgs{Path: []string{"gone"}}), call.NoSession, "gone has no session with overlord/top: not connected since it enrolled"},
-		{"no time", hurried(hopMargin), asked(t, session.MapArgs{Path: []string{"mid"}}), call.Timeout, "no time was left to ask mid"},
+		{"no JSON", 0, []byte("{"), call.Invalid, "arguments: "},
+		{"a long path", 0, asked(t, session.MapArgs{Path: long}), call.Invalid, "a path of 17 overlords"},
+		{"a long name", 0, asked(t, session.MapArgs{After: strings.Repeat("a", 254)}), call.Invalid, "after a name of 254 bytes"},
+		{"no name", 0, asked(t, session.MapArgs{Path: []string{"a/b"}}), call.Invalid, `path: `},
+		{"nobody", 0, asked(t, session.MapArgs{Path: []string{"nobody"}}), call.NotFound, "nobody is no sub-overlord of overlord/top"},
+		{"no overlord", 0, asked(t, session.MapArgs{Path: []string{"mid", "low", "web1"}}), call.NotFound, "web1 is no sub-overlord of overlord/low"},
+		{"not here", 0, asked(t, session.MapArgs{Path: []string{"gone"}}), call.NoSession, "gone has no session with overlord/top: not connected since it enrolled"},
+		{"no time", hopMargin, asked(t, session.MapArgs{Path: []string{"mid"}}), call.Timeout, `no time was left to ask "mid"`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := top.mapBelow(tt.ctx, tt.args)
+			_, err := top.mapBelow(hurried(cmp.Or(tt.time, time.Minute)), tt.args)
 			if call.CodeOf(err) != tt.code || !strings.Contains(err.Error(), tt.says) {
 				t.Errorf("%v; want code %v, %q", err, tt.code, tt.says)
 			}
@@ -94,7 +95,7 @@ func TestMapBelow(t *testing.T) {
 		t.Errorf("the hop has %s of 100ms", time.Until(end))
 	}
 	<-ctx.Done()
-	if err := context.Cause(ctx); call.CodeOf(err) != call.Timeout || !strings.Contains(err.Error(), "no answer from x within ") {
+	if err := context.Cause(ctx); call.CodeOf(err) != call.Timeout || !strings.Contains(err.Error(), `no answer from "x" within `) {
 		t.Errorf("late: %v", err)
 	}
 }

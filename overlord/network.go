@@ -163,6 +163,9 @@ func (o *Overlord) housekeeping(ctx context.Context) error {
 			o.registrar.SetIssuing(o.keys.issuing.Load())
 		case <-show.C:
 			o.showCheckpoints()
+			if o.parent != nil {
+				o.storeAgain(ctx)
+			}
 		case now := <-look.C:
 			o.cutExpired(now)
 		case <-o.cfg.Reload:

@@ -63,6 +63,8 @@ type Overlord struct {
 
 	minionCalls *semaphore.Weighted
 	verifying   *semaphore.Weighted
+	taking      *semaphore.Weighted
+	scopes      scopes
 	denials     *audit.Meter // of what goes on the audit log
 	refusals    *audit.Meter // of what is only logged
 
@@ -158,6 +160,7 @@ func (o *Overlord) run(ctx context.Context, ln, sock net.Listener) error {
 	if o.parent != nil {
 		g.Go(func() error { return o.parent.agent.Run(gctx, time.Duration(o.cfg.Grace)) })
 		g.Go(func() error { return o.renewals(gctx) })
+		g.Go(func() error { o.rejoins(gctx); return nil })
 	}
 	if o.cfg.MetricsListen != "" {
 		g.Go(func() error { return o.serveMetrics(gctx) })
@@ -206,7 +209,7 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 	o := &Overlord{
 		cfg: cfg, log: log, uid: uint32(os.Getuid()), started: time.Now(), dir: dir,
 		stopping:    make(chan struct{}),
-		minionCalls: semaphore.NewWeighted(256), verifying: semaphore.NewWeighted(maxVerifying), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
+		minionCalls: semaphore.NewWeighted(256), verifying: semaphore.NewWeighted(maxVerifying), taking: semaphore.NewWeighted(maxTaking), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
 	}
 	defer func() {
 		if err != nil {

@@ -43,7 +43,10 @@ type parent struct {
 	agent  *minion.Embedded
 	reload chan os.Signal // of one: to the agent
 
+	renewing sync.Mutex // held while certificates are asked for and kept
+
 	adopting sync.Mutex // held while a revocation list is taken from the agent
+	unstored bool       // the list in force is not in the store; covered by adopting
 }
 
 // openParent says whether a state directory is a sub-overlord's, and makes a fresh
@@ -222,6 +225,9 @@ func (o *Overlord) subRequest() (pki.OverlordRequest, error) {
 // join gets this sub-overlord's certificates from its parent, unless it has them.
 // It waits as long as that takes.
 func (o *Overlord) join(ctx context.Context) error {
+	if len(o.cfg.Names) > 0 {
+		o.log.Warn("the certificate of a sub-overlord has its name alone; names: of the configuration do nothing", "name", o.cfg.Name)
+	}
 	if o.keys.rootCert == nil {
 		if err := o.enrolWithParent(ctx); err != nil {
 			return err
@@ -338,9 +344,7 @@ func (o *Overlord) embed(ctx context.Context) error {
 			return fmt.Errorf("read the agent's revocation list: %w", err)
 		}
 		if list.Number() > o.revoked().Number() {
-			if _, err := o.keep.adopt(ctx, o.keys.rootCert, signed, list, "overlord/"+p.Name); err != nil {
-				return err
-			}
+			o.store(ctx, signed, list) // a log that is damaged takes nothing, and has to be looked at
 			o.takeRevocations(&revocations{list: list, signed: signed})
 		}
 	}
@@ -361,31 +365,55 @@ const (
 // renewals asks the root, through the parent, for fresh certificates at two
 // thirds of their lives.
 func (o *Overlord) renewals(ctx context.Context) error {
-	wait := time.Duration(0)
-	for {
+	whenDue(ctx, o.keys.renewAt, func() error {
+		err := o.renewSub(ctx)
+		if err != nil && ctx.Err() == nil {
+			o.log.Warn("certificates of this overlord not renewed; trying again", "until", o.keys.server.Load().Leaf.NotAfter, "error", err)
+		}
+		return err
+	})
+	return nil
+}
+
+// whenDue renews when it is due until ctx ends, and again after renewAgain when that
+// did not succeed. The clock is looked at once in renewEvery: it may have jumped.
+func whenDue(ctx context.Context, due func() time.Time, renew func() error) {
+	for wait := time.Duration(0); ; {
 		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
-			return nil
+			return
 		case now := <-timer.C:
-			wait = min(renewEvery, max(time.Until(o.keys.renewAt()), time.Minute))
-			if now.Before(o.keys.renewAt()) {
-				continue
-			}
-			if err := o.renewSub(ctx); err != nil && ctx.Err() == nil {
-				o.log.Warn("certificates of this overlord not renewed; trying again", "until", o.keys.server.Load().Leaf.NotAfter, "error", err)
+			if !now.Before(due()) && renew() != nil {
 				wait = renewAgain
+			} else {
+				wait = min(renewEvery, max(time.Until(due()), time.Minute))
 			}
 		}
 	}
 }
 
 // renewAt is when the first of a sub-overlord's certificates is due.
-func (k *keys) renewAt() time.Time {
-	leaf, issuing := pki.RenewAt(k.server.Load().Leaf), pki.RenewAt(k.issuing.Load().Cert)
-	if leaf.Before(issuing) {
-		return leaf
+func (k *keys) renewAt() time.Time { return firstDue(k.server.Load().Leaf, k.issuing.Load().Cert) }
+
+func firstDue(leaf, issuing *x509.Certificate) time.Time {
+	a, b := pki.RenewAt(leaf), pki.RenewAt(issuing)
+	if a.Before(b) {
+		return a
 	}
-	return issuing
+	return b
+}
+
+// newer refuses a grant that ends before what is at hand, or that is what is at hand
+// when that is due: whoever passes answers on may give an older one.
+func (k *keys) newer(g pki.OverlordGrant, now time.Time) error {
+	due := k.renewAt()
+	switch {
+	case g.Leaf.NotAfter.Before(k.server.Load().Leaf.NotAfter) || g.Issuing.NotAfter.Before(k.issuing.Load().Cert.NotAfter):
+		return errors.New("the certificates that came end before those at hand")
+	case !now.Before(due) && !firstDue(g.Leaf, g.Issuing).After(due):
+		return errors.New("the certificates that came are no fresher than those at hand")
+	}
+	return nil
 }

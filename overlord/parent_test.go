@@ -2,6 +2,7 @@ package overlord
 
 import (
 	"context"
+	"crypto/x509"
 	"log/slog"
 	"net"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"dominion/enrol"
 	"dominion/pki"
+	"dominion/session"
 )
 
 var noPin = "sha256:" + strings.Repeat("ab", 32)
@@ -104,16 +106,46 @@ func TestSettleParent(t *testing.T) {
 func TestPassing(t *testing.T) {
 	var p passing
 	now := time.Now()
-	for i := range passBurst {
-		if !p.take(now) {
-			t.Fatalf("request %d is refused", i)
+	for _, tt := range []struct {
+		who        string
+		most, want int
+	}{
+		{"strangers", passStrangers, passStrangers},
+		{"strangers again", passStrangers, 0},
+		{"those below", passBelow, passBelow - passStrangers},
+		{"those below again", passBelow, 0},
+		{"itself", passOwn, 30},
+	} {
+		got := 0
+		for got < 30 && p.take(now, float64(tt.most)) {
+			got++
+		}
+		if got != tt.want {
+			t.Errorf("%s: %d may be passed on; want %d", tt.who, got, tt.want)
 		}
 	}
-	if p.take(now) {
-		t.Error("one more than the burst is passed on")
+	now = now.Add(31 * askEvery)
+	if !p.take(now, passBelow) || p.take(now, passBelow) {
+		t.Errorf("after %s: want one more, and no other", 31*askEvery)
 	}
-	if !p.take(now.Add(passEvery)) || p.take(now.Add(passEvery)) {
-		t.Errorf("after %s: want one more, and no other", passEvery)
+}
+
+// An overlord below that asks as fast as it can keeps neither its parent nor
+// another one there from what they need.
+func TestOneBelowLeavesRoom(t *testing.T) {
+	top := started(t, Config{Name: "top"})
+	mid := below(t, top, top, "mid")
+	low, other := below(t, top, mid, "low"), below(t, top, mid, "other")
+	for range 2 * askBurst {
+		if _, err := low.askRevoke(t.Context(), session.RevokeArgs{Overlord: "low"}); err == nil {
+			t.Fatal("a request without a signature is carried out")
+		}
+	}
+	if err := other.renewSub(t.Context()); err != nil {
+		t.Errorf("another one: %v", err)
+	}
+	if err := mid.renewSub(t.Context()); err != nil {
+		t.Errorf("its parent: %v", err)
 	}
 }
 
@@ -128,17 +160,24 @@ func TestTimeFor(t *testing.T) {
 }
 
 // started runs an overlord until the test ends.
-func started(t *testing.T, cfg Config) *Overlord {
+func started(t testing.TB, cfg Config) *Overlord {
 	t.Helper()
-	cfg.State, cfg.Listen = filepath.Join(t.TempDir(), cfg.Name), "127.0.0.1:0"
+	o, stop := startedAt(t, cfg, "127.0.0.1:0")
+	t.Cleanup(stop)
+	return o
+}
+
+// startedAt runs an overlord on a fresh state directory until stop.
+func startedAt(t testing.TB, cfg Config, listen string) (o *Overlord, stop func()) {
+	t.Helper()
+	cfg.State, cfg.Listen = filepath.Join(t.TempDir(), cfg.Name), listen
 	cfg, err := cfg.settle()
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	o, err := open(ctx, cfg, slog.New(slog.NewTextHandler(t.Output(), nil)))
-	if err != nil {
-		stop()
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	if o, err = open(ctx, cfg, slog.New(slog.NewTextHandler(t.Output(), nil))); err != nil {
+		cancel()
 		t.Fatal(err)
 	}
 	ln, err := net.Listen("tcp", cfg.Listen)
@@ -154,19 +193,18 @@ func started(t *testing.T, cfg Config) *Overlord {
 	}
 	done := make(chan error, 1)
 	go func() { done <- o.run(ctx, ln, sock) }()
-	t.Cleanup(func() {
-		stop()
+	return o, func() {
+		cancel()
 		if err := <-done; err != nil {
 			t.Error(err)
 		}
 		if err := o.close(); err != nil {
 			t.Error(err)
 		}
-	})
-	return o
+	}
 }
 
-func (o *Overlord) address(t *testing.T) string {
+func (o *Overlord) address(t testing.TB) string {
 	b, err := os.ReadFile(filepath.Join(o.dir.Path(), fileAddress))
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +213,7 @@ func (o *Overlord) address(t *testing.T) string {
 }
 
 // below starts an overlord below p, with a token of top.
-func below(t *testing.T, top, p *Overlord, name string) *Overlord {
+func below(t testing.TB, top, p *Overlord, name string) *Overlord {
 	t.Helper()
 	text, _, err := top.registrar.CreateToken(t.Context(), "local/root", enrol.TokenSpec{Name: name, Role: pki.Overlord})
 	if err != nil {
@@ -186,7 +224,7 @@ func below(t *testing.T, top, p *Overlord, name string) *Overlord {
 	return o
 }
 
-func await(t *testing.T, what string, ok func() bool) {
+func await(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
@@ -225,5 +263,117 @@ func TestRenewSub(t *testing.T) {
 	await(t, "low has no session", func() bool { _, ok := low.parent.agent.Connected(); return !ok })
 	if err := low.renewSub(t.Context()); err == nil {
 		t.Error("a revoked overlord renews itself")
+	}
+}
+
+// The list that came with the certificates is given to the agent before there is a
+// life to hang work on.
+func TestFirstListIsThereAlready(t *testing.T) {
+	top := started(t, Config{Name: "top"})
+	gone := below(t, top, top, "gone")
+	if _, _, err := top.registrar.Revoke(t.Context(), "local/root", pki.Identity{Role: pki.Overlord, Name: "gone"}, "", "sold"); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "the list is in force", func() bool { return gone.revoked().Number() == 1 })
+	mid := below(t, top, top, "mid")
+	if n := mid.revoked().Number(); n != 1 {
+		t.Errorf("mid has list %d; want 1", n)
+	}
+}
+
+// A list that could not be stored is in force all the same, and is stored later.
+func TestListIsStoredLater(t *testing.T) {
+	top := started(t, Config{Name: "top"})
+	mid := below(t, top, top, "mid")
+	web := grantMachine(t, mid, "web1")
+	if _, ok := mid.fleet.look("web1"); !ok {
+		t.Fatal("web1 is not known")
+	}
+	cert, err := x509.ParseCertificate(web)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := pki.NewRevocations().Add(time.Now(), pki.Revoke(cert, "sold"))
+	signed, err := pki.SignRevocations(top.keys.root, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gone, cancel := context.WithCancel(t.Context())
+	cancel() // as when the store takes nothing
+	mid.adopt(gone, signed, list)
+	if n := mid.revoked().Number(); n != 1 {
+		t.Errorf("list %d is in force; want 1", n)
+	}
+	if _, err := mid.keep.db.Revocations(t.Context()); err == nil {
+		t.Fatal("it is stored at once")
+	}
+	mid.storeAgain(t.Context())
+	if _, ok := mid.fleet.look("web1"); ok {
+		t.Error("web1 is still one of its machines")
+	}
+	row, err := mid.keep.db.Revocations(t.Context())
+	if err != nil || row.Number != 1 {
+		t.Errorf("the store has list %d, %v; want 1", row.Number, err)
+	}
+}
+
+// grantMachine lets o grant a certificate to a machine.
+func grantMachine(t *testing.T, o *Overlord, name string) []byte {
+	t.Helper()
+	text, _, err := o.registrar.CreateToken(t.Context(), "local/root", enrol.TokenSpec{Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := pki.NewKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	csr, err := pki.NewRequest(pki.Identity{Role: pki.Minion, Name: name}, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := o.registrar.Request(t.Context(), enrol.Request{CSR: csr, Role: "minion", Token: text})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d.Chain[0]
+}
+
+// A parent that was made anew, with its name and address, knows the overlords below
+// it again.
+func TestParentMadeAnew(t *testing.T) {
+	top := started(t, Config{Name: "top"})
+	token := func(name string, replace bool) string {
+		t.Helper()
+		text, _, err := top.registrar.CreateToken(t.Context(), "local/root", enrol.TokenSpec{Name: name, Role: pki.Overlord, Replace: replace})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text
+	}
+	mid := Config{Name: "mid", Parent: top.address(t), Pin: top.keys.pin(), Token: token("mid", false)}
+	first, stop := startedAt(t, mid, "127.0.0.1:0")
+	addr := first.address(t)
+	low := below(t, top, first, "low")
+	web := grantMachine(t, low, "web1")
+	stop()
+	mid.Token = token("mid", true)
+	second, stop := startedAt(t, mid, addr)
+	t.Cleanup(stop)
+	await(t, "the new parent is connected", func() bool { _, ok := second.parent.agent.Connected(); return ok })
+	if _, ok := second.fleet.look("low"); ok {
+		t.Fatal("the new parent knows low already")
+	}
+	leaf := low.keys.server.Load().Leaf
+	if err := low.rejoin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	await(t, "low has a session again", func() bool { _, ok := low.parent.agent.Connected(); return ok })
+	if !low.keys.server.Load().Leaf.Equal(leaf) || low.revoked().Number() != 1 {
+		t.Errorf("certificate changed, or list %d; want the same, and list 1", low.revoked().Number())
+	}
+	cert, err := x509.ParseCertificate(web)
+	if err != nil || low.keys.issuerOf(cert) == nil {
+		t.Errorf("the machines of low are not its own any more: %v", err)
 	}
 }

@@ -18,33 +18,46 @@ import (
 	"dominion/store"
 )
 
-// Limits of the requests that are passed on for those who show no certificate.
-// The parent takes askBurst and one every askEvery of us, and there are others
-// who want to ask it something.
+// How many of what the parent takes of us (askBurst at once, and then one every
+// askEvery) may be used up when something more is passed on: those who show no
+// certificate leave room for the overlords below, and both for ourselves.
 const (
-	passBurst = 10
-	passEvery = 2 * askEvery
-	passTime  = 25 * time.Second // for the answer from above
+	passStrangers = askBurst / 2
+	passBelow     = askBurst * 4 / 5
+	passOwn       = 1 << 20          // the parent says when it is too much
+	passTime      = 25 * time.Second // for the answer from above
 )
 
-// passing counts what is passed on. The zero value is ready.
+// passing counts what the parent is asked, as the parent does. The zero value is ready.
 type passing struct {
 	mu   sync.Mutex
 	used float64 // that count at the time of last
 	last time.Time
 }
 
-// take says whether one more may be passed on now, and counts it.
-func (p *passing) take(now time.Time) bool {
+// take says whether one more may be asked now, of at most so many that count, and
+// counts it.
+func (p *passing) take(now time.Time, most float64) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.used = max(0, p.used-float64(now.Sub(p.last))/float64(passEvery))
+	p.used = max(0, p.used-float64(now.Sub(p.last))/float64(askEvery))
 	p.last = now
-	if p.used > passBurst-1 {
+	if p.used > most-1 {
 		return false
 	}
 	p.used++
 	return true
+}
+
+// passes says whether the request of an overlord below may be passed on. It has
+// counted once already for that overlord: here it counts twice, so that one does not
+// take all from the others.
+func (o *Overlord) passes(peer string) error {
+	now := time.Now()
+	if !o.fleet.mayAsk(peer, now) || !o.passing.take(now, passBelow) {
+		return call.Errorf(call.Busy, "too much is passed on by overlord/%s at this moment", o.cfg.Name)
+	}
+	return nil
 }
 
 // relayOr gives what passes requests of overlords on; nil where the root's key is.
@@ -56,9 +69,9 @@ func (o *Overlord) relayOr() func(context.Context, enrol.Request) (enrol.Decisio
 }
 
 // relay passes a request on to the parent. Whoever comes from below with a session
-// was counted when he asked.
+// was counted when he asked: see passedUp.
 func (o *Overlord) relay(ctx context.Context, req enrol.Request) (enrol.Decision, error) {
-	if len(req.Via) == 0 && !o.passing.take(time.Now()) {
+	if len(req.Via) == 0 && !req.Renew && !o.passing.take(time.Now(), passStrangers) {
 		return enrol.Decision{}, call.Errorf(call.Busy, "too many overlords ask for certificates through this one at this moment")
 	}
 	from := req.From
@@ -116,6 +129,11 @@ func (o *Overlord) passedUp(ctx context.Context, s *session.Session, args []byte
 	if in.Renew && len(in.Via) == 0 && o.own(peer, in.CSR) {
 		via = nil
 	}
+	if o.parent != nil {
+		if err := o.passes(peer.Name); err != nil {
+			return nil, err
+		}
+	}
 	var source netip.Addr
 	if ap, err := netip.ParseAddrPort(s.RemoteAddr().String()); err == nil {
 		source = ap.Addr()
@@ -144,12 +162,15 @@ func (o *Overlord) own(peer pki.Identity, csr []byte) bool {
 
 // renewSub gets fresh certificates for this sub-overlord's keys.
 func (o *Overlord) renewSub(ctx context.Context) error {
+	o.parent.renewing.Lock()
+	defer o.parent.renewing.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, renewTime)
 	defer cancel()
 	req, err := o.subRequest()
 	if err != nil {
 		return err
 	}
+	o.passing.take(time.Now(), passOwn)
 	d, err := o.askGrant(ctx, session.GrantArgs{
 		CSR: req.CSR, IssuingCSR: req.IssuingCSR, LogKey: req.LogKey, LogID: req.LogID, Signature: req.Signature, Renew: true,
 	})
@@ -163,8 +184,8 @@ func (o *Overlord) renewSub(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if g.Leaf.NotAfter.Before(o.keys.server.Load().Leaf.NotAfter) || g.Issuing.NotAfter.Before(o.keys.issuing.Load().Cert.NotAfter) {
-		return fmt.Errorf("the certificates that came end before those at hand")
+	if err := o.keys.newer(g, time.Now()); err != nil {
+		return err
 	}
 	if err := o.keys.keepSub(g); err != nil {
 		return err
@@ -176,23 +197,41 @@ func (o *Overlord) renewSub(ctx context.Context) error {
 }
 
 // onParentList puts a list that came from the parent in force here: it is what the
-// embedded agent calls, which must not wait.
+// embedded agent calls, which must not wait. While this overlord is made the agent is
+// given the list that is in force already.
 func (o *Overlord) onParentList(signed []byte, list *pki.RevocationList) {
-	o.background.Go(func() { o.adopt(o.life, signed, list) })
+	if list.Number() > o.revoked().Number() {
+		o.background.Go(func() { o.adopt(o.life, signed, list) })
+	}
 }
 
 // adopt puts a list in force here that the root has signed; an older one is passed over.
 func (o *Overlord) adopt(ctx context.Context, signed []byte, list *pki.RevocationList) {
 	o.parent.adopting.Lock()
 	defer o.parent.adopting.Unlock()
-	if list.Number() <= o.revoked().Number() {
-		return
+	if list.Number() > o.revoked().Number() {
+		o.onRevoked(signed, list, o.store(ctx, signed, list))
 	}
+}
+
+// store keeps a list that is in force, or is about to be, whether that succeeds or
+// not: the agent has it on disk, too. It gives whose certificates it names.
+func (o *Overlord) store(ctx context.Context, signed []byte, list *pki.RevocationList) []pki.Identity {
 	ids, err := o.keep.adopt(ctx, o.keys.rootCert, signed, list, "overlord/"+o.parent.Name)
-	if err != nil { // in force all the same; the agent has it on disk
-		o.log.Error("revocation list not stored", "number", list.Number(), "error", err)
+	if err != nil {
+		o.log.Error("revocation list not stored; trying again", "number", list.Number(), "error", err)
 	}
-	o.onRevoked(signed, list, ids)
+	o.parent.unstored = err != nil
+	return ids
+}
+
+// storeAgain keeps the list that is in force, if that did not succeed before.
+func (o *Overlord) storeAgain(ctx context.Context) {
+	o.parent.adopting.Lock()
+	defer o.parent.adopting.Unlock()
+	if r := o.revlist.Load(); o.parent.unstored {
+		o.dropRevoked(o.store(ctx, r.signed, r.list))
+	}
 }
 
 // adopt stores a list that came from above, and notes which of the certificates

@@ -3,6 +3,7 @@ package overlord
 import (
 	"context"
 	"encoding/json"
+	"time"
 
 	"dominion/call"
 	"dominion/pki"
@@ -25,6 +26,7 @@ func (o *Overlord) relayRevoke(ctx context.Context, req pki.RevokeRequest) (uint
 	if err := req.Sign(o.keys.sub.tls); err != nil {
 		return 0, err
 	}
+	o.passing.take(time.Now(), passOwn)
 	out, err := o.askRevoke(ctx, session.RevokeArgs{
 		Overlord: req.Overlord, Leaves: req.Leaves, Reason: req.Reason, Actor: req.Actor, Signature: req.Signature,
 	})
@@ -35,7 +37,7 @@ func (o *Overlord) relayRevoke(ctx context.Context, req pki.RevokeRequest) (uint
 	if err != nil {
 		return 0, call.Errorf(call.Internal, "the list that overlord/%s sends: %v", o.parent.Name, err)
 	}
-	o.adopt(ctx, out.List, list)
+	o.adopt(context.WithoutCancel(ctx), out.List, list)
 	if err := o.parent.agent.TakeRevocations(out.List); err != nil {
 		return 0, err
 	}
@@ -69,6 +71,9 @@ func (o *Overlord) revokeBelow(ctx context.Context, s *session.Session, args []b
 		return nil, call.Errorf(call.Invalid, "the request went through %d overlords", in.Hops)
 	}
 	if o.parent != nil {
+		if err := o.passes(s.Peer().Name); err != nil {
+			return nil, err
+		}
 		return o.askRevoke(ctx, in)
 	}
 	number, list, err := o.registrar.RevokeBelow(ctx, pki.RevokeRequest{

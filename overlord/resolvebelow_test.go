@@ -6,6 +6,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -46,7 +48,7 @@ func TestResolveBelow(t *testing.T) {
 		t.Errorf("without a map: %v; want not found, and what makes one", err)
 	}
 	o.put(t, fileMap, "---\ndc1:\n    rack1:\n        web1: {}\n        web2: {}\n    db1: {}\ndc2:\n    db1: {}\n    ns1: {}\n    web9: {}\nmail1: {}\n")
-	found, err := proto.Marshal(&apipb.MapResponse{Map: &apipb.FleetMap{Conflicts: []*apipb.MapConflict{{Name: "web9"}}}})
+	found, err := proto.Marshal(&apipb.MapResponse{Map: &apipb.FleetMap{Conflicts: []*apipb.MapConflict{{Name: "web8"}, {Name: "web9"}}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,14 +62,15 @@ func TestResolveBelow(t *testing.T) {
 		code call.Code
 		says string
 	}{
-		{"everything", &apipb.ResolveRequest{Target: "*"}, &apipb.ResolveResponse{Names: "db1,dc[1,2],mail1,ns1,rack1,web[1,2]", Conflicts: "web9"}, 0, ""},
-		{"a glob", &apipb.ResolveRequest{Target: "WEB*", Exclude: "web2"}, &apipb.ResolveResponse{Names: "web1", Conflicts: "web9"}, 0, ""},
-		{"names", &apipb.ResolveRequest{Target: "db1,stray,web9"}, &apipb.ResolveResponse{Names: "db1", Unknown: "stray", Conflicts: "web9"}, 0, ""},
-		{"the limit is of those that are reached", &apipb.ResolveRequest{Target: "web*", Limit: 2}, &apipb.ResolveResponse{Names: "web[1,2]", Conflicts: "web9"}, 0, ""},
+		{"everything", &apipb.ResolveRequest{Target: "*"}, &apipb.ResolveResponse{Names: "db1,dc[1,2],mail1,ns1,rack1,web[1,2]", Conflicts: "web[8,9]"}, 0, ""},
+		{"a glob", &apipb.ResolveRequest{Target: "WEB*", Exclude: "web2"}, &apipb.ResolveResponse{Names: "web1", Conflicts: "web[8,9]"}, 0, ""},
+		{"names", &apipb.ResolveRequest{Target: "db1,stray,web8"}, &apipb.ResolveResponse{Names: "db1", Unknown: "stray", Conflicts: "web8"}, 0, ""},
+		{"the limit is of those that are reached", &apipb.ResolveRequest{Target: "web*", Limit: 2}, &apipb.ResolveResponse{Names: "web[1,2]", Conflicts: "web[8,9]"}, 0, ""},
 		{"more than the limit", &apipb.ResolveRequest{Target: "*", Limit: 5}, nil, call.TooMany, "names 8 machines"},
 		{"an own group", &apipb.ResolveRequest{Target: "@site,mail1"}, &apipb.ResolveResponse{Names: "mail1,web2", Unknown: "stray", UsesGroups: true, Silent: "dc[1,2]"}, 0, ""},
 		{"no group", &apipb.ResolveRequest{Target: "@site,@none"}, nil, call.Invalid, `no group "none"; groups: dominion group list (and dc[1,2] did not say`},
 		{"another map", &apipb.ResolveRequest{Target: "*", Map: []byte("web1: {}\nweb9: {}\n")}, &apipb.ResolveResponse{Names: "web1", Conflicts: "web9"}, 0, ""},
+		{"a conflict that another map does not know", &apipb.ResolveRequest{Target: "web*,web8", Map: []byte("web1: {}\n")}, &apipb.ResolveResponse{Names: "web1", Unknown: "web8"}, 0, ""},
 		{"no map", &apipb.ResolveRequest{Target: "*", Map: []byte("- x\n")}, nil, call.Invalid, "the map that came with the request"},
 		{"no target", &apipb.ResolveRequest{Target: "web["}, nil, call.Invalid, ""},
 		{"nothing to leave out", &apipb.ResolveRequest{Target: "*", Exclude: "web["}, nil, call.Invalid, "exclude"},
@@ -101,6 +104,57 @@ func count(t *testing.T, folded string) uint64 {
 		t.Fatal(err)
 	}
 	return uint64(len(names))
+}
+
+// The configuration says what commands do that are not told.
+func TestDelegateByDefault(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "overlord.yaml")
+	if err := os.WriteFile(file, []byte("delegate: true\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := LoadConfig(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []bool{true, false} {
+		cfg.Delegate = cfg.Delegate && want
+		o := opened(t)
+		o.cfg.Delegate = cfg.Delegate
+		st, err := fleetAPI{o}.Status(t.Context(), connect.NewRequest(&apipb.StatusRequest{}))
+		if err != nil || st.Msg.Delegate != want {
+			t.Errorf("Status = %v, %v; want delegate %v", st, err, want)
+		}
+	}
+}
+
+// A job is given again the way it went.
+func TestByMap(t *testing.T) {
+	below := &fleetpb.Branch{Name: "top", Below: []*fleetpb.Branch{{Name: "mid"}}}
+	for _, tt := range []struct {
+		name string
+		d    *fleetpb.Delegate // nil: the job has none
+		want bool
+	}{
+		{"directly", nil, false},
+		{"by the map", &fleetpb.Delegate{Reach: below}, true},
+		{"by the map, to our own alone", &fleetpb.Delegate{Reach: &fleetpb.Branch{Name: "top", Machines: "top-1"}}, true},
+		{"from above", &fleetpb.Delegate{Via: []string{"top"}, Reach: &fleetpb.Branch{Name: "mid", Machines: "mid-1"}}, false},
+		{"from above, and on", &fleetpb.Delegate{Via: []string{"top"}, Reach: below}, true},
+	} {
+		var stored []byte
+		if tt.d != nil {
+			var err error
+			if stored, err = proto.Marshal(tt.d); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := byMap(stored); got != tt.want {
+			t.Errorf("%s: %v; want %v", tt.name, got, tt.want)
+		}
+	}
+	if byMap([]byte{0xff}) {
+		t.Error("what cannot be read is no map")
+	}
 }
 
 // Groups are asked for at every level; whoever answers counts for what is below him.
@@ -201,10 +255,11 @@ func TestHostileGroups(t *testing.T) {
 		{"no list of silent ones", result{Groups: map[string]string{"web": "mid-1"}, Silent: "a["}, nil, false, []string{"mid"}},
 		{"silent ones of others", result{Silent: "low,other,web1"}, nil, false, []string{"low"}},
 		{"in a circle", deep, nil, false, nil},
+		{"a name of several", result{Groups: map[string]string{"web": "twin,mid-1,stray"}}, []string{"mid-1", "twin"}, true, nil},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			g := o.groupsBy(m.Index())
-			g.usable = nil // all are
+			g.usable, g.barred = nil, []string{"twin"} // all are usable
 			room := call.MaxMachines
 			g.take([]string{"db", "web"}, delegation.Path{"mid"}, tt.says, &room)
 			members, known := g.group("web")

@@ -13,6 +13,7 @@ import (
 	"dominion/job"
 	"dominion/module"
 	"dominion/store"
+	"dominion/target"
 )
 
 // findOpen prepares the jobs to go on that an overlord before this one had not
@@ -31,7 +32,7 @@ func (o *Overlord) findOpen(ctx context.Context) error {
 			}
 			continue
 		}
-		o.jobs.reserve(len(jobs) + o.cfg.MaxJobs)
+		o.jobs.resume(partCost(r.run.Plan))
 		o.jobs.add(r)
 	}
 	o.resumed.Store(true)
@@ -58,7 +59,7 @@ func (o *Overlord) resume(ctx context.Context, j store.Job) (*running, error) {
 	}
 	req := job.Request{
 		Signed: call.Signed{Order: j.Order, Signature: j.Signature, Cert: j.OperatorCert}, Salt: j.Salt, Args: j.Args,
-		Names: names, Unknown: unknown, Timeout: j.Timeout, Wait: j.Wait, Target: j.Target, Operator: j.Operator, Created: j.Created, ID: j.ID,
+		Whom: job.Whom{Names: names}, Unknown: unknown, Timeout: j.Timeout, Wait: j.Wait, Target: j.Target, Operator: j.Operator, Created: j.Created, ID: j.ID,
 	}
 	if len(j.Delegated) > 0 {
 		if err := delegatedTo(&req, j.Delegated); err != nil {
@@ -82,7 +83,7 @@ func (o *Overlord) resume(ctx context.Context, j store.Job) (*running, error) {
 		if err != nil {
 			return nil, err
 		}
-		r.run.Restore(job.Group{Number: g.Number, Names: names, Status: g.Status})
+		r.run.Restore(job.Group{Number: g.Number, Names: names, Status: g.Status, Code: g.Code, Detail: g.Detail})
 	}
 	r.run.Resume(!j.Cancelled.IsZero())
 	return r, nil
@@ -133,12 +134,12 @@ func (o *Overlord) closeUnread(ctx context.Context, j store.Job, why error) erro
 		next = g.Number + 1
 	}
 	lost := job.Group{
-		Number: next, Names: slices.Sorted(maps.Keys(missing)), Status: call.StatusOf(call.SessionLost), Code: call.SessionLost,
+		Number: next, Names: slices.Sorted(maps.Keys(missing)), Folded: target.Fold(slices.Collect(maps.Keys(missing))), Status: call.StatusOf(call.SessionLost), Code: call.SessionLost,
 		Detail: "the overlord ended before the answer; whether the call ran is not known", Took: make([]time.Duration, len(missing)),
 	}
 	rest := counts.Targeted - counts.Done()
 	if readable && rest > 0 && rest == len(missing) {
-		if err := o.keep.KeepResults(ctx, j.ID, []job.Group{lost}); err != nil {
+		if err := o.keep.KeepResults(ctx, j.ID, []job.Group{lost}, nil); err != nil {
 			return err
 		}
 	}

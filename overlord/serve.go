@@ -143,6 +143,8 @@ func (o *Overlord) minionAsks(ctx context.Context, s *session.Session, c *fleetp
 		return o.passedUp(ctx, s, c.Args)
 	case session.MethodRevoke:
 		return o.revokeBelow(ctx, s, c.Args)
+	case session.MethodRecover:
+		return o.recoverBelow(ctx, s, c.Args)
 	case session.MethodRenew:
 		var m session.RenewArgs
 		if err := json.Unmarshal(c.Args, &m); err != nil {

@@ -35,7 +35,7 @@ func TestJobCutOffStaysKnown(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := job.NewPlan(job.Request{Signed: signed, Salt: salt, Args: args, Names: names, Timeout: time.Minute})
+	p, err := job.NewPlan(job.Request{Signed: signed, Salt: salt, Args: args, Whom: job.Whom{Names: names}, Timeout: time.Minute})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -143,6 +143,28 @@ type RevokeResult struct {
 	List   []byte `json:"list"` // an encoded fleetpb.Signed
 }
 
+// MethodRecover carries a sub-overlord's request to explain its restored audit log up,
+// as MethodGrant does: RecoverArgs, answered by RecoverResult.
+const MethodRecover = "session.recover"
+
+// MaxRecover is the size of the largest RecoverArgs in bytes, encoded.
+const MaxRecover = 8 << 10
+
+// RecoverArgs is the request, signed by the overlord whose log it is.
+type RecoverArgs struct {
+	Overlord  string `json:"overlord"`
+	Recovery  []byte `json:"recovery"` // an encoded fleetpb.Recovery
+	Actor     string `json:"actor"`
+	Token     string `json:"token"`
+	Signature []byte `json:"signature"`
+	Hops      int    `json:"hops,omitempty"` // overlords that have passed it on; at most MaxVia
+}
+
+// RecoverResult holds the root's statement.
+type RecoverResult struct {
+	Statement []byte `json:"statement"` // an encoded fleetpb.Signed
+}
+
 // An overlord calls these at the agent inside a sub-overlord.
 const (
 	// MethodDelegate passes an order on; its arguments are an encoded

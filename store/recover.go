@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/protobuf/proto"
+
 	"dominion/api/auditpb"
 	"dominion/api/fleetpb"
 	"dominion/audit"
@@ -177,6 +179,27 @@ type RecoveryPlan struct {
 	Restored  audit.Checkpoint // what is there
 }
 
+// Recovery is the statement that explains the plan; its time is zero.
+func (p *RecoveryPlan) Recovery() *fleetpb.Recovery {
+	return &fleetpb.Recovery{
+		LogId: p.Restored.LogID, Epoch: p.Epoch,
+		AbandonedSize: uint64(p.Abandoned.Size), AbandonedRoot: p.Abandoned.Root[:],
+		RestoredSize: uint64(p.Restored.Size), RestoredRoot: p.Restored.Root[:],
+	}
+}
+
+// Explained gives for Recover a statement that was signed before. What Recover then
+// finds must be what was planned: otherwise the error has code Busy.
+func (p *RecoveryPlan) Explained(statement []byte) func(*fleetpb.Recovery) ([]byte, error) {
+	planned := p.Recovery()
+	return func(r *fleetpb.Recovery) ([]byte, error) {
+		if planned.TimeMs = r.TimeMs; !proto.Equal(planned, r) {
+			return nil, call.Errorf(call.Busy, "the audit log, or what machines remember of it, changed meanwhile; ask again")
+		}
+		return statement, nil
+	}
+}
+
 // PlanRecovery compares the log with the checkpoint kept outside the database
 // and with seen, notes that minions remember, and says what Recover would
 // abandon. When nothing newer is known and the log has no problem, the error
@@ -294,11 +317,9 @@ func (tx *Tx) recover(ctx context.Context, actor string, seen [][]byte, sign fun
 		return p, err
 	}
 	now := tx.w.db.opt.Now().UnixMilli()
-	statement, err := sign(&fleetpb.Recovery{
-		LogId: p.Restored.LogID, Epoch: p.Epoch, TimeMs: now,
-		AbandonedSize: uint64(p.Abandoned.Size), AbandonedRoot: p.Abandoned.Root[:],
-		RestoredSize: uint64(p.Restored.Size), RestoredRoot: p.Restored.Root[:],
-	})
+	what := p.Recovery()
+	what.TimeMs = now
+	statement, err := sign(what)
 	if err != nil {
 		return p, fmt.Errorf("sign the recovery statement: %w", err)
 	}

@@ -305,3 +305,18 @@ func TestOpenReportsTheLog(t *testing.T) {
 		})
 	}
 }
+
+// A statement that was signed before explains what was planned, and nothing else.
+func TestExplained(t *testing.T) {
+	plan := store.RecoveryPlan{Epoch: 1, Abandoned: audit.Checkpoint{LogID: "a", Size: 9}, Restored: audit.Checkpoint{LogID: "a", Size: 4}}
+	sign := plan.Explained([]byte("statement"))
+	again := plan.Recovery()
+	again.TimeMs = 7
+	if b, err := sign(again); err != nil || string(b) != "statement" {
+		t.Errorf("what was planned: %q, %v", b, err)
+	}
+	plan.Abandoned.Size++
+	if _, err := sign(plan.Recovery()); call.CodeOf(err) != call.Busy {
+		t.Errorf("something else: %v; want busy", err)
+	}
+}

@@ -1896,7 +1896,7 @@ type Job struct {
 	Bare          bool                   `protobuf:"varint,17,opt,name=bare,proto3" json:"bare,omitempty"`                                  // its arguments were {}
 	Record        uint64                 `protobuf:"varint,18,opt,name=record,proto3" json:"record,omitempty"`                              // index of its audit record
 	Groups        uint64                 `protobuf:"varint,19,opt,name=groups,proto3" json:"groups,omitempty"`                              // groups of results that are stored; only when asked for by id
-	Delegate      bool                   `protobuf:"varint,20,opt,name=delegate,proto3" json:"delegate,omitempty"`                          // it went through sub-overlords, by the map
+	Delegate      bool                   `protobuf:"varint,20,opt,name=delegate,proto3" json:"delegate,omitempty"`                          // it goes by the map; only when asked for by id
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5085,6 +5085,7 @@ func (x *AuditHeadResponse) GetRecoveriesBefore() [][]byte {
 type AuditRecoverRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Confirm       bool                   `protobuf:"varint,1,opt,name=confirm,proto3" json:"confirm,omitempty"` // without it: only say what would be abandoned
+	Token         string                 `protobuf:"bytes,2,opt,name=token,proto3" json:"token,omitempty"`      // at a sub-overlord, with confirm: of role overlord for its name, made where the root's key is
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5124,6 +5125,13 @@ func (x *AuditRecoverRequest) GetConfirm() bool {
 		return x.Confirm
 	}
 	return false
+}
+
+func (x *AuditRecoverRequest) GetToken() string {
+	if x != nil {
+		return x.Token
+	}
+	return ""
 }
 
 type AuditRecoverResponse struct {
@@ -5638,9 +5646,10 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\alog_key\x18\x02 \x01(\fR\x06logKey\x12\x14\n" +
 	"\x05proof\x18\x03 \x03(\fR\x05proof\x12\x1a\n" +
 	"\brecovery\x18\x04 \x01(\fR\brecovery\x12+\n" +
-	"\x11recoveries_before\x18\x05 \x03(\fR\x10recoveriesBefore\"/\n" +
+	"\x11recoveries_before\x18\x05 \x03(\fR\x10recoveriesBefore\"E\n" +
 	"\x13AuditRecoverRequest\x12\x18\n" +
-	"\aconfirm\x18\x01 \x01(\bR\aconfirm\"\x8c\x01\n" +
+	"\aconfirm\x18\x01 \x01(\bR\aconfirm\x12\x14\n" +
+	"\x05token\x18\x02 \x01(\tR\x05token\"\x8c\x01\n" +
 	"\x14AuditRecoverResponse\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12%\n" +
 	"\x0eabandoned_size\x18\x02 \x01(\x04R\rabandonedSize\x12#\n" +

@@ -139,7 +139,10 @@ func (a *app) auditShow(ctx context.Context, conn *client.Conn, req *apipb.Audit
 }
 
 func (a *app) auditRecoverCmd() *cobra.Command {
-	var confirm bool
+	var (
+		confirm bool
+		file    string
+	)
 	cmd := &cobra.Command{
 		Use: "recover", Short: "Accept a log that was restored from a back-up",
 		Long: `Recover is for after an honest restore of the overlord's store from a back-up:
@@ -147,12 +150,23 @@ minions have seen a longer log and refuse the overlord until it is explained.
 
 It appends a statement, signed by the root key, that names the checkpoint which
 is given up and begins a new epoch; it stays in the log for ever. Only root on the
-overlord's host may do it. Without --confirm it only says what would be given up.`,
-		Example: "  dominion audit recover\n  dominion audit recover --confirm",
+overlord's host may do it. Without --confirm it only says what would be given up.
+
+The log of a sub-overlord is explained by the overlord that holds the root's key, to
+which the request is passed up: that takes a token made there with
+dominion token create --role overlord --name NAME, given in a file or DOMINION_TOKEN.`,
+		Example: "  dominion audit recover\n  dominion audit recover --confirm\n  dominion audit recover --confirm --token-file token",
 		Args:    args(0, 0, "flags only"),
 	}
 	cmd.RunE = a.withConn(func(ctx context.Context, conn *client.Conn, _ []string) error {
-		resp, err := conn.Audit.Recover(ctx, connect.NewRequest(&apipb.AuditRecoverRequest{Confirm: confirm}))
+		req := &apipb.AuditRecoverRequest{Confirm: confirm}
+		if confirm {
+			var err error
+			if req.Token, err = a.readToken(file); err != nil {
+				return err
+			}
+		}
+		resp, err := conn.Audit.Recover(ctx, connect.NewRequest(req))
 		if err != nil {
 			return err
 		}
@@ -170,5 +184,6 @@ overlord's host may do it. Without --confirm it only says what would be given up
 		return a.text("would be recovered: %s\nto do it: dominion audit recover --confirm\n", what)
 	})
 	cmd.Flags().BoolVar(&confirm, "confirm", false, "do it")
+	cmd.Flags().StringVar(&file, "token-file", "", "`FILE` with a token of role overlord, or - for standard input (or DOMINION_TOKEN); at a sub-overlord")
 	return cmd
 }

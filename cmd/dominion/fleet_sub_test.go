@@ -227,3 +227,49 @@ func testSubOverlordRefused(t *testing.T, binary string) {
 	carol.run("token", "create", "--role", "overlord", "--name", "y").exits(1).silent().tells("may not call overlord.add here")
 	carol.run("token", "create", "--name", "y").exits(0)
 }
+
+// A sub-overlord whose store was put back to an older one: its machines refuse it, and
+// for a token of the top the root explains it.
+func testSubOverlordRestored(t *testing.T, binary string) {
+	top, _, low := tree(t, binary)
+	alice := top.login("alice")
+	kept := []string{"store.db", "checkpoint"}
+	low.overlord.stop()
+	saved := make(map[string][]byte)
+	for _, n := range kept {
+		b, err := os.ReadFile(filepath.Join(low.state, n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		saved[n] = b
+	}
+	for range 2 { // the machine sees the new checkpoint when it connects
+		low.up("--autosign", "low-*")
+		low.await(1)
+		alice.run(low.orders("call", "*", "test.ping")...).exits(0).prints("low-1: ok: true")
+		low.overlord.stop()
+	}
+	for _, n := range kept {
+		if err := os.WriteFile(filepath.Join(low.state, n), saved[n], 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range []string{"store.db-wal", "store.db-shm"} {
+		_ = os.Remove(filepath.Join(low.state, n))
+	}
+	low.up("--autosign", "low-*")
+	low.until("its machine gives the older log away", func() bool { return low.status().AuditProblem != "" })
+	low.until("the parent is there", func() bool { return low.status().Parent.Connected })
+	low.root.run("audit", "recover").exits(0).prints("would be recovered")
+	low.root.run("audit", "recover", "--confirm").exits(1).silent().tells("dominion token create --role overlord --name low")
+	_, wrong := top.token("wrong", "--role", "overlord", "--name", "mid")
+	low.root.run("audit", "recover", "--confirm", "--token-file", wrong).exits(1).silent().tells(`it enrols "mid", not "low"`)
+	_, file := top.token("right", "--role", "overlord", "--name", "low")
+	low.root.run("audit", "recover", "--confirm", "--token-file", file).exits(0).prints("recovered: ", "epoch 1")
+	low.until("its machine takes orders again", func() bool {
+		return strings.Contains(alice.run(low.orders("call", "*", "test.ping")...).out.String(), "low-1: ok: true")
+	})
+	low.root.run("audit", "verify").exits(0)
+	top.root.run("audit", "list", "--actor", "overlord/low").exits(0).prints("recovery", `by "local/root", token/`)
+	top.root.run("audit", "verify").exits(0)
+}

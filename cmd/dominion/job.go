@@ -44,7 +44,7 @@ type jobRow struct {
 	Expires   *time.Time `json:"expires"`             // no call starts after it
 	Cancelled *time.Time `json:"cancelled,omitempty"` // when it was withdrawn
 	Closed    *time.Time `json:"closed,omitempty"`
-	Reason    string     `json:"reason,omitempty"`    // why it ended early
+	Reason    string     `json:"reason,omitempty"`    // why it ended early, or who answered for others
 	Waits     bool       `json:"waits,omitempty"`     // machines that are away get it when they are back
 	Delegated bool       `json:"delegated,omitempty"` // it goes by the map
 }
@@ -101,7 +101,7 @@ func jobState(i *client.JobInfo) string {
 		return "open"
 	case !i.Cancelled.IsZero():
 		return "cancelled"
-	case i.Counts.Answered == i.Counts.Targeted && i.Reason == "":
+	case i.Counts.Answered == i.Counts.Targeted:
 		return "done"
 	}
 	return "incomplete"

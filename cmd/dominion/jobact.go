@@ -186,7 +186,7 @@ func (a *app) jobRerunCmd() *cobra.Command {
 did not answer it: those that failed, were unreachable or skipped. A job keeps no
 arguments: give them again, as for call, and the command of a run after --. Only
 a job that had none needs none.
-It goes by the map if that job did, unless --delegate says otherwise.`,
+It goes by the map if that job did (the overlord's own, unless --map names one), or as --delegate says.`,
 		Example: `  dominion job rerun 0c52a1
   dominion job rerun 0c52a1 name=chronyd --wait-for 24h
   dominion job rerun 0c52a1 -- systemctl restart chronyd`,

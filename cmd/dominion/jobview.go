@@ -296,7 +296,7 @@ func (v *jobView) end(job *client.Job, why string) error {
 		}
 	}
 	if why != "" {
-		v.tell("the job ended early: %s", why)
+		v.tell("%s", why)
 	}
 	if err := v.a.flush(); err != nil {
 		return err

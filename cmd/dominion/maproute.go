@@ -29,7 +29,7 @@ overlords counts, and of equally short ones the first by name.`,
 		Example: `  dominion map route web1
   dominion map route '*' --map ./map`,
 		Args:              args(1, 1, "a target"),
-		ValidArgsFunction: a.completeTarget,
+		ValidArgsFunction: a.completeOnMap,
 		RunE: a.do(func(ctx context.Context, cmd *cobra.Command, words []string) error {
 			e, err := target.Parse(words[0])
 			if err != nil {
@@ -62,6 +62,27 @@ overlords counts, and of equally short ones the first by name.`,
 	}
 	mapFileFlag(cmd, &file)
 	return cmd
+}
+
+// completeOnMap is completeTarget for all machines of the overlord's map.
+func (a *app) completeOnMap(cmd *cobra.Command, words []string, word string) ([]string, cobra.ShellCompDirective) {
+	head := word[:strings.LastIndexAny(word, ",;&!")+1]
+	if len(words) > 0 || strings.HasPrefix(word[len(head):], "@") {
+		return a.completeTarget(cmd, words, word)
+	}
+	return a.ask(cmd, func(ctx context.Context, conn *client.Conn) ([]string, error) {
+		m, err := conn.Map(ctx)
+		if err != nil {
+			return nil, err
+		}
+		var out []string
+		for _, name := range m.Index().Names() {
+			if strings.HasPrefix(name, word[len(head):]) {
+				out = append(out, head+name)
+			}
+		}
+		return out, nil
+	})
 }
 
 // groupsFor gives the members of groups, asked of the overlord if an expression

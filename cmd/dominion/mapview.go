@@ -90,6 +90,9 @@ func renderMap(m client.FleetMap) string {
 	}
 	b.WriteByte('\n')
 	drawBelow(&b, &m.Self, "", m.Built.IsZero())
+	if names := several(m); len(names) > 0 {
+		fmt.Fprintf(&b, "\nKnown at several places, with their ways in dominion map route:\n  %s\n", foldedNames(names))
+	}
 	if len(m.Conflicts) > 0 {
 		b.WriteString("\nNot routed, as machines with different keys bear the name:\n")
 		for _, c := range m.Conflicts {
@@ -103,6 +106,25 @@ func renderMap(m client.FleetMap) string {
 		}
 	}
 	return b.String()
+}
+
+// several gives the machines that stand at more than one place, without those in
+// conflict.
+func several(m client.FleetMap) []string {
+	at := make(map[string]int)
+	for _, n := range m.All() {
+		at[n.Name]++
+	}
+	for _, c := range m.Conflicts {
+		delete(at, c.Name)
+	}
+	var out []string
+	for name, n := range at {
+		if n > 1 {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 // drawBelow draws what is below a node: overlords first, each with its own, and

@@ -62,6 +62,15 @@ func TestRenderMap(t *testing.T) {
 │   └── web[1,2] (2)
 └── mail1
 `},
+		{"two ways", mapOf(t, seen("a", seen("web1"), seen("web2")), seen("b", seen("web1"), seen("web2"))), `top: 4 machines, 2 overlords among them, 2 levels
+├── a: 2 machines
+│   └── web[1,2] (2)
+└── b: 2 machines
+    └── web[1,2] (2)
+
+Known at several places, with their ways in dominion map route:
+  web[1,2] (2)
+`},
 		{"all that there is", big, `top: 16 machines, 6 overlords among them, 3 levels; 4 silent; built 2026-11-21 15:00:00Z
 ├── dc1: 8 machines, 3 silent
 │   ├── rack1: 5 machines, 3 silent

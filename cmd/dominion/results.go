@@ -59,7 +59,7 @@ type jobDoc struct {
 	Job     string      `json:"job,omitempty"`
 	Method  string      `json:"method,omitempty"`
 	Counts  countsDoc   `json:"counts"`
-	Reason  string      `json:"reason,omitempty"` // why the job ended early
+	Reason  string      `json:"reason,omitempty"` // why the job ended early, or who answered for others
 	Open    bool        `json:"open,omitempty"`   // the job goes on
 	Results []resultDoc `json:"results"`
 }
