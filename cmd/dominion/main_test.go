@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"errors"
+	"math/rand/v2"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,6 +57,11 @@ func TestScripts(t *testing.T) {
 			env.Setenv("XDG_CONFIG_HOME", "")
 			env.Setenv("GORACE", "atexit_sleep_ms=0") // otherwise each command ends a second late
 			env.Setenv("DOMINION_STATE", filepath.Join(env.WorkDir, "nowhere"))
+			lab, err := filepath.Abs("../../confd/testdata/config.data")
+			if err != nil {
+				return err
+			}
+			env.Setenv("LAB", lab)
 			return os.MkdirAll(filepath.Join(env.WorkDir, "home"), 0o700)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
@@ -67,6 +74,7 @@ func TestScripts(t *testing.T) {
 			"jobid": cmdJobID,
 			"sub":   cmdSub,
 			"dies":  cmdDies,
+			"port":  cmdPort,
 		},
 	})
 }
@@ -108,6 +116,30 @@ func cmdKeep(ts *testscript.TestScript, neg bool, args []string) {
 		}
 	}
 	ts.Setenv(args[0], text)
+}
+
+// cmdPort runs "port VARIABLE": a UDP port that nobody has on 127.0.0.1 to 127.0.0.3.
+func cmdPort(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: port VARIABLE")
+	}
+	for range 100 {
+		port := 10000 + rand.IntN(20000)
+		free := true
+		for i := range byte(3) {
+			conn, err := net.ListenUDP("udp", &net.UDPAddr{IP: net.IPv4(127, 0, 0, i+1), Port: port})
+			if err != nil {
+				free = false
+				continue
+			}
+			ts.Check(conn.Close())
+		}
+		if free {
+			ts.Setenv(args[0], strconv.Itoa(port))
+			return
+		}
+	}
+	ts.Fatalf("no free port")
 }
 
 // cmdJobID runs "jobid VARIABLE": the job of the JSON line in stdout.
