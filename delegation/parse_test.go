@@ -207,7 +207,7 @@ func TestParseCuts(t *testing.T) {
 // What Python reads from our text is the same mapping of texts.
 func TestPythonReadsIt(t *testing.T) {
 	if err := exec.CommandContext(t.Context(), "python3", "-c", "import yaml").Run(); err != nil {
-		t.Skip("python3 with yaml is not here: ", err)
+		t.Skipf("SKIPPED: python3 with yaml is not here: apt-get install python3-yaml: %v", err)
 	}
 	const script = `
 import sys, yaml
