@@ -8,6 +8,10 @@ import (
 	"golang.org/x/mod/sumdb/tlog"
 )
 
+// MaxHops is how many overlords may pass on an order, or a question about the map,
+// on its way to a machine.
+const MaxHops = 16
+
 // Names is the Merkle tree over an order's machines, hashed as in RFC 6962
 // with the sorted names as leaves. It is not changed after it is made.
 type Names struct {

@@ -4,12 +4,9 @@ import (
 	"strings"
 
 	"dominion/api/fleetpb"
+	"dominion/call"
 	"dominion/target"
 )
-
-// MaxHops is how many overlords may be on the way to a machine, the one that
-// sends not counted; ways that are longer are not used.
-const MaxHops = 16
 
 // maxWays is how many ways to one machine are used, the best ones.
 const maxWays = 8
@@ -28,7 +25,7 @@ func (ix *Index) Reach(self string, names []string) *fleetpb.Branch {
 		}
 		ways := ix.order[ix.first[at]:ix.first[at+1]]
 		for _, w := range ways[:min(len(ways), maxWays)] {
-			if p := &ix.places[w]; p.depth <= MaxHops+1 {
+			if p := &ix.places[w]; p.depth <= call.MaxHops+1 {
 				b := rc.branch(p.above)
 				b.machines = append(b.machines, ix.names[at])
 			}

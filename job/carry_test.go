@@ -591,7 +591,7 @@ func TestReachIsBounded(t *testing.T) {
 			}
 		},
 		"deep": func(reach *fleetpb.Branch) {
-			for at, n := reach.Below[0], 0; n < job.MaxDepth; n++ {
+			for at, n := reach.Below[0], 0; n < call.MaxHops; n++ {
 				at.Below = []*fleetpb.Branch{branch(fmt.Sprintf("hop-%d", n), []string{"a1"})}
 				at = at.Below[0]
 			}

@@ -12,7 +12,6 @@ import (
 
 // Limits of a Branch that another overlord, or the store, gives us.
 const (
-	MaxDepth     = 16                   // overlords on the way to a machine
 	MaxBranches  = 100_000              // sub-overlords in all
 	maxHops      = 30_000               // directly below one overlord
 	maxReached   = 4 * call.MaxMachines // names in all: a machine may stand in several places
@@ -102,9 +101,9 @@ func (rd *reader) walk(hop int16, b *fleetpb.Branch, depth int) (deepest int, er
 		return 0, call.Errorf(call.Invalid, "%.80q is no overlord's name", b.GetName())
 	}
 	// More than lead to the machines by all ways that are used lead to none.
-	most := min(MaxBranches, MaxDepth*maxWays*len(rd.names))
-	if rd.branches++; rd.branches > most || depth > MaxDepth {
-		return 0, call.Errorf(call.Invalid, "more than %d sub-overlords, or %d on one way", most, MaxDepth)
+	most := min(MaxBranches, call.MaxHops*maxWays*len(rd.names))
+	if rd.branches++; rd.branches > most || depth > call.MaxHops {
+		return 0, call.Errorf(call.Invalid, "more than %d sub-overlords, or %d on one way", most, call.MaxHops)
 	}
 	if slices.Contains(rd.path, b.GetName()) {
 		return 0, call.Errorf(call.Invalid, "a way through overlord/%s leads to it again", b.GetName())

@@ -16,7 +16,6 @@ import (
 	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/job"
-	"dominion/session"
 	"dominion/target"
 )
 
@@ -118,7 +117,7 @@ func FuzzDelegate(f *testing.F) {
 			}
 			return
 		}
-		if len(d.Via) > session.MaxHops || branches(d.Reach) > job.MaxBranches {
+		if len(d.Via) > call.MaxHops || branches(d.Reach) > job.MaxBranches {
 			t.Fatalf("%d and %d are too many", len(d.Via), branches(d.Reach))
 		}
 		names, err := expand(d.Names)

@@ -33,9 +33,9 @@ func (o *Overlord) groupsBelow(ctx context.Context, args []byte) (session.Groups
 	if err := json.Unmarshal(args, &in); err != nil {
 		return session.GroupsResult{}, call.Errorf(call.Invalid, "arguments: %v", err)
 	}
-	if len(in.Names) > session.MaxGroups || in.Hops < 0 || in.Hops > session.MaxHops {
+	if len(in.Names) > session.MaxGroups || in.Hops < 0 || in.Hops > call.MaxHops {
 		return session.GroupsResult{}, call.Errorf(call.Invalid, "a question about %d groups that went through %d overlords; at most %d and %d are allowed",
-			len(in.Names), in.Hops, session.MaxGroups, session.MaxHops)
+			len(in.Names), in.Hops, session.MaxGroups, call.MaxHops)
 	}
 	out, size := session.GroupsResult{Groups: make(map[string]string)}, 0
 	for _, asked := range in.Names {
@@ -85,7 +85,7 @@ type groupsAnswer struct {
 // ctx leaves. Those that did not answer in it are silent.
 func (o *Overlord) askGroups(ctx context.Context, hops []string, args session.GroupsArgs) (answers []groupsAnswer, silent []string) {
 	body, err := json.Marshal(args)
-	if err != nil || args.Hops > session.MaxHops {
+	if err != nil || args.Hops > call.MaxHops {
 		return nil, hops
 	}
 	left := groupsTime
@@ -149,8 +149,8 @@ func decodeGroups(b []byte) (session.GroupsResult, error) {
 }
 
 func checkGroups(r session.GroupsResult, depth int) error {
-	if depth > session.MaxHops {
-		return fmt.Errorf("%w: more than %d overlords below each other", errGroups, session.MaxHops)
+	if depth > call.MaxHops {
+		return fmt.Errorf("%w: more than %d overlords below each other", errGroups, call.MaxHops)
 	}
 	for name := range r.Groups {
 		if low, err := target.GroupName(name); err != nil || low != name {

@@ -33,8 +33,8 @@ func (o *Overlord) mapBelow(ctx context.Context, args []byte) (session.MapResult
 	if err := json.Unmarshal(args, &in); err != nil {
 		return session.MapResult{}, call.Errorf(call.Invalid, "arguments: %v", err)
 	}
-	if len(in.Path) > session.MaxHops {
-		return session.MapResult{}, call.Errorf(call.Invalid, "a path of %d overlords; at most %d are allowed", len(in.Path), session.MaxHops)
+	if len(in.Path) > call.MaxHops {
+		return session.MapResult{}, call.Errorf(call.Invalid, "a path of %d overlords; at most %d are allowed", len(in.Path), call.MaxHops)
 	}
 	if len(in.After) > call.MaxName {
 		return session.MapResult{}, call.Errorf(call.Invalid, "after a name of %d bytes", len(in.After))
@@ -168,8 +168,8 @@ func (o *Overlord) probe(ctx context.Context, path delegation.Path) (delegation.
 		machines, err := o.describe(ctx, o.fleet.list())
 		return delegation.Answer{Machines: machinesOf(nil, machines)}, err
 	}
-	if len(path) > session.MaxHops {
-		return delegation.Answer{}, call.Errorf(call.TooMany, "it is behind more than %d overlords", session.MaxHops)
+	if len(path) > call.MaxHops {
+		return delegation.Answer{}, call.Errorf(call.TooMany, "it is behind more than %d overlords", call.MaxHops)
 	}
 	return allPages(func(after string) (session.MapResult, error) {
 		return o.mapFrom(ctx, session.MapArgs{Path: path, After: after})

@@ -57,7 +57,7 @@ func TestMapBelow(t *testing.T) {
 		t.Cleanup(cancel)
 		return ctx
 	}
-	long := slices.Repeat([]string{"mid"}, session.MaxHops+1)
+	long := slices.Repeat([]string{"mid"}, call.MaxHops+1)
 	for _, tt := range []struct {
 		name string
 		time time.Duration // that is left; zero: enough

@@ -119,7 +119,7 @@ func boundOrder(b []byte) error {
 	return eachMessage(b, func(field protowire.Number, part []byte) error {
 		switch field {
 		case fieldVia:
-			if via++; via > session.MaxHops {
+			if via++; via > call.MaxHops {
 				return errTooMany
 			}
 		case fieldReach:
@@ -130,7 +130,7 @@ func boundOrder(b []byte) error {
 }
 
 func boundBranch(b []byte, branches *int, depth int) error {
-	if *branches++; *branches > job.MaxBranches || depth > job.MaxDepth {
+	if *branches++; *branches > job.MaxBranches || depth > call.MaxHops {
 		return errTooMany
 	}
 	return eachMessage(b, func(field protowire.Number, part []byte) error {
@@ -170,7 +170,7 @@ func eachMessage(b []byte, f func(field protowire.Number, part []byte) error) er
 
 // checkWay checks through whom an order came, and that it is for this overlord.
 func (o *Overlord) checkWay(parent string, req *fleetpb.Delegate) error {
-	if len(req.Via) == 0 || len(req.Via) > session.MaxHops || slices.Contains(req.Via, o.cfg.Name) {
+	if len(req.Via) == 0 || len(req.Via) > call.MaxHops || slices.Contains(req.Via, o.cfg.Name) {
 		return call.Errorf(call.Invalid, "the order came through %d overlords, or in a circle", len(req.Via))
 	}
 	for _, name := range req.Via {

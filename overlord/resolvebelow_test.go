@@ -204,7 +204,7 @@ func TestGroupsBelowRefuses(t *testing.T) {
 	o := opened(t)
 	for name, args := range map[string]string{
 		"no JSON": "x", "too many groups": `{"names":["` + strings.Repeat(`a","`, session.MaxGroups) + `a"]}`, "no group": `{"names":["../x"]}`,
-		"too far": fmt.Sprintf(`{"hops":%d}`, session.MaxHops+1), "back": `{"hops":-1}`,
+		"too far": fmt.Sprintf(`{"hops":%d}`, call.MaxHops+1), "back": `{"hops":-1}`,
 	} {
 		if got, err := o.groupsBelow(t.Context(), []byte(args)); call.CodeOf(err) != call.Invalid {
 			t.Errorf("%s: %+v, %v; want invalid", name, got, err)
@@ -212,9 +212,9 @@ func TestGroupsBelowRefuses(t *testing.T) {
 	}
 	// At the end of the way nobody is asked any more.
 	o.fleet.enrolledSub("deep")
-	got, err := o.groupsBelow(t.Context(), fmt.Appendf(nil, `{"names":["web"],"hops":%d}`, session.MaxHops))
+	got, err := o.groupsBelow(t.Context(), fmt.Appendf(nil, `{"names":["web"],"hops":%d}`, call.MaxHops))
 	if err != nil || got.Silent != "deep" {
-		t.Errorf("after %d hops: %+v, %v; want deep to be silent", session.MaxHops, got, err)
+		t.Errorf("after %d hops: %+v, %v; want deep to be silent", call.MaxHops, got, err)
 	}
 	names := make([]string, 40_000)
 	for i := range names {
@@ -236,7 +236,7 @@ func TestHostileGroups(t *testing.T) {
 	}
 	type result = session.GroupsResult
 	deep := result{Groups: map[string]string{"web": "low-1"}}
-	for range session.MaxHops {
+	for range call.MaxHops {
 		deep = result{Below: map[string]result{"low": deep}}
 	}
 	for _, tt := range []struct {

@@ -178,14 +178,10 @@ const (
 	MethodGroups = "session.groups"
 )
 
-// MaxHops is how many overlords an order, or a question about the map, may go
-// through.
-const MaxHops = 16
-
 // MapArgs asks an overlord for the machines directly below it, or below the
 // one that Path leads to from there.
 type MapArgs struct {
-	Path  []string `json:"path,omitempty"`  // at most MaxHops; each overlord takes the first off
+	Path  []string `json:"path,omitempty"`  // at most call.MaxHops; each overlord takes the first off
 	After string   `json:"after,omitempty"` // the last name of the page before; empty: from the first
 }
 
@@ -210,7 +206,7 @@ type MapMachine struct {
 // GroupsArgs asks who is in groups, as an overlord and those below it know them.
 type GroupsArgs struct {
 	Names []string `json:"names"`          // without @
-	Hops  int      `json:"hops,omitempty"` // overlords that have passed it on; at most MaxHops
+	Hops  int      `json:"hops,omitempty"` // overlords that have passed it on; at most call.MaxHops
 }
 
 // GroupsResult answers GroupsArgs. A group that nobody knows is left out. What
