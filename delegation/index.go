@@ -3,7 +3,6 @@ package delegation
 import (
 	"cmp"
 	"slices"
-	"sort"
 	"strings"
 
 	"dominion/target"
@@ -232,18 +231,5 @@ func (ix *Index) Routes(names []string, usable func(hop string) bool) Routing {
 	return out
 }
 
-// seek finds a name, looking first right behind position at: sorted names are
-// found in a few steps each.
-func (ix *Index) seek(name string, at int) (int, bool) {
-	if at >= len(ix.names) || ix.names[at] > name {
-		return slices.BinarySearch(ix.names, name)
-	}
-	step := 1
-	for at+step < len(ix.names) && ix.names[at+step] <= name {
-		at += step
-		step *= 2
-	}
-	end := min(at+step, len(ix.names))
-	i := at + sort.SearchStrings(ix.names[at:end], name)
-	return i, i < len(ix.names) && ix.names[i] == name
-}
+// seek finds a name, looking first right behind position at.
+func (ix *Index) seek(name string, at int) (int, bool) { return target.Seek(ix.names, name, at) }

@@ -3,7 +3,6 @@ package job
 import (
 	"cmp"
 	"slices"
-	"sort"
 
 	"dominion/api/fleetpb"
 	"dominion/call"
@@ -203,23 +202,16 @@ func locate(all, some []string) []int32 {
 	out := make([]int32, len(some))
 	at := 0
 	for k, name := range some {
-		// Neighbours are close together: look in growing steps, then between two.
-		step := 1
-		for at+step < len(all) && all[at+step] <= name {
-			at += step
-			step *= 2
-		}
-		end := min(at+step, len(all))
-		i := at + sort.SearchStrings(all[at:end], name)
-		if out[k] = -1; i < len(all) && all[i] == name {
-			out[k], at = int32(i), i
+		i, found := target.Seek(all, name, at)
+		if at, out[k] = i, -1; found {
+			out[k] = int32(i)
 		}
 	}
 	return out
 }
 
-// only gives the part of a branch that leads to machines for which keep holds, and
-// how many there are; nil when there is none.
+// only gives the part of a branch that leads to machines for which keep holds; nil
+// when there is none.
 func only(b *fleetpb.Branch, keep func(name string) bool) (*fleetpb.Branch, error) {
 	out := &fleetpb.Branch{Name: b.GetName()}
 	if b.GetMachines() != "" {
