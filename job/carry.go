@@ -214,8 +214,7 @@ func (b *batch) once(life context.Context) error {
 		b.withdrawn()
 	default:
 	}
-	// The sub-overlord gives its own machines confirmTime.
-	patience := confirmTime + time.Duration(b.depth)*time.Second
+	goesOn, withdrawn := b.sent || b.r.resumed, b.cancelled
 	over := make(chan struct{})
 	defer close(over)
 	go func() { // ends with this attempt
@@ -224,7 +223,10 @@ func (b *batch) once(life context.Context) error {
 		case <-over:
 			return
 		}
-		t := time.NewTimer(patience)
+		if withdrawn.IsZero() {
+			withdrawn = time.Now()
+		}
+		t := time.NewTimer(b.patience(goesOn, withdrawn))
 		defer t.Stop()
 		select {
 		case <-t.C:
@@ -243,6 +245,18 @@ func (b *batch) once(life context.Context) error {
 		b.lost = time.Time{} // until now it was there
 	}
 	return err
+}
+
+// patience is how long a sub-overlord has from now on to confirm that the order is
+// withdrawn: it gives its own machines confirmTime, and those that are away the time to
+// come back where it awaits them, as it does for an order that waits and for one
+// that it goes on with. Losing its session again and again gives it no more.
+func (b *batch) patience(goesOn bool, withdrawn time.Time) time.Duration {
+	hops := time.Duration(b.depth) * time.Second
+	if !goesOn && !b.r.Plan.Wait {
+		return confirmTime + hops
+	}
+	return min(returnGrace+confirmTime, time.Until(withdrawn.Add(2*returnGrace))) + hops
 }
 
 // breathe keeps a sub-overlord that loses its session whenever it is sent the order

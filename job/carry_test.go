@@ -289,6 +289,45 @@ func TestDelegatedCancelAway(t *testing.T) {
 	}
 }
 
+// Cancelled while the sub-overlord is away, and its machines come back later than it
+// does: it awaits them, and is awaited.
+func TestDelegatedCancelBothAway(t *testing.T) {
+	for _, late := range []time.Duration{10 * time.Second, 25 * time.Second, time.Hour} {
+		synctest.Test(t, func(t *testing.T) {
+			top, dc1, _, reach, names := twoLevels()
+			for n := range dc1.of {
+				dc1.with(n, func(m *machine) { m.runs = time.Hour })
+			}
+			r, _, wait := delegate(t, top, 0, reach, func(r *job.Request) { r.Wait = true }, names...)
+			time.Sleep(time.Second)
+			dc1.down()
+			dc1.with("a1", func(m *machine) { m.away = true })
+			dc1.only().Lost("a1")
+			time.Sleep(time.Second)
+			r.Cancel()
+			begun := time.Now()
+			time.Sleep(time.Second)
+			dc1.back()
+			go func() {
+				time.Sleep(late)
+				dc1.with("a1", func(m *machine) { m.away = false })
+				dc1.only().Arrived("a1")
+			}()
+			got := wait()
+			if late < time.Hour {
+				wantCode(t, got, call.Cancelled, "", "a1", "a2")
+			} else {
+				wantCode(t, got, call.SessionLost, "", "a1")
+			}
+			if d := time.Since(begun); d > returnGrace+5*time.Second {
+				t.Errorf("it took %v", d)
+			}
+			time.Sleep(2 * time.Hour) // until the methods have ended
+			dc1.finished.Wait()
+		})
+	}
+}
+
 func TestDelegatedRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		top, dc1, _, reach, names := twoLevels()

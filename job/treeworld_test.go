@@ -171,6 +171,16 @@ func (s *subOverlord) job(names []string, d *fleetpb.Delegate) (*job.Run, error)
 	return r, nil
 }
 
+// only is the sub-overlord's run, when it has but one.
+func (s *subOverlord) only() *job.Run {
+	s.smu.Lock()
+	defer s.smu.Unlock()
+	for _, r := range s.jobs {
+		return r
+	}
+	return nil
+}
+
 // branch is a short way to write one.
 func branch(name string, machines []string, below ...*fleetpb.Branch) *fleetpb.Branch {
 	return &fleetpb.Branch{Name: name, Machines: target.Fold(machines), Below: below}
