@@ -19,7 +19,6 @@ import (
 	"dominion/job"
 	"dominion/pki"
 	"dominion/session"
-	"dominion/target"
 )
 
 // Limits of an order on its way through sub-overlords.
@@ -68,7 +67,7 @@ type hopCall struct {
 func (r *running) Arrival(hop string) <-chan struct{} { return r.o.fleet.arrival(hop) }
 
 // Delegate implements job's wire.
-func (r *running) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, withdraw <-chan struct{}, take func(job.Group)) error {
+func (r *running) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, withdraw <-chan struct{}, take func(job.Told)) error {
 	s := r.o.fleet.get(hop)
 	if s == nil {
 		return call.Errorf(call.NoSession, "%s", r.o.fleet.why(hop))
@@ -258,9 +257,9 @@ func (c *hopCall) end() {
 }
 
 // wait takes results until the sub-overlord has answered.
-func (c *hopCall) wait(ctx context.Context, withdraw <-chan struct{}, take func(job.Group)) error {
+func (c *hopCall) wait(ctx context.Context, withdraw <-chan struct{}, take func(job.Told)) error {
 	var reading *eventReader
-	var groups chan job.Group
+	var groups chan job.Told
 	answered, answer := false, error(nil)
 	defer func() {
 		if reading != nil {
@@ -328,14 +327,14 @@ func broken(err error) error {
 // eventReader reads groups of results from a stream.
 type eventReader struct {
 	st     *session.Stream
-	most   int            // machines that results may tell of
-	groups chan job.Group // closed at the end; err is set then
+	scope  *job.Scope
+	groups chan job.Told // closed at the end; err is set then
 	done   chan struct{}
 	err    error // nil: it ended in order
 }
 
 func (c *hopCall) readEvents(st *session.Stream) *eventReader {
-	er := &eventReader{st: st, most: len(c.r.run.Plan.Machines()), groups: make(chan job.Group), done: make(chan struct{})}
+	er := &eventReader{st: st, scope: c.r.run.Plan.Scope, groups: make(chan job.Told), done: make(chan struct{})}
 	go er.read() // ends with the stream, at the latest with the session
 	return er
 }
@@ -348,16 +347,17 @@ func (er *eventReader) stop() {
 func (er *eventReader) read() {
 	defer close(er.groups)
 	in := bufio.NewReader(er.st)
-	for left, limit := er.most+maxSurplus, eventLimit(er.most); ; {
+	most := len(er.scope.Machines())
+	for left, limit := most+maxSurplus, eventLimit(most); ; {
 		ev, err := readEvent(in, limit)
 		if errors.Is(err, io.EOF) {
 			return
 		}
-		var g job.Group
+		var g job.Told
 		if err == nil && ev.GetResults() != nil {
-			g, err = groupOfPB(ev.GetResults())
+			g, err = toldOfPB(er.scope, ev.GetResults())
 		}
-		if left -= max(len(g.Names), 1); err == nil && left < 0 {
+		if left -= max(len(g.At)+len(g.Others), 1); err == nil && left < 0 {
 			err = fmt.Errorf("%w: it tells of more machines than the order is for", errEvent)
 		}
 		if err != nil {
@@ -431,19 +431,18 @@ func writeEvent(to io.Writer, ev *apipb.CallEvent) error {
 	return err
 }
 
-// groupOfPB reads a group of results that a sub-overlord sent.
-func groupOfPB(p *apipb.ResultGroup) (job.Group, error) {
-	names, err := target.Expand(p.Names)
+// toldOfPB reads a group of results that a sub-overlord sent.
+func toldOfPB(scope *job.Scope, p *apipb.ResultGroup) (job.Told, error) {
+	at, others, err := scope.Find(p.Names)
 	if err != nil {
-		return job.Group{}, fmt.Errorf("%w: %v", errEvent, err)
+		return job.Told{}, fmt.Errorf("%w: %v", errEvent, err)
 	}
-	if len(names) == 0 || len(p.Output) > maxResult || p.Cut > maxCut {
-		return job.Group{}, fmt.Errorf("%w: %d machines with %d bytes of output, and %d that were not kept", errEvent, len(names), len(p.Output), p.Cut)
+	names := len(at) + len(others)
+	if names == 0 || len(p.Output) > maxResult || p.Cut > maxCut {
+		return job.Told{}, fmt.Errorf("%w: %d machines with %d bytes of output, and %d that were not kept", errEvent, names, len(p.Output), p.Cut)
 	}
-	g := job.Group{
-		Names: names, Code: call.Code(p.Code), Status: call.StatusOf(call.Code(p.Code)), Detail: cutText(p.Detail, session.MaxDetail), Output: p.Output, Cut: p.Cut,
-	}
-	if len(p.TookUs) == len(names) {
+	g := job.Told{At: at, Others: others, Code: call.Code(p.Code), Detail: cutText(p.Detail, session.MaxDetail), Output: p.Output, Cut: p.Cut}
+	if len(p.TookUs) == len(at) && len(others) == 0 {
 		g.Took = timesOf(p.TookUs)
 	}
 	return g, nil
