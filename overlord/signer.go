@@ -24,12 +24,11 @@ func (o *Overlord) verifySigner(c caller, p *job.Plan) error {
 
 // verifyOrder gives the operator who signed an order, with a certificate that counts.
 func (o *Overlord) verifyOrder(s call.Signed) (pki.Identity, error) {
-	certs, err := pki.ParseChain([][]byte{s.Cert})
+	v, err := o.trust.VerifyRaw([][]byte{s.Cert}, time.Now())
 	if err != nil {
-		return pki.Identity{}, call.Errorf(call.BadOrder, "the operator's certificate: %v", err)
+		return pki.Identity{}, call.Errorf(call.Denied, "the operator's certificate: %v", err)
 	}
-	v, err := o.verify(certs)
-	if err != nil {
+	if err := o.notRevoked(v); err != nil {
 		return pki.Identity{}, err
 	}
 	if v.Identity.Role != pki.Operator {
