@@ -124,7 +124,7 @@ func (p *Plan) folds() (first, last time.Duration) {
 	first = min(max(n*20*time.Microsecond, 5*time.Millisecond), 100*time.Millisecond)
 	last = min(max(n*100*time.Microsecond, 100*time.Millisecond), 500*time.Millisecond)
 	if p.Part {
-		first, last = 300*time.Millisecond, 500*time.Millisecond
+		first, last = min(max(n*time.Millisecond, 100*time.Millisecond), 500*time.Millisecond), 500*time.Millisecond
 	}
 	return first, last
 }

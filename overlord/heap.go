@@ -10,7 +10,7 @@ import (
 
 // heapFloor is how many bytes of garbage the process may have before they are
 // collected, where Go would collect as soon as there are as many as bytes in use.
-const heapFloor = 64 << 20
+const heapFloor = 16 << 20
 
 // RareCollections lets a small heap be collected more rarely than Go does by default:
 // an overlord of few sessions uses some 8 MB, and each order makes some of garbage,

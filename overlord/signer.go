@@ -26,7 +26,11 @@ func (o *Overlord) verifySigner(c caller, p *job.Plan) error {
 func (o *Overlord) verifyOrder(s call.Signed) (pki.Identity, error) {
 	v, err := o.trust.VerifyRaw([][]byte{s.Cert}, time.Now())
 	if err != nil {
-		return pki.Identity{}, call.Errorf(call.Denied, "the operator's certificate: %v", err)
+		code := call.Denied
+		if _, malformed := pki.ParseChain([][]byte{s.Cert}); malformed != nil {
+			code = call.BadOrder
+		}
+		return pki.Identity{}, call.Errorf(code, "the operator's certificate: %v", err)
 	}
 	if err := o.notRevoked(v); err != nil {
 		return pki.Identity{}, err
