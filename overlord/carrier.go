@@ -2,6 +2,7 @@ package overlord
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -53,7 +54,7 @@ type hopCall struct {
 	hop     string
 	id      uint64
 	session *session.Session
-	answer  chan error           // holds one
+	answer  chan hopAnswer       // holds one
 	events  chan *session.Stream // holds one
 
 	withdrawn atomic.Bool // it was told that the order is withdrawn
@@ -61,6 +62,12 @@ type hopCall struct {
 	mu   sync.Mutex
 	over bool
 	took map[string]bool // names of streams that came
+}
+
+// hopAnswer is the end of what a sub-overlord says of an order.
+type hopAnswer struct {
+	events []byte // results that came with it, in place of a stream
+	err    error
 }
 
 // Arrival implements job's wire.
@@ -76,7 +83,7 @@ func (r *running) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate,
 		return call.Errorf(call.Denied, "it is no overlord, so nothing is behind it")
 	}
 	d.Names, d.Via = r.run.Plan.Folded(), append(slices.Clone(r.run.Plan.Via), r.o.cfg.Name)
-	c := &hopCall{r: r, hop: hop, id: r.o.callID.Add(1), session: s, answer: make(chan error, 1), events: make(chan *session.Stream, 1), took: make(map[string]bool)}
+	c := &hopCall{r: r, hop: hop, id: r.o.callID.Add(1), session: s, answer: make(chan hopAnswer, 1), events: make(chan *session.Stream, 1), took: make(map[string]bool)}
 	if d.Cancel { // which says it
 		withdraw = nil
 		c.withdrawn.Store(true)
@@ -212,9 +219,9 @@ func (c *hopCall) Result(s *session.Session, _ uint64, body []byte) {
 	switch {
 	case err != nil:
 		s.Close(call.Invalid, err.Error())
-		c.answer <- call.Errorf(call.SessionLost, "%v", err)
+		c.answer <- hopAnswer{err: call.Errorf(call.SessionLost, "%v", err)}
 	default:
-		c.answer <- c.refusal(call.Code(p.Code), p.Detail)
+		c.answer <- hopAnswer{p.Output, c.refusal(call.Code(p.Code), p.Detail)}
 	}
 }
 
@@ -239,7 +246,7 @@ func (c *hopCall) refusal(code call.Code, detail string) error {
 
 // Lost implements session.Waiter.
 func (c *hopCall) Lost(_ *session.Session, _ uint64, err error) {
-	c.answer <- call.Errorf(call.SessionLost, "%v", err)
+	c.answer <- hopAnswer{err: call.Errorf(call.SessionLost, "%v", err)}
 }
 
 // end takes nothing more.
@@ -260,18 +267,20 @@ func (c *hopCall) end() {
 func (c *hopCall) wait(ctx context.Context, withdraw <-chan struct{}, take func(job.Told)) error {
 	var reading *eventReader
 	var groups chan job.Told
-	answered, answer := false, error(nil)
+	answered, answer := false, hopAnswer{}
 	defer func() {
 		if reading != nil {
 			reading.stop()
 		}
 	}()
 	for {
-		if answered && (answer != nil || groups == nil) {
-			if answer == nil && reading != nil && reading.err != nil {
-				return broken(reading.err)
-			}
-			return answer
+		switch {
+		case answered && answer.err != nil:
+			return answer.err
+		case answered && reading == nil:
+			return c.takeInline(answer.events, take)
+		case answered && groups == nil:
+			return broken(reading.err)
 		}
 		select {
 		case st := <-c.events:
@@ -310,6 +319,21 @@ func (c *hopCall) wait(ctx context.Context, withdraw <-chan struct{}, take func(
 	}
 }
 
+// takeInline takes results that came with the answer.
+func (c *hopCall) takeInline(events []byte, take func(job.Told)) error {
+	in, told := bufio.NewReaderSize(bytes.NewReader(events), 16), telling{scope: c.r.run.Plan.Scope}
+	for {
+		g, err := told.next(in)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return call.Errorf(call.NoAnswer, "its answer cannot be read: %v", err)
+		}
+		take(g)
+	}
+}
+
 // broken gives what it means that results did not arrive whole; nil: they did.
 func broken(err error) error {
 	_, closed := errors.AsType[*session.StreamError](err)
@@ -324,17 +348,46 @@ func broken(err error) error {
 	return call.Errorf(call.SessionLost, "what it answered did not arrive whole: %v", err)
 }
 
+// telling reads groups of results, and bounds the names that they tell of.
+type telling struct {
+	scope *job.Scope
+	names int // so far
+}
+
+// next gives the next group; io.EOF is an orderly end.
+func (t *telling) next(in *bufio.Reader) (job.Told, error) {
+	most := len(t.scope.Machines())
+	for limit := eventLimit(most); ; {
+		ev, err := readEvent(in, limit)
+		if err != nil {
+			return job.Told{}, err
+		}
+		g := job.Told{}
+		if ev.GetResults() != nil {
+			if g, err = toldOfPB(t.scope, ev.GetResults()); err != nil {
+				return g, err
+			}
+		}
+		if t.names += max(len(g.At)+len(g.Others), 1); t.names > most+maxSurplus {
+			return g, fmt.Errorf("%w: it tells of more machines than the order is for", errEvent)
+		}
+		if ev.GetResults() != nil {
+			return g, nil
+		}
+	}
+}
+
 // eventReader reads groups of results from a stream.
 type eventReader struct {
 	st     *session.Stream
-	scope  *job.Scope
+	told   telling
 	groups chan job.Told // closed at the end; err is set then
 	done   chan struct{}
 	err    error // nil: it ended in order
 }
 
 func (c *hopCall) readEvents(st *session.Stream) *eventReader {
-	er := &eventReader{st: st, scope: c.r.run.Plan.Scope, groups: make(chan job.Told), done: make(chan struct{})}
+	er := &eventReader{st: st, told: telling{scope: c.r.run.Plan.Scope}, groups: make(chan job.Told), done: make(chan struct{})}
 	go er.read() // ends with the stream, at the latest with the session
 	return er
 }
@@ -346,27 +399,15 @@ func (er *eventReader) stop() {
 
 func (er *eventReader) read() {
 	defer close(er.groups)
-	in := bufio.NewReader(er.st)
-	most := len(er.scope.Machines())
-	for left, limit := most+maxSurplus, eventLimit(most); ; {
-		ev, err := readEvent(in, limit)
+	for in := bufio.NewReader(er.st); ; {
+		g, err := er.told.next(in)
 		if errors.Is(err, io.EOF) {
 			return
-		}
-		var g job.Told
-		if err == nil && ev.GetResults() != nil {
-			g, err = toldOfPB(er.scope, ev.GetResults())
-		}
-		if left -= max(len(g.At)+len(g.Others), 1); err == nil && left < 0 {
-			err = fmt.Errorf("%w: it tells of more machines than the order is for", errEvent)
 		}
 		if err != nil {
 			er.err = err
 			er.st.CloseWithReason("it cannot be read")
 			return
-		}
-		if ev.GetResults() == nil {
-			continue
 		}
 		select {
 		case er.groups <- g:
@@ -419,16 +460,21 @@ func noEOF(err error) error {
 
 // writeEvent writes an event behind its length.
 func writeEvent(to io.Writer, ev *apipb.CallEvent) error {
-	b, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, binary.MaxVarintLen32), ev)
-	if err != nil {
-		return fmt.Errorf("encode event: %w", err)
+	b, err := appendEvent(nil, ev)
+	if err == nil {
+		_, err = to.Write(b)
 	}
-	var head [binary.MaxVarintLen32]byte
-	n := binary.PutUvarint(head[:], uint64(len(b)-len(head)))
-	b = b[len(head)-n:]
-	copy(b, head[:n])
-	_, err = to.Write(b)
 	return err
+}
+
+// appendEvent appends an event behind its length.
+func appendEvent(b []byte, ev *apipb.CallEvent) ([]byte, error) {
+	n := proto.Size(ev)
+	b, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(binary.AppendUvarint(slices.Grow(b, n+binary.MaxVarintLen32), uint64(n)), ev)
+	if err != nil {
+		return nil, fmt.Errorf("encode event: %w", err)
+	}
+	return b, nil
 }
 
 // toldOfPB reads a group of results that a sub-overlord sent.
