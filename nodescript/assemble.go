@@ -127,7 +127,9 @@ func New(cfg Config) (*Assembler, error) {
 // are ignored, a script that reports it. An error wraps ErrRequest, is that of
 // ctx, or says that STATEDIR cannot be read.
 func (a *Assembler) Assemble(ctx context.Context, n Node, state string) (*Script, error) {
-	what := func(err error) error { return fmt.Errorf("node script of %.253q for state %.64q: %w", n.Name, state, err) }
+	what := func(err error) error {
+		return fmt.Errorf("node script of %.253q for state %.64q: %w", n.Name, state, err)
+	}
 	if err := checkRequest(n, state); err != nil {
 		return nil, what(err)
 	}

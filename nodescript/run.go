@@ -155,7 +155,7 @@ func (p program) run(ctx context.Context, h head) output {
 type running struct {
 	program
 	cmd      *exec.Cmd
-	out, err *os.File      // our ends of its standard output and error
+	out, err *os.File // our ends of its standard output and error
 	copies   sync.WaitGroup
 	exited   chan struct{} // closed when it has ended; its id is still taken
 	closed   chan struct{} // closed when its standard output has

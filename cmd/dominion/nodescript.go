@@ -27,7 +27,7 @@ and need no overlord that runs.`,
   dominion nodescript explain n0001 init --vnfs debian13
   dominion nodescript show n0001 init --vnfs debian13
   dominion nodescript lint`,
-		a.nodescriptExplainCmd(), a.nodescriptShowCmd())
+		a.nodescriptExplainCmd(), a.nodescriptShowCmd(), a.nodescriptLintCmd(), a.nodescriptInstallCmd())
 }
 
 // statedirFlag names the directory that holds nodescripts/.
@@ -255,8 +255,8 @@ type scriptDoc struct {
 
 type ranDoc struct {
 	Script  string `json:"script"`
-	SHA256  string `json:"sha256"` // of the file
-	Bytes   int    `json:"bytes"`  // that it gave
+	SHA256  string `json:"sha256,omitempty"` // of the file; left out when it could not be read
+	Bytes   int    `json:"bytes"`            // that it gave
 	TookMS  int64  `json:"took_ms"`
 	Problem string `json:"problem,omitempty"`
 	Stderr  string `json:"stderr,omitempty"` // the beginning of its standard error
