@@ -1,13 +1,9 @@
 package nodescript_test
 
 import (
-	"bytes"
-	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -138,4 +134,207 @@ func TestWorkedExampleDocumented(t *testing.T) {
 	}
 }
 
-var _ = []any{bytes.Equal, context.Cause, errors.Is, slog.New, time.Now}
+// suite is what both sets of rules are tested with: the text of the script, and
+// the failure, where failures are not ignored.
+var suite = []struct {
+	name       string
+	files      []file
+	documented string // its text when failures are ignored
+	failure    string // under the documented rules; empty: none
+	perceus    string // between START and END
+	problems   int    // of Perceus193
+}{
+	{name: "nothing is there"},
+	{name: "folders without scripts", files: []file{plain("ready/all/.keep", ""), plain("ready/group/g/sub/10-x", "")}},
+	{
+		name:       "a tie in all four folders",
+		files:      []file{sh("ready/node/n1/20-t", "echo node"), sh("ready/group/g/20-t", "echo group"), sh("ready/vnfs/v/20-t", "echo vnfs"), sh("ready/all/20-t", "echo all")},
+		documented: "all\nvnfs\ngroup\nnode\n",
+		perceus:    "node\n",
+	},
+	{
+		name:       "folders of others",
+		files:      []file{sh("ready/node/n10/20-t", "echo node"), sh("ready/group/gg/20-t", "echo group"), sh("ready/vnfs/w/20-t", "echo vnfs"), sh("init/all/20-t", "echo all"), sh("ready/all/20-t", "echo mine")},
+		documented: "mine\n",
+		perceus:    "mine\n",
+	},
+	{
+		name: "byte by byte",
+		files: []file{
+			sh("ready/all/\u00e9", "echo 9"), sh("ready/all/z", "echo 8"), sh("ready/all/a", "echo 7"), sh("ready/all/Z", "echo 6"), sh("ready/all/9-x", "echo 5"), sh("ready/all/50", "echo 4"),
+			sh("ready/all/5", "echo 3"), sh("ready/group/g/10-x", "echo 2"), sh("ready/all/10-X", "echo 1"), sh("ready/all/#", "echo 0"), sh("ready/all/20-tie.pl", "echo 2c"), sh("ready/node/n1/20-tie", "echo 2b"),
+		},
+		documented: "0\n1\n2\n2b\n2c\n3\n4\n5\n6\n7\n8\n9\n",
+		perceus:    "0\n1\n2\n2b\n2c\n3\n4\n5\n6\n7\n8\n9\n",
+	},
+	{
+		name:       "hidden, backups, folders",
+		files:      []file{sh("ready/all/.10-h", "echo no"), sh("ready/all/10-b~", "echo no"), sh("ready/all/20-d/10-x", "echo no"), sh("ready/group/g/20-d", "echo d"), sh("ready/vnfs/v/30-s", "echo s"), sh("ready/node/n1/30-s~", "echo no")},
+		documented: "d\ns\n",
+		perceus:    "d\ns\n",
+	},
+	{
+		name:       "not executable",
+		files:      []file{plain("ready/all/10-x", "#!/bin/sh\necho $A `x`\n"), plain("ready/all/20-x", "echo no"), plain("ready/all/30-x", "one\n#!/bin/sh -e\ntwo"), plain("ready/all/40-x", "a #!/bin/sh\n"), plain("ready/all/50-x", "")},
+		documented: "",
+		perceus:    "#!/bin/sh\necho $A `x`\n\n#!/bin/sh -e\ntwo\n",
+		problems:   3,
+	},
+	{
+		name:       "not executable hides an executable one",
+		files:      []file{sh("ready/all/10-x", "echo all"), plain("ready/group/g/10-x", "#!/bin/sh\n")},
+		documented: "all\n",
+		perceus:    "#!/bin/sh\n\n",
+	},
+	{
+		name:       "a failing one",
+		files:      []file{sh("ready/all/10-a", "echo a"), sh("ready/all/20-b", "echo b; exit 3; echo no"), sh("ready/all/30-c", "echo c")},
+		documented: "a\nb\nc\n",
+		failure:    "ready/all/20-b: it ended with status 3",
+		perceus:    "a\nb\nc\n",
+		problems:   1,
+	},
+	{
+		name:       "a killed one",
+		files:      []file{sh("ready/all/10-a", "echo a; kill -9 $$"), sh("ready/all/30-c", "echo c")},
+		documented: "a\nc\n",
+		failure:    "ready/all/10-a: it was killed by signal 9 (killed)",
+		perceus:    "a\nc\n",
+		problems:   1,
+	},
+	{
+		name:       "a missing interpreter",
+		files:      []file{x("ready/all/10-a", "#!/nosuch/interpreter -x\necho a\n"), sh("ready/all/30-c", "echo c")},
+		documented: "c\n",
+		failure:    `ready/all/10-a: its interpreter "/nosuch/interpreter" is missing`,
+		perceus:    "c\n",
+		problems:   1,
+	},
+	{
+		name:       "an endless one",
+		files:      []file{sh("ready/all/10-a", "echo a; while :; do sleep 60; done"), sh("ready/all/30-c", "echo c")},
+		documented: "a\nc\n",
+		failure:    "ready/all/10-a: after 1s its time is over",
+		perceus:    "a\nc\n",
+		problems:   1,
+	},
+	{
+		name:       "endless output",
+		files:      []file{sh("ready/all/10-a", "echo a"), sh("ready/all/20-b", "exec cat /dev/zero"), sh("ready/all/30-c", "echo c")},
+		documented: "a\nc\n",
+		failure:    "ready/all/20-b: the script of the node would have more than 12582912 bytes; nothing of this one is in it",
+		perceus:    "a\nc\n",
+		problems:   1,
+	},
+	{
+		name:       "10 MB",
+		files:      []file{sh("ready/all/10-a", "head -c 10485760 /dev/zero | tr '\\0' x"), sh("ready/all/30-c", "echo c")},
+		documented: strings.Repeat("x", 10<<20) + "c\n",
+		perceus:    strings.Repeat("x", 10<<20) + "c\n",
+	},
+	{
+		name:       "endless standard error",
+		files:      []file{sh("ready/all/10-a", "head -c 1000000 /dev/zero >&2", "echo a")},
+		documented: "a\n",
+		perceus:    "a\n",
+	},
+	{
+		name:       "escapes, and bytes as they are",
+		files:      []file{sh("ready/all/10-a", `echo 'echo $A \\ "q"'`, `printf '\000\377\033[1m\r\n'`, "printf 'A=1'"), sh("ready/all/20-b", `printf ';echo "$A"'`)},
+		documented: "echo $A \\ \"q\"\n\x00\xff\x1b[1m\r\nA=1;echo \"$A\"",
+		perceus:    "echo $A \\ \"q\"\n\x00\xff\x1b[1m\r\nA=1;echo \"$A\"",
+	},
+	{
+		name:       "names with blanks and UTF-8",
+		files:      []file{sh("ready/all/10-a b", "echo blank"), sh("ready/all/20-\u00fc\u4e2d", "echo utf8"), sh("ready/all/30-\xff", "echo latin"), sh("ready/all/-40", "echo minus")},
+		documented: "minus\nblank\nutf8\nlatin\n",
+		perceus:    "minus\nutf8\nlatin\n",
+		problems:   1,
+	},
+	{
+		name:       "names that a shell takes apart",
+		files:      []file{sh("ready/all/10-$x", "echo dollar"), sh("ready/all/20-a;b", "echo semicolon"), sh("ready/all/30-(a)", "echo paren"), sh("ready/all/40-'", "echo quote"), sh("ready/all/50-a\nb", "echo line"), sh("ready/all/60-[a]{b}~c?*", "echo glob"), sh("ready/all/70-a~\n", "echo backup")},
+		documented: "dollar\nsemicolon\nparen\nquote\nline\nglob\n",
+		perceus:    "glob\n",
+		problems:   5,
+	},
+	{
+		name:       "the first word of a name with blanks is another script",
+		files:      []file{sh("ready/all/10-a", `echo "$#:$1:$2"`), sh("ready/all/10-a b  c", "echo no"), plain("ready/all/20-t ", "#!/bin/sh trimmed"), plain("ready/all/20-t", "#!/bin/sh other")},
+		documented: "0::\nno\n",
+		perceus:    "0::\n2:b:c\n#!/bin/sh other\n#!/bin/sh other\n",
+	},
+	{
+		name:       "without #!",
+		files:      []file{x("ready/all/10-a", "echo sh $0\n"), x("ready/all/20-b", "")},
+		documented: "sh @DIR@/nodescripts/ready/all/10-a\n",
+		perceus:    "sh @DIR@//nodescripts/ready/all/10-a\n",
+	},
+	{
+		name:       "no program at all",
+		files:      []file{x("ready/all/10-a", "\x7fELF\x00\x01"), sh("ready/all/20-b", "echo b")},
+		documented: "b\n",
+		failure:    "ready/all/10-a: start it: exec format error",
+		perceus:    "b\n",
+		problems:   1,
+	},
+	{
+		name:       "where it runs, and what it reads",
+		files:      []file{sh("ready/all/10-a", "pwd; cat; umask")},
+		documented: "/\n0022\n",
+		perceus:    "/\n0022\n",
+	},
+	{
+		name:       "the environment",
+		files:      []file{x("ready/all/10-a", "#!/usr/bin/cat /proc/self/environ\n"), sh("ready/all/20-b", "A=1; export A"), sh("ready/all/30-c", `echo "$A"`)},
+		documented: "PATH=/bin:/usr/bin:/sbin:/usr/sbin\x00STATE=ready\x00NODENAME=n1\x00VNFS=v\x00ENABLED=1\x00DEBUG=\x00GROUPNAME=g\x00NODEID=AA:BB:CC:DD:EE:FF\x00IPADDR=192.0.2.7\x00STATEDIR=@DIR@/\x00VNFSMETHOD=http\x00VNFSMASTER=192.0.2.1\x00VNFSPREFIX=\x00#!/usr/bin/cat /proc/self/environ\n\n",
+		perceus:    "PATH=/bin:/usr/bin:/sbin:/usr/sbin\x00STATE=ready\x00NODENAME=n1\x00VNFS=v\x00ENABLED=1\x00DEBUG=\x00GROUPNAME=g\x00NODEID=AA:BB:CC:DD:EE:FF\x00IPADDR=\x00STATEDIR=@DIR@/\x00VNFSMETHOD=http\x00VNFSMASTER=192.0.2.1\x00VNFSPREFIX=\x00#!/usr/bin/cat /proc/self/environ\n\n",
+	},
+}
+
+// TestAssembly: the suite under both sets of rules, and with failures that stop
+// and that do not.
+func TestAssembly(t *testing.T) {
+	for _, test := range suite {
+		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
+			dir := put(t, test.files...)
+			in := func(s string) string { return strings.ReplaceAll(s, "@DIR@", dir) }
+			cfg := nodescript.Config{Statedir: dir, Time: time.Second, Output: 12 << 20, Transfer: nodescript.Transfer{Method: "http"}}
+
+			s := assemble(t, cfg)
+			if s.Failure != test.failure {
+				t.Errorf("documented: failure %q; want %q", s.Failure, test.failure)
+			}
+			if s.Failure == "" && string(s.Text) != in(test.documented) {
+				t.Errorf("documented: %s", cmp.Diff(in(test.documented), short(s.Text)))
+			}
+			if s.Failure != "" && (!strings.Contains(string(s.Text), "exit 1\n") || strings.Contains(string(s.Text), "\na\n")) {
+				t.Errorf("documented: the report is %q", short(s.Text))
+			}
+
+			cfg.OnFailure = nodescript.Ignore
+			if s = assemble(t, cfg); s.Failure != "" || string(s.Text) != in(test.documented) {
+				t.Errorf("ignoring failures: %q, %s", s.Failure, cmp.Diff(in(test.documented), short(s.Text)))
+			}
+
+			cfg.Rules, cfg.OnFailure = nodescript.Perceus193, nodescript.ByRules
+			s = assemble(t, cfg)
+			if want := "# NODESCRIPT START\n" + in(test.perceus) + "# NODESCRIPT END\n"; s.Failure != "" || string(s.Text) != want {
+				t.Errorf("perceus-1.9.3: %q, %s", s.Failure, cmp.Diff(want, short(s.Text)))
+			}
+			problems := 0
+			for _, r := range s.Ran {
+				if r.Problem != "" {
+					problems++
+				}
+			}
+			if problems != test.problems {
+				t.Errorf("perceus-1.9.3: %d problems in %+v; want %d", problems, s.Ran, test.problems)
+			}
+		})
+	}
+}
+
+// short keeps what is compared readable.
+func short(b []byte) string { return string(b[:min(len(b), 11<<20)]) }

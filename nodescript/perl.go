@@ -20,8 +20,12 @@ const (
 	blanks     = " \t\n\r\f\v"
 )
 
-// perlWords takes the name of a program apart as Perl does without a shell.
+// perlWords takes the name of a program apart as Perl does without a shell. It
+// gives nothing when the folder alone would be the program.
 func perlWords(name string) []string {
+	if name == "" || strings.IndexByte(blanks, name[0]) >= 0 {
+		return nil
+	}
 	return strings.FieldsFunc(name, func(r rune) bool { return strings.ContainsRune(blanks, r) })
 }
 

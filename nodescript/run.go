@@ -231,6 +231,8 @@ func (r *running) begin(ctx context.Context, h head, stdout, stderr *os.File) er
 	switch {
 	case err == nil:
 		return nil
+	case errors.Is(err, fs.ErrNotExist) && r.cmd.Path != r.path:
+		return fmt.Errorf("the shell %q is missing", r.cmd.Path)
 	case errors.Is(err, fs.ErrNotExist) && h.interpreter != "":
 		return fmt.Errorf("its interpreter %q is missing", h.interpreter)
 	}
