@@ -177,7 +177,7 @@ func (s *shellLint) last() {
 	case c.before == "||":
 	case name == "[" || name == "[[" || name == "test" || name == "false" || name == "grep" || name == "egrep" || name == "fgrep":
 		s.add(c.line, TrapStatus, "the last command is "+name+", whose status is the script's"+but)
-	case (name == "exit" || name == "return") && strings.Trim(arg, "0") != "":
-		s.add(c.line, TrapStatus, "it ends with "+name+" "+strings.ReplaceAll(arg, "\x00", "…")+but)
+	case (name == "exit" || name == "return") && strings.Trim(arg, "0") != "" && strings.Trim(arg, "0123456789") == "":
+		s.add(c.line, TrapStatus, "it ends with "+name+" "+arg+but)
 	}
 }

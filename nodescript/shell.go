@@ -209,7 +209,7 @@ func (l *lexer) piece(plain *strings.Builder, uses *[]expansion, quoted bool, de
 		return nil
 	case c == '`', c == '$':
 		before := l.at
-		if err := l.expansion(uses, depth); err != nil {
+		if err := l.expansion(uses, quoted, depth); err != nil {
 			return err
 		}
 		if l.at > before {
@@ -226,7 +226,7 @@ func (l *lexer) piece(plain *strings.Builder, uses *[]expansion, quoted bool, de
 
 // expansion reads what begins with $ or `. It reads nothing when a $ stands for
 // itself.
-func (l *lexer) expansion(uses *[]expansion, depth int) error {
+func (l *lexer) expansion(uses *[]expansion, quoted bool, depth int) error {
 	if depth >= maxDepth {
 		return l.fail(l.line, fmt.Sprintf("more than %d substitutions in each other", maxDepth))
 	}
@@ -243,7 +243,7 @@ func (l *lexer) expansion(uses *[]expansion, depth int) error {
 		*uses = append(*uses, expansion{line: line, command: true, name: l.src[from:l.at]})
 		return nil
 	case c == '{':
-		return l.braced(uses, depth)
+		return l.braced(uses, quoted, depth)
 	case strings.IndexByte("@*#?-$!", c) >= 0, c >= '0' && c <= '9':
 		l.skip(2)
 		*uses = append(*uses, expansion{line: line, name: string(c)})
@@ -322,12 +322,46 @@ func (l *lexer) nested(n, line, depth int) error {
 }
 
 // braced reads ${…}.
-func (l *lexer) braced(uses *[]expansion, depth int) error {
+func (l *lexer) braced(uses *[]expansion, quoted bool, depth int) error {
 	line := l.line
 	l.skip(2)
-	e := expansion{line: line}
+	e := expansion{line: line, name: l.parameter()}
+	op := strings.TrimPrefix(l.src[l.at:min(l.at+2, len(l.src))], ":")
+	if op != "" {
+		e.given, e.assigns = strings.IndexByte("-=?+", op[0]) >= 0, op[0] == '='
+		quoted = quoted && op[0] != '#' && op[0] != '%' // patterns have quotes of their own
+	}
+	*uses = append(*uses, e)
+	var plain strings.Builder
+	for l.at < len(l.src) {
+		switch c := l.peek(0); {
+		case c == '}':
+			l.skip(1)
+			return nil
+		case c == '\'' && !quoted:
+			end := strings.IndexByte(l.src[l.at+1:], '\'')
+			if end < 0 {
+				return l.fail(l.line, "a quote ' is not closed")
+			}
+			l.skip(end + 2)
+		case c == '"':
+			if err := l.double(&plain, uses, depth+1); err != nil {
+				return err
+			}
+		default:
+			if err := l.piece(&plain, uses, quoted, depth+1); err != nil {
+				return err
+			}
+		}
+		plain.Reset()
+	}
+	return l.fail(line, "${ is not closed")
+}
+
+// parameter reads the name in ${…}, and the # before it that asks for its length.
+func (l *lexer) parameter() string {
 	if l.peek(0) == '#' && l.peek(1) != '}' {
-		l.skip(1) // the length
+		l.skip(1)
 	}
 	n := nameLen(l.src[l.at:])
 	if n == 0 && l.at < len(l.src) && l.peek(0) != '}' {
@@ -336,33 +370,9 @@ func (l *lexer) braced(uses *[]expansion, depth int) error {
 		}
 		n = max(n, 1)
 	}
-	e.name = l.src[l.at : l.at+n]
+	name := l.src[l.at : l.at+n]
 	l.skip(n)
-	op := strings.TrimPrefix(l.src[l.at:min(l.at+2, len(l.src))], ":")
-	if op != "" {
-		e.given, e.assigns = strings.IndexByte("-=?+", op[0]) >= 0, op[0] == '='
-	}
-	*uses = append(*uses, e)
-	var plain strings.Builder
-	for l.at < len(l.src) {
-		switch c := l.peek(0); c {
-		case '}':
-			l.skip(1)
-			return nil
-		case '\'':
-			l.skip(1) // in double quotes it stands for itself; a } in it is rare
-		case '"':
-			if err := l.double(&plain, uses, depth+1); err != nil {
-				return err
-			}
-		default:
-			if err := l.piece(&plain, uses, true, depth+1); err != nil {
-				return err
-			}
-		}
-		plain.Reset()
-	}
-	return l.fail(line, "${ is not closed")
+	return name
 }
 
 // bodies reads the here-documents that begin after a line end.

@@ -100,6 +100,9 @@ func (p *parser) operator(t token, adjacent bool) {
 			p.awaits = append(p.awaits, -1)
 		}
 	case "(":
+		if p.empty() && (p.now.before == "in" || p.now.before == ";;") {
+			return // it begins a pattern of case
+		}
 		if len(p.now.words) == 1 && len(p.now.assigns) == 0 { // f()
 			p.function = true
 			p.now = command{before: ";"}
