@@ -104,7 +104,7 @@ type Ran struct {
 // Assembler makes scripts for nodes, a limited number at a time. Its methods
 // may be called at the same time.
 type Assembler struct {
-	Config
+	cfg  Config
 	fair *fair
 }
 
@@ -118,7 +118,7 @@ func New(cfg Config) (*Assembler, error) {
 	if err := closeOnExec(); err != nil {
 		return nil, fmt.Errorf("node scripts: %w", err)
 	}
-	return &Assembler{Config: cfg, fair: newFair(cfg.Places)}, nil
+	return &Assembler{cfg: cfg, fair: newFair(cfg.Places)}, nil
 }
 
 // Assemble runs the scripts of a node in a state and gives what they print. It
@@ -137,16 +137,16 @@ func (a *Assembler) Assemble(ctx context.Context, n Node, state string) (*Script
 		return nil, what(err)
 	}
 	defer a.fair.release(n.Name)
-	t, err := Open(a.Statedir)
+	t, err := Open(a.cfg.Statedir)
 	if err != nil {
 		return nil, what(err)
 	}
 	defer t.Close()
-	candidates, err := t.Explain(a.Rules, n, state)
+	candidates, err := t.Explain(a.cfg.Rules, n, state)
 	if err != nil {
 		return nil, what(err)
 	}
-	w := &work{Assembler: a, tree: t, node: n, state: state, env: environment(a.Rules, n, state, t.path, a.Transfer)}
+	w := &work{Config: a.cfg, tree: t, node: n, state: state, env: environment(a.cfg.Rules, n, state, t.path, a.cfg.Transfer)}
 	s, err := w.assemble(ctx, candidates)
 	if err != nil {
 		return nil, what(err)
@@ -157,7 +157,7 @@ func (a *Assembler) Assemble(ctx context.Context, n Node, state string) (*Script
 
 // work is one assembly.
 type work struct {
-	*Assembler
+	Config
 	tree  *Tree
 	node  Node
 	state string
@@ -243,7 +243,7 @@ func (w *work) one(ctx context.Context, c Candidate, room int) (Ran, []byte) {
 		ran.Problem = fmt.Sprintf("after %v %v", w.Time, o.err)
 	case o.err != nil:
 		ran.Problem = plainError(o.err)
-	case !w.tree.unchanged(file, id):
+	case !w.tree.unchanged(file, id, sum):
 		ran.Problem = "it was changed while it ran"
 	}
 	return ran, o.stdout

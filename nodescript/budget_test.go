@@ -23,9 +23,9 @@ const budgetAssemblies = 100
 // same scripts, as many at a time, by os/exec. The processor time is that of
 // this process and of the scripts.
 func TestBudgetsAssembly(t *testing.T) {
-	const nodes, scripts = 200, 10
+	const nodes, scripts, places = 200, 10, 4
 	dir := benchTree(t, scripts)
-	a, err := nodescript.New(nodescript.Config{Statedir: dir})
+	a, err := nodescript.New(nodescript.Config{Statedir: dir, Places: places})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,12 +60,12 @@ func TestBudgetsAssembly(t *testing.T) {
 
 	files := benchFiles(t, dir, scripts)
 	bare, bareCPU := measured(func() {
-		places := make(chan struct{}, a.Places)
+		turn := make(chan struct{}, places)
 		var all sync.WaitGroup
 		for range nodes {
 			all.Go(func() {
-				places <- struct{}{}
-				defer func() { <-places }()
+				turn <- struct{}{}
+				defer func() { <-turn }()
 				for _, f := range files {
 					if _, err := exec.CommandContext(t.Context(), f).Output(); err != nil {
 						t.Error(err)

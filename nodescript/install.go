@@ -41,13 +41,13 @@ func Install(statedir string, replace bool) ([]Installed, error) {
 	if err := os.MkdirAll(statedir, 0o700); err != nil {
 		return nil, fmt.Errorf("install node scripts: %w", err)
 	}
-	root, err := os.OpenRoot(statedir)
+	t, err := Open(statedir)
 	if err != nil {
 		return nil, fmt.Errorf("install node scripts: %w", err)
 	}
-	defer root.Close()
+	defer t.Close()
 	const folder = scripts + "/init/all"
-	if err := root.MkdirAll(folder, 0o755); err != nil {
+	if err := t.root.MkdirAll(folder, 0o755); err != nil {
 		return nil, fmt.Errorf("install node scripts: %w", err)
 	}
 	var all []Installed
@@ -55,7 +55,7 @@ func Install(statedir string, replace bool) ([]Installed, error) {
 		name string
 		text []byte
 	}{{"00-init", initBegin}, {"90-finish", initFinish}} {
-		did, err := install(root, folder+"/"+s.name, s.text, replace)
+		did, err := install(t.root, folder+"/"+s.name, s.text, replace)
 		if err != nil {
 			return all, fmt.Errorf("install node script %s: %w", s.name, err)
 		}

@@ -53,8 +53,9 @@ type linter struct {
 	found []Finding
 }
 
-func (l *linter) add(path string, line int, trap Trap, format string, args ...any) {
-	l.found = append(l.found, Finding{path, line, trap, fmt.Sprintf(format, args...)})
+// add notes a finding about a file as a whole.
+func (l *linter) add(path string, trap Trap, format string, args ...any) {
+	l.found = append(l.found, Finding{path, 0, trap, fmt.Sprintf(format, args...)})
 }
 
 // Lint looks for the traps of node scripts in all states, or in one: what
@@ -88,11 +89,11 @@ func (t *Tree) Lint(r Rules, state string) ([]Finding, error) {
 // state looks at the folder of one state.
 func (l *linter) state(e entry) error {
 	if e.err != nil || !e.mode.IsDir() {
-		l.add(e.name, 0, TrapPlace, "it is not the folder of a state: nothing of it runs")
+		l.add(e.name, TrapPlace, "it is not the folder of a state: nothing of it runs")
 		return nil
 	}
 	if _, err := ParseState(e.name); err != nil {
-		l.add(e.name, 0, TrapPlace, "no state has this name: nothing below it runs")
+		l.add(e.name, TrapPlace, "no state has this name: nothing below it runs")
 		return nil
 	}
 	folders, err := l.tree.list(scripts + "/" + e.name)
@@ -107,7 +108,7 @@ func (l *linter) state(e entry) error {
 		case "vnfs", "group", "node":
 			err = l.fields(path, f)
 		default:
-			l.add(path, 0, TrapPlace, "it is not all/, vnfs/, group/ or node/: nothing of it runs")
+			l.add(path, TrapPlace, "it is not all/, vnfs/, group/ or node/: nothing of it runs")
 		}
 		if err != nil {
 			return err
@@ -119,7 +120,7 @@ func (l *linter) state(e entry) error {
 // fields looks at vnfs/, group/ or node/ of a state.
 func (l *linter) fields(path string, e entry) error {
 	if e.err != nil || !e.mode.IsDir() {
-		l.add(path, 0, TrapPlace, "it should be a folder: nothing of it runs")
+		l.add(path, TrapPlace, "it should be a folder: nothing of it runs")
 		return nil
 	}
 	entries, err := l.tree.list(scripts + "/" + path)
@@ -135,9 +136,9 @@ func (l *linter) fields(path string, e entry) error {
 				return err
 			}
 		case l.rules == Perceus193:
-			l.add(below, 0, TrapPlace, "it lies beside the folders: only nodes without that field run it")
+			l.add(below, TrapPlace, "it lies beside the folders: only nodes without that field run it")
 		default:
-			l.add(below, 0, TrapPlace, "it lies beside the folders: no node runs it")
+			l.add(below, TrapPlace, "it lies beside the folders: no node runs it")
 		}
 	}
 	return nil
@@ -146,7 +147,7 @@ func (l *linter) fields(path string, e entry) error {
 // folder looks at the scripts in a folder.
 func (l *linter) folder(path string, e entry) error {
 	if e.err != nil || !e.mode.IsDir() {
-		l.add(path, 0, TrapPlace, "it should be a folder: nothing of it runs")
+		l.add(path, TrapPlace, "it should be a folder: nothing of it runs")
 		return nil
 	}
 	_, kind, _ := strings.Cut(path, "/")
@@ -170,16 +171,16 @@ func (l *linter) script(path, kind string, e entry) error {
 	l.number(path, kind, e.name)
 	switch {
 	case errors.Is(e.err, ErrOutside):
-		l.add(path, 0, TrapLink, "its link leaves the state directory, and is not followed: %s", e.link)
+		l.add(path, TrapLink, "its link leaves the state directory, and is not followed: %s", e.link)
 		return nil
 	case errors.Is(e.err, fs.ErrNotExist):
-		l.add(path, 0, TrapLink, "its link leads to nothing: %s", e.link)
+		l.add(path, TrapLink, "its link leads to nothing: %s", e.link)
 		return nil
 	case e.err != nil:
-		l.add(path, 0, TrapLink, "its link cannot be followed: %v", e.err)
+		l.add(path, TrapLink, "its link cannot be followed: %v", e.err)
 		return nil
 	case !e.mode.IsRegular():
-		l.add(path, 0, TrapMode, "it is no regular file, and cannot run")
+		l.add(path, TrapMode, "it is no regular file, and cannot run")
 		return nil
 	}
 	f, info, err := l.tree.open(scripts + "/" + path)
@@ -197,7 +198,7 @@ func (l *linter) script(path, kind string, e entry) error {
 	l.mode(path, info, text)
 	if h := parseHead(text); !h.binary && isShell(h) {
 		if len(text) > maxLint {
-			l.add(path, 0, TrapShell, "it has more than %d bytes, and is not read", maxLint)
+			l.add(path, TrapShell, "it has more than %d bytes, and is not read", maxLint)
 			return nil
 		}
 		l.found = append(l.found, lintShell(path, string(text), h)...)
@@ -211,18 +212,18 @@ func (l *linter) mode(path string, info fs.FileInfo, text []byte) {
 		sent, _ := fromShebang(strings.NewReader(string(text))) // a string cannot fail
 		switch {
 		case l.rules == Documented:
-			l.add(path, 0, TrapMode, "it is not executable, so it does not run")
+			l.add(path, TrapMode, "it is not executable, so it does not run")
 		case sent == nil:
-			l.add(path, 0, TrapMode, "it is not executable and has no line #!/bin/sh, so it gives nothing")
+			l.add(path, TrapMode, "it is not executable and has no line #!/bin/sh, so it gives nothing")
 		default:
-			l.add(path, 0, TrapMode, "it is not executable, so it is sent to the node as it is")
+			l.add(path, TrapMode, "it is not executable, so it is sent to the node as it is")
 		}
 	}
 	if info.Mode()&0o022 != 0 {
-		l.add(path, 0, TrapMode, "others than its owner may write to it (%v), and it runs on the overlord", info.Mode().Perm())
+		l.add(path, TrapMode, "others than its owner may write to it (%v), and it runs on the overlord", info.Mode().Perm())
 	}
 	if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
-		l.add(path, 0, TrapMode, "it belongs to user %d, and it runs on the overlord", st.Uid)
+		l.add(path, TrapMode, "it belongs to user %d, and it runs on the overlord", st.Uid)
 	}
 }
 
@@ -230,12 +231,12 @@ func (l *linter) mode(path string, info fs.FileInfo, text []byte) {
 func (l *linter) number(path, kind, name string) {
 	digits := len(name) - len(strings.TrimLeft(name, "0123456789"))
 	if digits != 2 || len(name) < 4 || name[2] != '-' {
-		l.add(path, 0, TrapName, "its name does not begin with two digits and a hyphen; names are compared byte by byte, so 9-x comes after 10-x")
+		l.add(path, TrapName, "its name does not begin with two digits and a hyphen; names are compared byte by byte, so 9-x comes after 10-x")
 	} else {
 		l.ranges(path, kind, int(name[0]-'0')*10+int(name[1]-'0'))
 	}
 	if l.rules == Perceus193 && strings.ContainsAny(name, shellBytes+blanks) {
-		l.add(path, 0, TrapName, "Perceus takes its name apart, and it gives nothing")
+		l.add(path, TrapName, "Perceus takes its name apart, and it gives nothing")
 	}
 }
 
@@ -244,11 +245,11 @@ func (l *linter) number(path, kind, name string) {
 func (l *linter) ranges(path, kind string, n int) {
 	switch vnfs := strings.HasPrefix(kind, "vnfs/"); {
 	case vnfs && n < 10:
-		l.add(path, 0, TrapNumber, "%02d is for initialisation (00-09); a VNFS has 10-79, 80-89 for its clean-up, 90-99 for its last steps", n)
+		l.add(path, TrapNumber, "%02d is for initialisation (00-09); a VNFS has 10-79, 80-89 for its clean-up, 90-99 for its last steps", n)
 	case !vnfs && kind != "all" && n < 5:
-		l.add(path, 0, TrapNumber, "%02d is for initialisation, in all/; other scripts have 05-95", n)
+		l.add(path, TrapNumber, "%02d is for initialisation, in all/; other scripts have 05-95", n)
 	case !vnfs && n > 95:
-		l.add(path, 0, TrapNumber, "%02d is for the last steps of a VNFS, kexec or reboot; other scripts have 05-95", n)
+		l.add(path, TrapNumber, "%02d is for the last steps of a VNFS, kexec or reboot; other scripts have 05-95", n)
 	}
 }
 

@@ -118,10 +118,15 @@ func (t *Tree) look(name string) (h head, sum [sha256.Size]byte, id identity, er
 	return parseHead(first[:n]), sum, id, nil
 }
 
-// unchanged says whether the file at a path is still the one that was looked at.
-func (t *Tree) unchanged(name string, id identity) bool {
+// unchanged says whether the file at a path is still the one that was looked
+// at: the same, or at least with the same content.
+func (t *Tree) unchanged(name string, id identity, sum [sha256.Size]byte) bool {
 	_, info, err := t.resolve(name)
-	return err == nil && identityOf(info) == id
+	if err == nil && identityOf(info) == id {
+		return true
+	}
+	_, now, _, err := t.look(name)
+	return err == nil && now == sum
 }
 
 // argv gives the words to start a script with.
@@ -316,6 +321,7 @@ func isClosed(c <-chan struct{}) bool {
 func (r *running) end(why error) output {
 	if why != nil || !r.spare {
 		_ = syscall.Kill(-r.cmd.Process.Pid, syscall.SIGKILL) // ESRCH: nothing is left
+		_ = syscall.Kill(r.cmd.Process.Pid, syscall.SIGKILL)  // it may have left its group
 	}
 	<-r.exited
 	_ = r.out.SetReadDeadline(time.Now().Add(drainTime)) // who left the group may hold them for ever

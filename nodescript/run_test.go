@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -37,7 +38,7 @@ func until(t *testing.T, what string, ok func() bool) {
 // nap gives a time for sleep(1) that nobody else uses, and finds who sleeps so long.
 func nap(t *testing.T) (seconds string, sleeping func() []int) {
 	t.Helper()
-	seconds = fmt.Sprintf("100.%09d", time.Now().UnixNano()%1e9)
+	seconds = fmt.Sprintf("100.%09d", rand.IntN(1e9))
 	sleeping = func() (pids []int) {
 		files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
 		for _, f := range files {
@@ -64,23 +65,29 @@ func TestNoneIsLeft(t *testing.T) {
 		problem            string
 		left               int
 	}{
-		{name: "time", script: "echo a; sleep NAP & sleep NAP", text: "a\n", problem: "after 300ms its time is over"},
-		{name: "deaf", script: "trap '' TERM INT HUP; echo a; sleep NAP & wait", text: "a\n", problem: "after 300ms its time is over"},
+		{name: "time", script: "echo a; sleep NAP & sleep NAP", text: "a\n", problem: "after 1.5s its time is over"},
+		{name: "deaf", script: "trap '' TERM INT HUP; echo a; sleep NAP & wait", text: "a\n", problem: "after 1.5s its time is over"},
 		{name: "too much", script: "sleep NAP & cat /dev/zero", problem: "the script of the node would have more than 1000 bytes; nothing of this one is in it"},
 		{name: "too much, and then it ends", script: "head -c 1001 /dev/zero", problem: "the script of the node would have more than 1000 bytes; nothing of this one is in it"},
-		{name: "in the background, holding the output", script: "echo a; sleep NAP &", text: "a\n", problem: "after 300ms a process that it left in the background holds its output"},
+		{name: "in the background, holding the output", script: "echo a; sleep NAP &", text: "a\n", problem: "after 1.5s a process that it left in the background holds its output"},
 		{name: "in the background", script: "sleep NAP >/dev/null 2>&1 & echo a", text: "a\n"},
 		{name: "in the background, holding standard error", script: "sleep NAP >/dev/null & echo a", text: "a\n"},
-		{name: "standard output closed early", script: "echo a; exec >&-; sleep NAP", text: "a\n", problem: "after 300ms its time is over"},
+		{name: "standard output closed early", script: "echo a; exec >&-; sleep NAP", text: "a\n", problem: "after 1.5s its time is over"},
 		{name: "Perceus left it", script: "sleep NAP >/dev/null 2>&1 & echo a", rules: nodescript.Perceus193, text: "a\n", left: 1},
 		{name: "Perceus left it, holding standard error", script: "sleep NAP >/dev/null & echo a", rules: nodescript.Perceus193, text: "a\n", left: 1},
 		{name: "Perceus waited for it", script: "(sleep 0.1; echo b) & echo a", rules: nodescript.Perceus193, text: "a\nb\n"},
-		{name: "a session of its own, which we cannot find", script: "setsid sleep NAP & echo a", text: "a\n", problem: "after 300ms a process that it left in the background holds its output", left: 1},
+		{name: "it leaves its own group", script: `exec perl -e '$| = 1; my $c = fork; exec "sleep", "NAP" if !$c && setpgrp(0, 0); setpgrp($c, $c); setpgrp(0, $c) or die; print "a\n"; sleep 100'`, text: "a\n", problem: "after 1.5s its time is over", left: 1},
+		{name: "a session of its own, which we cannot find", script: "setsid sleep NAP & echo a", text: "a\n", problem: "after 1.5s a process that it left in the background holds its output", left: 1},
 	} {
 		t.Run(test.name, func(t *testing.T) {
+			t.Parallel()
 			seconds, sleeping := nap(t)
 			dir := put(t, sh("ready/all/10-a", strings.ReplaceAll(test.script, "NAP", seconds)))
-			s := assemble(t, nodescript.Config{Statedir: dir, Rules: test.rules, OnFailure: nodescript.Ignore, Time: 300 * time.Millisecond, Output: 1000})
+			cfg := nodescript.Config{Statedir: dir, Rules: test.rules, OnFailure: nodescript.Ignore, Output: 1000}
+			if strings.HasPrefix(test.problem, "after ") {
+				cfg.Time = 1500 * time.Millisecond
+			}
+			s := assemble(t, cfg)
 			text := strings.TrimSuffix(strings.TrimPrefix(string(s.Text), "# NODESCRIPT START\n"), "# NODESCRIPT END\n")
 			if text != test.text || s.Ran[0].Problem != test.problem {
 				t.Errorf("%q, %q; want %q, %q", text, s.Ran[0].Problem, test.text, test.problem)
@@ -301,6 +308,14 @@ func TestChanged(t *testing.T) {
 	if s := assemble(t, nodescript.Config{Statedir: dir}); s.Failure != "ready/all/10-a: it was changed while it ran" {
 		t.Errorf("failure %q", s.Failure)
 	}
+	dir = put(t, sh("ready/all/10-a", `cp "$0" "$0.new~"; mv "$0.new~" "$0"; touch "$0"`)) // its content is the same
+	if s := assemble(t, nodescript.Config{Statedir: dir}); s.Failure != "" {
+		t.Errorf("failure %q", s.Failure)
+	}
+	dir = put(t, sh("ready/all/10-a", `rm "$0"`))
+	if s := assemble(t, nodescript.Config{Statedir: dir}); s.Failure != "ready/all/10-a: it was changed while it ran" {
+		t.Errorf("failure %q", s.Failure)
+	}
 }
 
 // TestBusy: a script that somebody has open for writing is tried again.
@@ -453,7 +468,7 @@ func TestManyFiles(t *testing.T) {
 
 // TestStarvation: a node that asks a hundred times delays others by one place.
 func TestStarvation(t *testing.T) {
-	dir := put(t, sh("ready/node/n1/10-a", "sleep 0.02"), sh("ready/all/20-b", "echo $NODENAME"))
+	dir := put(t, sh("ready/node/n1/10-a", "sleep 0.002"), sh("ready/all/20-b", "echo $NODENAME"))
 	a, err := nodescript.New(nodescript.Config{Statedir: dir, Places: 2})
 	if err != nil {
 		t.Fatal(err)
