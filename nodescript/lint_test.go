@@ -67,6 +67,7 @@ func TestTraps(t *testing.T) {
 		{"the last command: a condition", "if [ -n \"$DEBUG\" ]; then echo a; fi", nil},
 		{"the last command: a function", "f() {\n  [ -n \"$DEBUG\" ]\n}", nil},
 		{"bash", "[ \"$STATE\" == init ]; [ a = b ]\nexit 0", []string{"2 shell [ with == is understood by bash"}},
+		{"echo and backslashes", "echo 'a\\nb'\necho \"\\\\r\" \\$A '\\x'\necho \\\\\\$file\nprintf 'a\\n'", []string{`2 shell echo makes one character of \n in`, `3 shell echo makes one character of \r in`}},
 		{"a quote", "echo 'it", []string{"0 shell not readable as a shell script: line 2: a quote ' is not closed"}},
 		{"another quote", "echo \"it", []string{"0 shell not readable as a shell script: line 2: a quote \" is not closed"}},
 		{"a substitution", "echo $(it", []string{"0 shell not readable as a shell script: line 2: $( is not closed"}},

@@ -118,10 +118,25 @@ func (s *shellLint) command(c command) {
 			s.use(c, e)
 		}
 	}
-	if name := c.name(); (name == "[" || name == "test") && s.head.interpreter == fallbackSh {
+	if s.head.interpreter == fallbackSh {
+		s.portable(c)
+	}
+}
+
+// portable looks for what the shells that sh can be take differently.
+func (s *shellLint) portable(c command) {
+	switch c.name() {
+	case "[", "test":
 		for _, t := range c.words {
 			if t.raw == "==" {
 				s.add(t.line, TrapShell, "[ with == is understood by bash, not by every sh: use =, or configure bash as the shell")
+			}
+		}
+	case "echo":
+		for _, t := range c.words[1:] {
+			if i := strings.IndexByte(t.plain, '\\'); i >= 0 && i+1 < len(t.plain) && strings.IndexByte("abcfnrtv0\\", t.plain[i+1]) >= 0 {
+				s.add(t.line, TrapShell, "echo makes one character of "+t.plain[i:i+2]+" in dash, and leaves it in bash: use printf or a here-document, or configure the shell that it was written for")
+				return
 			}
 		}
 	}
