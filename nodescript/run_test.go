@@ -67,6 +67,7 @@ func TestNoneIsLeft(t *testing.T) {
 	}{
 		{name: "time", script: "echo a; sleep NAP & sleep NAP", text: "a\n", problem: "after 1.5s its time is over"},
 		{name: "deaf", script: "trap '' TERM INT HUP; echo a; sleep NAP & wait", text: "a\n", problem: "after 1.5s its time is over"},
+		{name: "stopped", script: "echo a; sleep NAP & kill -STOP $$; echo b", text: "a\n", problem: "after 1.5s its time is over"},
 		{name: "too much", script: "sleep NAP & cat /dev/zero", problem: "the script of the node would have more than 1000 bytes; nothing of this one is in it"},
 		{name: "too much, and then it ends", script: "head -c 1001 /dev/zero", problem: "the script of the node would have more than 1000 bytes; nothing of this one is in it"},
 		{name: "in the background, holding the output", script: "echo a; sleep NAP &", text: "a\n", problem: "after 1.5s a process that it left in the background holds its output"},
