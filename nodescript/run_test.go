@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -464,40 +463,5 @@ func TestManyFiles(t *testing.T) {
 	}
 	if s := assemble(t, nodescript.Config{Statedir: dir}); !strings.HasSuffix(s.Failure, "more than 4096 entries") {
 		t.Errorf("failure %q", s.Failure)
-	}
-}
-
-// TestStarvation: a node that asks a hundred times delays others by one place.
-func TestStarvation(t *testing.T) {
-	dir := put(t, sh("ready/node/n1/10-a", "sleep 0.002"), sh("ready/all/20-b", "echo $NODENAME"))
-	a, err := nodescript.New(nodescript.Config{Statedir: dir, Places: 2})
-	if err != nil {
-		t.Fatal(err)
-	}
-	var all sync.WaitGroup
-	defer all.Wait()
-	var mu sync.Mutex
-	greedy := 0
-	for range 100 {
-		all.Go(func() {
-			if _, err := a.Assemble(t.Context(), n1, "ready"); err != nil {
-				t.Error(err)
-			}
-			mu.Lock()
-			defer mu.Unlock()
-			greedy++
-		})
-	}
-	until(t, "the first are done", func() bool { mu.Lock(); defer mu.Unlock(); return greedy > 2 })
-	for i := range 10 {
-		s, err := a.Assemble(t.Context(), nodescript.Node{Name: fmt.Sprintf("m%d", i)}, "ready")
-		if err != nil || string(s.Text) != fmt.Sprintf("m%d\n", i) {
-			t.Errorf("m%d: %v, %v", i, s, err)
-		}
-	}
-	mu.Lock()
-	defer mu.Unlock()
-	if greedy > 90 {
-		t.Errorf("the others waited for %d assemblies of n1", greedy)
 	}
 }
