@@ -152,14 +152,20 @@ func (w *writer) transact(ctx context.Context, ops []*op) (*Tx, []byte, error) {
 	if err := w.exec(ctx, "BEGIN IMMEDIATE"); err != nil {
 		return nil, nil, err
 	}
-	tx := &Tx{w: w, tree: w.tree.Clone(), epoch: w.epoch, nextJob: w.nextJob}
-	tx.q = tx
+	tx := w.newTx()
 	for _, o := range ops {
 		tx.refused = damaged
 		if o.recover {
 			tx.refused = ""
 		}
-		if err := w.savepoint(ctx, tx, o); err != nil {
+		if len(ops) == 1 {
+			if o.err = o.fn(tx); faultOf(o.err) != faultNone {
+				return nil, nil, o.err
+			} else if o.err != nil {
+				clear(w.jobs) // as in savepoint
+				return w.newTx(), nil, w.exec(ctx, "ROLLBACK")
+			}
+		} else if err := w.savepoint(ctx, tx, o); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -173,6 +179,13 @@ func (w *writer) transact(ctx context.Context, ops []*op) (*Tx, []byte, error) {
 	return tx, note, nil
 }
 
+// newTx gives a transaction in which nothing was done yet.
+func (w *writer) newTx() *Tx {
+	tx := &Tx{w: w, tree: w.tree.Clone(), epoch: w.epoch, nextJob: w.nextJob}
+	tx.q = tx
+	return tx
+}
+
 func (w *writer) commit(ctx context.Context) error {
 	commit := func(ctx context.Context) error { return w.exec(ctx, "COMMIT") }
 	if w.db.opt.commit != nil {
@@ -181,7 +194,7 @@ func (w *writer) commit(ctx context.Context) error {
 	return commit(ctx)
 }
 
-// savepoint runs one op; its error is that of the whole group.
+// savepoint runs one op of several; its error is that of the whole group.
 func (w *writer) savepoint(ctx context.Context, tx *Tx, o *op) error {
 	if err := w.exec(ctx, "SAVEPOINT op"); err != nil {
 		return err
