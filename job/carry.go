@@ -173,8 +173,11 @@ func (b *batch) holds(i int32) bool { return b.r.via[i].Load() == int32(b.hop) &
 // rest gives the machines of which no result is known and that still go this way.
 func (b *batch) rest() []int32 {
 	var out []int32
-	for _, i := range b.at {
+	for k, i := range b.at {
 		if b.r.at(int(i)) < call.Finished && b.holds(i) {
+			if out == nil {
+				out = make([]int32, 0, len(b.at)-k)
+			}
 			out = append(out, i)
 		}
 	}

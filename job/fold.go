@@ -53,6 +53,10 @@ func (f *folder) add(at []int32, took []time.Duration, r call.Result, keep func(
 	h := maphash.Bytes(f.seed, r.Output) ^ maphash.String(f.seed, r.Detail) ^ uint64(r.Code)
 	for _, g := range f.byHash[h] {
 		if g.Code == r.Code && g.Detail == r.Detail && g.sameOutput(r) {
+			if n := len(g.at); n+len(at) > cap(g.at) { // soon it has all machines, most often
+				g.at = slices.Grow(g.at, min(max(4*n, len(at)), f.places()))
+				g.took = slices.Grow(g.took, cap(g.at)-n)
+			}
 			g.at = append(g.at, at...)
 			g.took = append(g.took, took...)
 			return
@@ -90,6 +94,9 @@ func (f *folder) fold(first int) []Group {
 	return out
 }
 
+// places is how many machines the job accounts for.
+func (f *folder) places() int { return len(f.plan.Machines()) + len(f.plan.Unknown) }
+
 // name gives a group its machines' names and times in the order of the names.
 func (f *folder) name(g *gathering) {
 	f.sort(g)
@@ -118,7 +125,7 @@ func (f *folder) sort(g *gathering) {
 		return
 	}
 	at, took := make([]int32, 0, len(g.at)), make([]time.Duration, 0, len(g.at))
-	places := len(f.plan.Machines()) + len(f.plan.Unknown)
+	places := f.places()
 	if 16*len(g.at) < places {
 		order := make([]int, len(g.at))
 		for i := range order {

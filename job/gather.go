@@ -175,7 +175,9 @@ func (r *Run) store(ctx context.Context, w wire, k keeper) error {
 		r.letGoLocked()
 	}
 	r.known = counts
-	r.tellLocked()
+	if end == nil { // otherwise watchers hear of both at once, in a moment
+		r.tellLocked()
+	}
 	r.mu.Unlock()
 	for _, g := range groups {
 		if own := r.Plan.ownOf(g.Names); len(own) > 0 { // the others' overlords tell them
