@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"strconv"
 	"time"
 
@@ -122,7 +121,7 @@ func (d *Document) Apply(now time.Time, changes ...Change) (*Document, error) {
 		return d, nil
 	}
 	serial := max(d.Serial(), e.above)
-	if serial >= math.MaxInt64 {
+	if serial >= MaxSerial {
 		return nil, fmt.Errorf("%w: there is no serial after %d", ErrDocument, serial)
 	}
 	n := e.next

@@ -295,3 +295,8 @@ func (e *edit) newMAC(taken map[string]bool) string {
 		}
 	}
 }
+
+// Count is how many instances and disks there are.
+func (d *Document) Count() (instances, disks int) {
+	return len(d.instances.order), len(d.disks.order)
+}

@@ -338,3 +338,35 @@ func (e *edit) setRole(key string, r Role) error {
 	}
 	return nil
 }
+
+// RemoveNode removes a node that is not the master and has no instances.
+func RemoveNode(name string) Change {
+	return func(e *edit) error {
+		key, err := e.findNode(name)
+		if err != nil {
+			return err
+		}
+		full := e.next.nodes.get(key).text("name")
+		switch {
+		case key == e.next.master():
+			return call.Errorf(call.Conflict, "node %s is the master; make another the master first: dominion cluster set-master NODE", full)
+		case e.next.usedNodes()[key]:
+			return call.Errorf(call.Conflict, "node %s has instances or disks; move them first: dominion cluster instance set", full)
+		}
+		e.remove(e.next.nodes, key)
+		return nil
+	}
+}
+
+// Node gives one node; the error has the code NotFound.
+func (d *Document) Node(name string) (Node, error) {
+	key, err := find(d.nodes, "node", name)
+	if err != nil {
+		return Node{}, err
+	}
+	return d.node(key, d.nodes.get(key)), nil
+}
+
+// Address is the cluster's own address: that of the master, unless an imported
+// file has another. Empty: none.
+func (d *Document) Address() string { return d.cluster.text("master_ip") }

@@ -110,6 +110,7 @@ func (o *Overlord) newServer() *http.Server {
 	mux.Handle(apipbconnect.NewAdminServiceHandler(adminAPI{o}, opts...))
 	mux.Handle(apipbconnect.NewAuditServiceHandler(auditAPI{o}, opts...))
 	mux.Handle(apipbconnect.NewMapServiceHandler(&mapAPI{o: o}, opts...))
+	mux.Handle(apipbconnect.NewClusterServiceHandler(clusterAPI{o}, opts...))
 	mux.Handle("GET /metrics", o.metrics.handler())
 	p := new(http.Protocols)
 	p.SetHTTP1(true)

@@ -55,6 +55,9 @@ type Overlord struct {
 	sess    session.Options
 	routes  mapIndex
 
+	cluster    clusterKeeper
+	candidates candidates
+
 	parent  *parent // nil: there is none, and the root's key is here
 	passing passing // what is passed on to the parent
 
@@ -157,6 +160,7 @@ func (o *Overlord) run(ctx context.Context, ln, sock net.Listener) error {
 	g.Go(func() error { return ignoreClosed(o.sess.Heartbeat.Run(life)) })
 	g.Go(func() error { return o.dialer.run(gctx) })
 	g.Go(func() error { return o.housekeeping(gctx) })
+	g.Go(func() error { o.cluster.run(gctx); return nil })
 	if o.parent != nil {
 		g.Go(func() error { return o.parent.agent.Run(gctx, time.Duration(o.cfg.Grace)) })
 		g.Go(func() error { return o.renewals(gctx) })

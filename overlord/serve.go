@@ -72,6 +72,7 @@ func (o *Overlord) ready(s *session.Session) {
 	for _, r := range o.jobs.all() {
 		r.run.Arrived(peer.Name)
 	}
+	o.cluster.look()
 	o.log.Info("minion connected", "machine", peer.Name, "address", s.RemoteAddr().String(), "agent", s.PeerHello().AgentVersion)
 	o.background.Go(func() {
 		if err := o.keep.arrived(o.life, s); err != nil {
