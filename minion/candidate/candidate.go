@@ -71,6 +71,7 @@ type Candidate struct {
 	write func(name string, content []byte) error // Dir.WriteFile
 
 	taking chan struct{} // of one: held while an announcement is dealt with
+	said   string        // why the last one was not taken; covered by taking
 	swap   chan struct{} // of one: server is another; only Run reads it
 
 	mu      sync.Mutex      // covers what follows
@@ -121,12 +122,23 @@ func (c *Candidate) Take(ctx context.Context, in session.ClusterArgs, pull Pull)
 	}
 	var err error
 	if len(in.Header) > 0 {
-		if err = c.take(ctx, in, pull); err != nil {
-			c.log.Error("cluster data not taken", "err", err)
-		}
+		err = c.take(ctx, in, pull)
+		c.tell(err)
 	}
 	c.settle(ctx)
 	return c.report(err)
+}
+
+// tell logs why something was not taken, once until it is something else; c.taking
+// is held.
+func (c *Candidate) tell(err error) {
+	said := c.said
+	if c.said = ""; err != nil {
+		c.said = err.Error()
+	}
+	if err != nil && c.said != said {
+		c.log.Error("cluster data not taken", "err", err)
+	}
 }
 
 // report is the answer to an overlord. Refusals come first, then what is wrong here.
