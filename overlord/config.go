@@ -13,6 +13,7 @@ import (
 
 	"dominion/call"
 	"dominion/config"
+	"dominion/minion"
 	"dominion/pki"
 )
 
@@ -62,6 +63,9 @@ type Config struct {
 	// File with a token that `dominion token create --role overlord` made; it is read only while there is no
 	// certificate. Default: wait until an operator signs the request.
 	TokenFile string `yaml:"token_file"`
+
+	// How the agent inside a sub-overlord answers confd queries while it is a candidate of its parent.
+	Confd minion.Confd `yaml:"confd"`
 
 	// Token is a join token given by other means than a file; it wins over TokenFile.
 	Token string `yaml:"-"`
@@ -168,6 +172,9 @@ func (c Config) settle() (Config, error) {
 		if _, err := call.ParseName(n); err != nil {
 			return c, fmt.Errorf("names: %q is neither an address nor a DNS name", n)
 		}
+	}
+	if _, err := c.Confd.Address(); err != nil {
+		return c, err
 	}
 	if err := c.settleParent(); err != nil {
 		return c, err

@@ -65,6 +65,7 @@ type Overlord struct {
 	revlist atomic.Pointer[revocations]
 
 	minionCalls *semaphore.Weighted
+	pulling     *semaphore.Weighted // candidates that are sent a piece of the cluster data
 	verifying   *semaphore.Weighted
 	taking      *semaphore.Weighted
 	scopes      scopes
@@ -213,8 +214,9 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 	o := &Overlord{
 		cfg: cfg, log: log, uid: uint32(os.Getuid()), started: time.Now(), dir: dir,
 		stopping:    make(chan struct{}),
-		minionCalls: semaphore.NewWeighted(256), verifying: semaphore.NewWeighted(maxVerifying), taking: semaphore.NewWeighted(maxTaking), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
+		minionCalls: semaphore.NewWeighted(256), pulling: semaphore.NewWeighted(64), verifying: semaphore.NewWeighted(maxVerifying), taking: semaphore.NewWeighted(maxTaking), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
 	}
+	o.candidates.init(o)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, o.close())
