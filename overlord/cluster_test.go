@@ -90,7 +90,7 @@ func (l *ledger) enrol(machines ...string) {
 	defer i.mu.Unlock()
 	for n, m := range machines {
 		l.fleet.enrolled(m)
-		i.from[m] = whence{address: fmt.Sprintf("192.0.2.%d", n+1)}
+		i.from[m] = whence{address: fmt.Sprintf("192.0.%d.%d", 2+(n+1)>>8, (n+1)&255)}
 	}
 }
 
