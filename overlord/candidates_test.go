@@ -16,6 +16,7 @@ import (
 	"dominion/confd"
 	"dominion/fleettest"
 	"dominion/minion"
+	"dominion/overlord"
 )
 
 // loopback lets a candidate answer at any port of loopback.
@@ -330,4 +331,51 @@ func TestManyChanges(t *testing.T) {
 	})
 	wg.Wait()
 	current(t, f, 5)
+}
+
+// The agent inside a sub-overlord is a candidate like any other, and serves without
+// its parent.
+func TestSubOverlordIsCandidate(t *testing.T) {
+	top := fleettest.New(t, 0)
+	token, err := top.Conn.Admin.CreateToken(t.Context(), connect.NewRequest(&apipb.CreateTokenRequest{Name: "mid", Role: "overlord"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	taken, err := net.ListenPacket("udp", "127.0.0.1:0") // an address that is free again in a moment
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := taken.LocalAddr().String()
+	taken.Close()
+	mid := fleettest.Start(t, overlord.Config{
+		State: filepath.Join(t.TempDir(), "mid"), Name: "mid", Parent: top.Address, Pin: top.Pin, Token: token.Msg.Token, Confd: minion.Confd{Listen: at},
+	})
+	top.Await(1)
+	setMaster(t, top, "mid")
+	addCandidate(t, top, "mid")
+	serial := current(t, top, 1)
+	key, err := top.Conn.Cluster.ShowKey(t.Context(), connect.NewRequest(&apipb.ClusterShowKeyRequest{}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := func() {
+		t.Helper()
+		f := fleettest.Fleet{T: t}
+		f.Until("mid answers with what the top made", func() bool {
+			c, err := confd.NewClient(confd.ClientConfig{Key: key.Msg.Key, Peers: []string{"127.0.0.1"}, Port: int(netip.MustParseAddrPort(at).Port())})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			ask := confd.Master()
+			r, err := c.Query(t.Context(), ask.Request)
+			return err == nil && r.Reply.Serial == int64(serial) && string(r.Reply.Answer) == `"mid"`
+		})
+	}
+	ask()
+	top.Down()
+	mid.Down()
+	mid.Up()
+	ask()
+	top.Up() // its end wants it
 }
