@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"time"
 
+	"dominion/call"
 	"dominion/confd"
 )
 
@@ -122,7 +123,7 @@ func (d *Document) Apply(now time.Time, changes ...Change) (*Document, error) {
 	}
 	serial := max(d.Serial(), e.above)
 	if serial >= MaxSerial {
-		return nil, fmt.Errorf("%w: there is no serial after %d", ErrDocument, serial)
+		return nil, call.Errorf(call.TooMany, "there is no serial after %d", serial)
 	}
 	n := e.next
 	n.cluster.set("serial_no", encode(serial+1))

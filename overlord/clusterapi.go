@@ -99,6 +99,9 @@ func (a clusterAPI) changed(ctx context.Context, c clusterChange) (*connect.Resp
 	out := &apipb.ClusterChanged{Changed: changed}
 	if v != nil {
 		out.Serial = v.serial
+		if v.doc.Master() == "" && len(v.candidates) > 0 {
+			out.Note = "there is no master: until there is one, candidates answer questions for it, and for roles, with an error; dominion cluster set-master NODE"
+		}
 	}
 	return connect.NewResponse(out), nil
 }

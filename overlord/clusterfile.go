@@ -132,7 +132,9 @@ func (a clusterAPI) Import(ctx context.Context, r *connect.Request[apipb.Cluster
 	if err != nil {
 		return nil, err
 	}
-	out.Msg.Note = note
+	if note != "" {
+		out.Msg.Note = note
+	}
 	return out, nil
 }
 

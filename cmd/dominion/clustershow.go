@@ -15,19 +15,19 @@ import (
 
 // clusterDoc is the cluster in json.
 type clusterDoc struct {
-	Exists     bool           `json:"exists"` // without a cluster all else is empty, but for the problem
-	Name       string         `json:"name,omitempty"`
-	UUID       string         `json:"uuid,omitempty"`
-	Serial     uint64         `json:"serial"`
-	Made       *time.Time     `json:"made,omitempty"`
-	Master     string         `json:"master,omitempty"`
-	Address    string         `json:"master_address,omitempty"` // the cluster's
-	Key        bool           `json:"key"`                      // there is one
-	Instances  uint64         `json:"instances"`
-	Disks      uint64         `json:"disks"`
-	Candidates []candidateDoc `json:"candidates"`
-	Nodes      []clusterNodeDoc      `json:"nodes"`
-	Problem    string         `json:"problem,omitempty"` // why the stored data cannot be used
+	Exists     bool             `json:"exists"` // without a cluster all else is empty, but for the problem
+	Name       string           `json:"name,omitempty"`
+	UUID       string           `json:"uuid,omitempty"`
+	Serial     uint64           `json:"serial"`
+	Made       *time.Time       `json:"made,omitempty"`
+	Master     string           `json:"master,omitempty"`
+	Address    string           `json:"master_address,omitempty"` // the cluster's
+	Key        bool             `json:"key"`                      // there is one
+	Instances  uint64           `json:"instances"`
+	Disks      uint64           `json:"disks"`
+	Candidates []candidateDoc   `json:"candidates"`
+	Nodes      []clusterNodeDoc `json:"nodes"`
+	Problem    string           `json:"problem,omitempty"` // why the stored data cannot be used
 }
 
 // candidateDoc is a candidate in json.
