@@ -50,6 +50,7 @@ func TestConfigCheck(t *testing.T) {
 		{"negative bound", "max_running", Config{Name: "web1", Overlords: []string{"dc1"}, MaxRunning: -1}},
 		{"huge bound", "max_queued", Config{Name: "web1", Overlords: []string{"dc1"}, MaxQueued: 1 << 30}},
 		{"bad listen", "listen", Config{Name: "web1", Listen: ":x"}},
+		{"bad address of confd", "confd", Config{Name: "web1", Overlords: []string{"dc1"}, Confd: Confd{Listen: "a b"}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			err := tt.c.Check()

@@ -41,12 +41,12 @@ func (m *pieceMeter) allow(v *clusterVersion, part float64, now time.Time) bool 
 
 // piece answers session.MethodClusterData: candidates get the data of the version in
 // force.
-func (c *candidates) piece(s *session.Session, args []byte) (*session.ClusterDataResult, error) {
+func (c *candidates) piece(name string, args []byte) (*session.ClusterDataResult, error) {
 	var in session.ClusterDataArgs
 	if err := json.Unmarshal(args, &in); err != nil {
 		return nil, call.Errorf(call.Invalid, "arguments: %v", err)
 	}
-	v, name := c.o.clusterNow(), s.Peer().Name
+	v := c.o.clusterNow()
 	if v == nil || !slices.Contains(v.candidates, name) {
 		return nil, call.Errorf(call.Denied, "%s is no candidate", name)
 	}
@@ -79,7 +79,7 @@ func (h handler) clusterData(s *session.Session, id uint64, c *fleetpb.Call) {
 	}
 	h.o.background.Go(func() {
 		defer h.o.pulling.Release(1)
-		out, err := h.o.candidates.piece(s, c.Args)
+		out, err := h.o.candidates.piece(s.Peer().Name, c.Args)
 		h.reply(s, id, out, err)
 	})
 }

@@ -233,7 +233,13 @@ func (c *candidates) tell(v *clusterVersion, s *session.Session, name string, h 
 		return c.unheard(s, name, h, err)
 	}
 	seen, reason := c.judge(v, &r, name)
-	done = seen != nil && seen.Serial == v.serial && reason == "" && (r.Serving || !serves)
+	switch {
+	case seen == nil:
+	case serves:
+		done = seen.Serial == v.serial && reason == "" && r.Serving
+	default: // it has dropped ours, or never had any
+		done = seen.Serial == v.serial && reason == "" || !v.mine(seen, c.o.cfg.Name)
+	}
 	c.mu.Lock()
 	was := h.reason
 	h.heard, h.serving, h.listen, h.reason = time.Now(), r.Serving, cutText(r.Listen, 300), reason
@@ -246,7 +252,7 @@ func (c *candidates) tell(v *clusterVersion, s *session.Session, name string, h 
 	}
 	c.mu.Unlock()
 	switch {
-	case reason != "" && reason != was:
+	case reason != "" && reason != was && serves:
 		c.o.log.Warn("a candidate does not serve the cluster data in force; it is told again", "machine", name, "serial", v.serial, "why", reason)
 	case done && serves:
 		c.o.log.Info("cluster data served", "machine", name, "serial", v.serial, "listen", r.Listen, "took", time.Since(began).String())
@@ -290,7 +296,7 @@ func (c *candidates) judge(v *clusterVersion, r *session.ClusterResult, name str
 		return seen, cutText("our own header does not hold: "+err.Error(), 1000)
 	}
 	switch {
-	case seen.Cluster != mine.Cluster || seen.Signer != mine.Signer:
+	case !v.mine(seen, mine.Signer):
 		if reason == "" {
 			reason = fmt.Sprintf("it has data of cluster %s signed by overlord/%s", seen.Cluster, seen.Signer)
 		}
@@ -301,6 +307,12 @@ func (c *candidates) judge(v *clusterVersion, r *session.ClusterResult, name str
 		return seen, c.raise(name, seen, "with other content ")
 	}
 	return seen, reason
+}
+
+// mine says whether a header is of the same cluster as the version, and of its
+// overlord.
+func (v *clusterVersion) mine(h *cluster.Signed, overlord string) bool {
+	return h.Cluster == v.doc.UUID() && h.Signer == overlord
 }
 
 // raise has a version made above one that a machine has; the text is why there is none.

@@ -44,6 +44,8 @@ func TestFleet(t *testing.T) {
 		{"MapConflict", testMapConflict},
 		{"SubOverlordRestored", testSubOverlordRestored},
 		{"BigOutput", testBigOutput},
+		{"Candidates", testCandidates},
+		{"CandidateFiles", testCandidateFiles},
 		{"Demo", testDemo},
 		{"Curl", testCurl},
 		{"BadConfiguration", testBadConfiguration},
