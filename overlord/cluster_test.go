@@ -491,3 +491,26 @@ func (l *ledger) count(t testing.TB, query string, args ...any) (n int) {
 	}
 	return n
 }
+
+// Who leaves while another change is made waits no longer, and shows are not
+// delayed by it.
+func TestClusterChangeThatWaits(t *testing.T) {
+	l := newLedger(t, "web1")
+	l.candidate(t, "web1")
+	if err := l.cluster.take(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, leave := context.WithCancel(root(t))
+	leave()
+	if _, err := l.api.RotateKey(ctx, connect.NewRequest(&apipb.ClusterRotateKeyRequest{})); err == nil {
+		t.Error("a change was made while another is")
+	}
+	l.cluster.renewed(ctx)
+	if out, err := l.api.Show(root(t), connect.NewRequest(&apipb.ClusterShowRequest{})); err != nil || out.Msg.Serial != 1 {
+		t.Errorf("show: %v, %v", out, err)
+	}
+	l.cluster.give()
+	if n := done(t, l.api.RotateKey, &apipb.ClusterRotateKeyRequest{}); n != 2 {
+		t.Errorf("serial %d", n)
+	}
+}

@@ -115,8 +115,8 @@ func TestClusterStoredDataChanged(t *testing.T) {
 // Without rows there is no cluster, and an older store is no problem.
 func TestClusterWithoutVersions(t *testing.T) {
 	l := newLedger(t)
-	if v, problem := l.cluster.status(); v != nil || problem != "" {
-		t.Errorf("%v, %q", v, problem)
+	if p := l.cluster.problem.Load(); l.clusterNow() != nil || p != nil {
+		t.Errorf("%v, %v", l.clusterNow(), p)
 	}
 	for name, f := range map[string]func(context.Context) error{
 		"export": func(ctx context.Context) error {

@@ -186,8 +186,10 @@ func nodesChanged(before, after *cluster.Document) string {
 // renewed signs the version in force again when the overlord has a fresh
 // certificate: a candidate that comes later would refuse one that has ended.
 func (k *clusterKeeper) renewed(ctx context.Context) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
+	if k.take(ctx) != nil {
+		return
+	}
+	defer k.give()
 	v := k.now.Load()
 	if v == nil || k.signer == nil || k.signer.Equal(k.o.keys.server.Load().Leaf) {
 		return
