@@ -31,8 +31,7 @@ type Document struct {
 	instances *table
 	disks     *table
 
-	data   []byte
-	parsed *confd.Cluster // nil of New
+	data []byte
 }
 
 // parts are the members of a document that are kept apart.
@@ -48,8 +47,7 @@ func Parse(data []byte) (*Document, error) {
 	if len(data) > MaxDocument {
 		return nil, fmt.Errorf("%w: %d bytes, more than %d", ErrDocument, len(data), MaxDocument)
 	}
-	parsed, err := confd.ParseConfig(data) // it bounds the depth, too
-	if err != nil {
+	if _, err := confd.ParseConfig(data); err != nil { // it bounds the depth, too
 		return nil, fmt.Errorf("%w: %w", ErrDocument, err)
 	}
 	var b bytes.Buffer
@@ -60,7 +58,6 @@ func Parse(data []byte) (*Document, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDocument, err)
 	}
-	d.parsed = parsed
 	return d, nil
 }
 
@@ -104,9 +101,6 @@ func (d *Document) Changed() time.Time {
 	return time.UnixMicro(int64(f * 1e6))
 }
 
-// Confd gives the data as confd serves them.
-func (d *Document) Confd() *confd.Cluster { return d.parsed }
-
 // Apply makes the changes, one after the other, and gives the version that comes
 // of them: when nothing changes d itself, and otherwise one whose serial is higher
 // by one, or as Raise says. Errors of the changes have codes of package call; that
@@ -134,8 +128,7 @@ func (d *Document) Apply(now time.Time, changes ...Change) (*Document, error) {
 	if len(n.data) > MaxDocument {
 		return nil, fmt.Errorf("%w: it would have %d bytes, more than %d", ErrDocument, len(n.data), MaxDocument)
 	}
-	var err error
-	if n.parsed, err = confd.ParseConfig(n.data); err != nil {
+	if _, err := confd.ParseConfig(n.data); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrDocument, err)
 	}
 	return n, nil

@@ -52,7 +52,11 @@ func serve(t *testing.T) *world {
 // asked asks what is wanted of a document.
 func asked[A any](t *testing.T, w *world, d *cluster.Document, ask confd.Ask[A]) (A, int64) {
 	t.Helper()
-	w.server.SetData(d.Confd())
+	c, err := confd.ParseConfig(d.Bytes())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.server.SetData(c)
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	r, err := w.client.Query(ctx, ask.Request)

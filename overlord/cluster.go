@@ -9,7 +9,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,14 +32,16 @@ type clusterVersion struct {
 // clusterKeeper has the version of the cluster data that is in force, and makes
 // the next ones.
 type clusterKeeper struct {
-	o    *Overlord
-	now  atomic.Pointer[clusterVersion] // nil: there is none
-	kick chan struct{}                  // of one: the inventory may have changed
+	o       *Overlord
+	now     atomic.Pointer[clusterVersion] // nil: there is none
+	problem atomic.Pointer[string]         // why what is stored cannot be used; nil: it can
+	kick    chan struct{}                  // of one: the inventory may have changed
+	turn    chan struct{}                  // of one, and full while a version is made
 
-	mu       sync.Mutex // held while a version is made
-	signer   *x509.Certificate
-	newest   uint64 // the highest serial in the store
-	problem  string // why what is stored cannot be used; empty: it can
+	// Of whose turn it is.
+	signer *x509.Certificate
+	newest uint64 // the highest serial in the store
+
 	inventor inventor
 }
 
@@ -72,9 +73,7 @@ func (o *Overlord) actor() string { return "overlord/" + o.cfg.Name }
 // load reads what is stored. Data that cannot be used are no reason not to start:
 // commands say so, and an import mends it.
 func (k *clusterKeeper) load(ctx context.Context, o *Overlord) error {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.o, k.kick = o, make(chan struct{}, 1)
+	k.o, k.kick, k.turn = o, make(chan struct{}, 1), make(chan struct{}, 1)
 	if err := k.inventor.load(ctx, o); err != nil {
 		return err
 	}
@@ -92,7 +91,7 @@ func (k *clusterKeeper) load(ctx context.Context, o *Overlord) error {
 	k.newest = row.Serial
 	v, signer, err := k.open(row, key)
 	if err != nil {
-		k.problem = fmt.Sprintf("the stored cluster data cannot be used: %v; restore a back-up, or give other data with: dominion cluster import --replace FILE", err)
+		k.problem.Store(new(fmt.Sprintf("the stored cluster data cannot be used: %v; restore a back-up, or give other data with: dominion cluster import --replace FILE", err)))
 		k.o.log.Error("stored cluster data cannot be used", "serial", row.Serial, "error", err)
 		return nil
 	}
@@ -147,10 +146,12 @@ func errNoCluster() error {
 // version that is in force then, and whether it is new. When ctx ends it may have
 // been made all the same.
 func (k *clusterKeeper) change(ctx context.Context, c clusterChange) (v *clusterVersion, changed bool, err error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.problem != "" && !c.mend {
-		return nil, false, call.Errorf(call.Unavailable, "%s", k.problem)
+	if err := k.take(ctx); err != nil {
+		return nil, false, err
+	}
+	defer k.give()
+	if p := k.problem.Load(); p != nil && !c.mend {
+		return nil, false, call.Errorf(call.Unavailable, "%s", *p)
 	}
 	v = k.now.Load()
 	doc, err := c.make(v)
@@ -170,8 +171,9 @@ func (k *clusterKeeper) change(ctx context.Context, c clusterChange) (v *cluster
 	if err := k.store(ctx, v, next, c); err != nil {
 		return v, false, err
 	}
-	k.newest, k.problem, k.signer = next.serial, "", signer
+	k.newest, k.signer = next.serial, signer
 	k.now.Store(next)
+	k.problem.Store(nil)
 	k.o.log.Info("cluster data changed", "serial", next.serial, "action", c.action, "candidates", len(next.candidates))
 	k.o.candidates.announce(next)
 	return next, true, nil
@@ -252,12 +254,17 @@ func newClusterKey() []byte {
 	return append(hex.AppendEncode(nil, b[:]), '\n')
 }
 
-// status gives the version in force, and why there can be none.
-func (k *clusterKeeper) status() (v *clusterVersion, problem string) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.now.Load(), k.problem
+// take waits for the turn to make a version.
+func (k *clusterKeeper) take(ctx context.Context) error {
+	select {
+	case k.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for another change of the cluster: %w", context.Cause(ctx))
+	}
 }
+
+func (k *clusterKeeper) give() { <-k.turn }
 
 // clusterHeader stores another signature of a version.
 func (k *keep) clusterHeader(ctx context.Context, serial uint64, header []byte) error {

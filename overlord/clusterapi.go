@@ -27,8 +27,10 @@ type clusterAPI struct{ o *Overlord }
 
 // Show implements ClusterServiceHandler.
 func (a clusterAPI) Show(context.Context, *connect.Request[apipb.ClusterShowRequest]) (*connect.Response[apipb.ClusterShowResponse], error) {
-	v, problem := a.o.cluster.status()
-	out := &apipb.ClusterShowResponse{Problem: problem, TimeMs: ms(time.Now())}
+	v, out := a.o.clusterNow(), &apipb.ClusterShowResponse{TimeMs: ms(time.Now())}
+	if p := a.o.cluster.problem.Load(); p != nil {
+		out.Problem = *p
+	}
 	if v == nil {
 		return connect.NewResponse(out), nil
 	}

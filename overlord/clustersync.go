@@ -31,6 +31,18 @@ type whence struct {
 	changed time.Time // zero: it has not since the start
 }
 
+// seen gives where a machine is said to be after a look at its session.
+func (w whence) seen(address string, now time.Time) whence {
+	switch {
+	case address == "" || address == w.address:
+	case w.address == "":
+		w.address = address
+	case now.Sub(w.changed) >= addressHold:
+		w = whence{address, now}
+	}
+	return w
+}
+
 // load remembers where machines were at their last session.
 func (i *inventor) load(ctx context.Context, o *Overlord) error {
 	rows, err := o.keep.db.Minions(ctx, false)
@@ -71,14 +83,7 @@ func (i *inventor) machines(f *fleet, now time.Time) []cluster.Machine {
 	for _, n := range names {
 		w := i.from[n]
 		if s := f.get(n); s != nil {
-			a := addressOf(s.RemoteAddr().String())
-			switch {
-			case a == "" || a == w.address:
-			case w.address == "":
-				w.address = a
-			case now.Sub(w.changed) >= addressHold:
-				w = whence{a, now}
-			}
+			w = w.seen(addressOf(s.RemoteAddr().String()), now)
 		}
 		known[n] = w
 		out = append(out, cluster.Machine{Name: n, Address: w.address})
@@ -181,8 +186,10 @@ func nodesChanged(before, after *cluster.Document) string {
 // renewed signs the version in force again when the overlord has a fresh
 // certificate: a candidate that comes later would refuse one that has ended.
 func (k *clusterKeeper) renewed(ctx context.Context) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
+	if k.take(ctx) != nil {
+		return
+	}
+	defer k.give()
 	v := k.now.Load()
 	if v == nil || k.signer == nil || k.signer.Equal(k.o.keys.server.Load().Leaf) {
 		return
