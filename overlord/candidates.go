@@ -18,6 +18,7 @@ import (
 // Limits and times of announcing cluster data.
 const (
 	announceWidth = 32              // machines that are told at a time
+	announceSlot  = 2 * time.Second // and then those that have not answered count no more
 	announceTime  = 2 * time.Minute // for a machine to get and serve a version
 	announceFirst = time.Second     // before a machine that did not take it is told again; then twice as long
 	announceMost  = 15 * time.Second
@@ -205,7 +206,9 @@ func (c *candidates) rest(h *holder) bool {
 func (c *candidates) tell(v *clusterVersion, s *session.Session, name string, h *holder) (done bool) {
 	select {
 	case c.slots <- struct{}{}:
-		defer func() { <-c.slots }()
+		release := sync.OnceFunc(func() { <-c.slots })
+		defer release()
+		defer time.AfterFunc(announceSlot, release).Stop()
 	case <-s.Done():
 		return true
 	case <-c.o.life.Done():

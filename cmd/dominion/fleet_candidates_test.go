@@ -222,6 +222,11 @@ func testCandidates(t *testing.T, binary string) {
 	took := q.have(serial, time.Now(), "m06")
 	t.Logf("a candidate that was away is at the new serial %s after it was started", took.Round(time.Millisecond))
 	q.serving(q.names...)
+	set := time.Now()
+	q.root.run("cluster", "set-master", "m06").exits(0)
+	took = q.have(int64(q.show().Serial), set, q.names...)
+	t.Logf("all 6 candidates are at the next serial %s after set-master was started", took.Round(time.Millisecond))
+	q.ask("m06", q.names...)
 }
 
 // A candidate that is none any more keeps neither data nor key, and one whose files
@@ -277,5 +282,27 @@ func testCandidateFiles(t *testing.T, binary string) {
 	}
 	if strings.Contains(q.overlord.said(), strings.TrimSpace(key)) {
 		t.Error("the log of the overlord holds the key")
+	}
+}
+
+// A candidate that is killed at any moment of a change has the version before or the
+// new one, whole, and answers from it as soon as it is back.
+func testCandidateKilled(t *testing.T, binary string) {
+	q := startQuorum(t, binary, 2)
+	for i := range 12 {
+		before := int64(q.show().Serial)
+		change := q.root.start("cluster", "set-master", q.names[i%2])
+		select { // a moment within the change or near it
+		case <-time.After(time.Duration(i*10) * time.Millisecond):
+		case <-t.Context().Done():
+		}
+		q.agents["m02"].kill()
+		q.join("m02")
+		change.exits(0)
+		q.have(before, time.Now(), "m02")
+	}
+	q.serving(q.names...)
+	if log := q.agents["m02"].said(); strings.Contains(log, "cannot be used") {
+		t.Errorf("the data on the disk of m02 were not whole at a start: %s", q.agents["m02"].tail())
 	}
 }

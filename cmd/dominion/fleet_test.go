@@ -46,6 +46,7 @@ func TestFleet(t *testing.T) {
 		{"BigOutput", testBigOutput},
 		{"Candidates", testCandidates},
 		{"CandidateFiles", testCandidateFiles},
+		{"CandidateKilled", testCandidateKilled},
 		{"Demo", testDemo},
 		{"Curl", testCurl},
 		{"BadConfiguration", testBadConfiguration},

@@ -8,9 +8,12 @@ import (
 	"dominion/confd"
 )
 
-// Waits between two tries to open the socket; each is twice the one before.
+// Waits between two tries to open the socket; each is twice the one before. Until
+// listenSoon nobody is told: the socket of the key before is given back by another
+// goroutine, a moment after its server has ended.
 const (
-	listenFirst = 500 * time.Millisecond
+	listenFirst = 10 * time.Millisecond
+	listenSoon  = 200 * time.Millisecond
 	listenMost  = 10 * time.Second
 )
 
@@ -31,22 +34,25 @@ func (c *Candidate) Run(ctx context.Context) {
 			}
 			continue
 		}
+		began := time.Now()
 		served, err := c.serve(ctx, s)
-		if served {
+		if served && (err == nil || time.Since(began) > listenMost) { // not a socket that fails as soon as it is open
 			wait, said = listenFirst, ""
 		}
 		if err == nil {
 			continue
 		}
-		if why := err.Error(); why != said {
+		if why := err.Error(); why != said && wait > listenSoon {
 			said = why
+			c.note(func() { c.deaf = why })
 			c.log.Error("confd queries are not answered; trying again", "address", c.opt.Listen, "err", err)
 		}
 		timer := time.NewTimer(wait)
 		select {
 		case <-timer.C:
 			wait = min(2*wait, listenMost)
-		case <-c.swap:
+		case <-c.swap: // setServer has forgotten why there was no socket
+			said = ""
 		case <-ctx.Done():
 		}
 		timer.Stop()
@@ -58,7 +64,6 @@ func (c *Candidate) Run(ctx context.Context) {
 func (c *Candidate) serve(ctx context.Context, s *confd.Server) (served bool, err error) {
 	conn, err := confd.Listen(ctx, c.opt.Listen)
 	if err != nil {
-		c.note(func() { c.deaf = err.Error() })
 		return false, err
 	}
 	ctx, stop := context.WithCancel(ctx)
@@ -81,7 +86,6 @@ func (c *Candidate) serve(ctx context.Context, s *confd.Server) (served bool, er
 			c.note(func() { c.bound = nil })
 			if err != nil {
 				err = fmt.Errorf("answer confd queries: %w", err)
-				c.note(func() { c.deaf = err.Error() })
 			}
 			return true, err
 		}
