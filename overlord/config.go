@@ -173,17 +173,17 @@ func (c Config) settle() (Config, error) {
 			return c, fmt.Errorf("names: %q is neither an address nor a DNS name", n)
 		}
 	}
-	if _, err := c.Confd.Address(); err != nil {
-		return c, err
-	}
 	if err := c.settleParent(); err != nil {
 		return c, err
 	}
 	return c, c.checkAutosign()
 }
 
-// settleParent checks what is said of the parent.
+// settleParent checks what is said of the parent, and of the agent that serves it.
 func (c *Config) settleParent() error {
+	if _, err := c.Confd.Address(); err != nil {
+		return err
+	}
 	if c.Parent == "" {
 		if c.Pin != "" || c.TokenFile != "" {
 			return fmt.Errorf("pin, token_file: they are for an overlord with a parent; give its address too")
