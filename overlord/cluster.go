@@ -228,7 +228,7 @@ func (k *clusterKeeper) store(ctx context.Context, v, next *clusterVersion, c cl
 	}
 	fresh := v == nil || !bytes.Equal(v.key, next.key)
 	if fresh && len(next.key) > 0 && c.key == nil {
-		detail += "; the first key was made"
+		detail += "; a key was made"
 	}
 	h := cluster.Header{}
 	h.SetData(next.doc.Bytes(), next.data)
