@@ -253,6 +253,26 @@ func TestClusterSync(t *testing.T) {
 	}
 }
 
+// What changes within a second of the first change is one version.
+func TestClusterSyncGathers(t *testing.T) {
+	l := newLedger(t, "web1")
+	l.candidate(t, "web1")
+	ctx, stop := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() { defer close(done); l.cluster.run(ctx) }()
+	defer func() { stop(); <-done }()
+	l.enrol("web1", "web2")
+	l.cluster.look()
+	for i := range 20 {
+		l.enrol("web1", "web2", fmt.Sprintf("more%d", i))
+		l.cluster.look()
+	}
+	await(t, "all are nodes", func() bool { return len(l.clusterNow().doc.Nodes()) == 22 })
+	if n := l.clusterNow().serial; n != 2 {
+		t.Errorf("serial %d", n)
+	}
+}
+
 // Only the newest versions are kept.
 func TestClusterVersionsKept(t *testing.T) {
 	l := newLedger(t, "web1")

@@ -141,7 +141,11 @@ func (a clusterAPI) SetNode(ctx context.Context, r *connect.Request[apipb.Cluste
 	if r.Msg.Role != nil {
 		c.Role = new(cluster.Role(*r.Msg.Role))
 	}
-	return a.edit(ctx, false, r.Msg.Node, detail, cluster.SetNode(r.Msg.Node, c))
+	do := []cluster.Change{cluster.SetNode(r.Msg.Node, c)}
+	if c.Primary != nil && *c.Primary == cluster.Auto {
+		do = append(do, a.o.cluster.inventory()) // it follows at once
+	}
+	return a.edit(ctx, false, r.Msg.Node, detail, do...)
 }
 
 // RemoveNode implements ClusterServiceHandler. A machine that is enrolled would
