@@ -164,6 +164,9 @@ func (o *Overlord) housekeeping(ctx context.Context) error {
 			o.registrar.SetIssuing(o.keys.issuing.Load())
 		case <-show.C:
 			o.showCheckpoints()
+			if v := o.clusterNow(); v != nil {
+				o.candidates.announce(v) // to those that serve it, too: they say whether they still do
+			}
 			if o.parent != nil {
 				o.storeAgain(ctx)
 			}

@@ -20,6 +20,7 @@
 package candidate
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -176,13 +177,13 @@ func (c *Candidate) take(ctx context.Context, in session.ClusterArgs, pull Pull)
 	same := have != nil && have.Same(&came.Header) && whole
 	switch {
 	case !came.Candidate(c.opt.Name) && same:
-		return nil
+		return c.refresh(in.Header, came)
 	case !came.Candidate(c.opt.Name):
 		return c.drop(in.Header, came)
 	case c.opt.Listen == Off:
 		return errors.New("this machine serves no confd queries: its configuration says confd: {listen: off}")
 	case same:
-		return nil
+		return c.refresh(in.Header, came)
 	}
 	if len(in.Key) > cluster.MaxKey || cluster.KeyDigest(in.Key) != came.KeyDigest {
 		return fmt.Errorf("%w: the key that came is not the one that the header names", cluster.ErrSnapshot)
@@ -199,6 +200,24 @@ func (c *Candidate) take(ctx context.Context, in session.ClusterArgs, pull Pull)
 		return fmt.Errorf("keep serial %d of the cluster data: %w", came.Serial, err)
 	}
 	c.use(in.Header, came, data, in.Key, have)
+	return nil
+}
+
+// refresh takes another signature of the version at hand: the overlord has a fresh
+// certificate.
+func (c *Candidate) refresh(header []byte, came *cluster.Signed) error {
+	c.mu.Lock()
+	same := bytes.Equal(c.header, header)
+	c.mu.Unlock()
+	if same {
+		return nil
+	}
+	if err := c.keepHeader(header); err != nil {
+		return fmt.Errorf("keep the header of serial %d of the cluster data: %w", came.Serial, err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.header, c.signed = header, came
 	return nil
 }
 

@@ -36,7 +36,14 @@ func TestTakeAndServe(t *testing.T) {
 	}
 	resigned := w.version(3)
 	resigned.Made = resigned.Made.Add(time.Hour)
-	m.good(resigned)
+	again := resigned.args()
+	if r := m.Take(t.Context(), again, w.pull); r.Error != "" || !r.Serving || !bytes.Equal(r.Header, again.Header) {
+		t.Errorf("signed again: %s; want the new header", m.show(r))
+	}
+	m.restart()
+	if r := m.asked(); !bytes.Equal(r.Header, again.Header) || !r.Serving || w.pulls != pulls {
+		t.Errorf("signed again, after a restart: %s; want the new header", m.show(r))
+	}
 	if files := m.files(); len(files) != 3 {
 		t.Errorf("files %q; want a header, data and a key", files)
 	}
