@@ -41,6 +41,7 @@ type clusterKeeper struct {
 	// Of whose turn it is.
 	signer *x509.Certificate
 	newest uint64 // the highest serial in the store
+	spare  []byte // the key, while there is no version
 
 	inventor inventor
 }
@@ -93,6 +94,9 @@ func (k *clusterKeeper) load(ctx context.Context, o *Overlord) error {
 	if err != nil {
 		k.problem.Store(new(fmt.Sprintf("the stored cluster data cannot be used: %v; restore a back-up, or give other data with: dominion cluster import --replace FILE", err)))
 		k.o.log.Error("stored cluster data cannot be used", "serial", row.Serial, "error", err)
+		if h, err := cluster.Verify(k.o.trust, row.Header, time.Time{}); err == nil && h.KeyDigest == cluster.KeyDigest(key) {
+			k.spare = key // clients and candidates have it
+		}
 		return nil
 	}
 	k.signer = signer
@@ -182,8 +186,8 @@ func (k *clusterKeeper) change(ctx context.Context, c clusterChange) (v *cluster
 // sign makes a version of a document. v is the one before; nil: none.
 func (k *clusterKeeper) sign(v *clusterVersion, doc *cluster.Document, key []byte) (*clusterVersion, *x509.Certificate, error) {
 	next := &clusterVersion{serial: doc.Serial(), doc: doc, made: time.UnixMilli(time.Now().UnixMilli()), key: key, candidates: doc.Candidates()}
-	if key == nil && v != nil {
-		next.key = v.key
+	if key == nil {
+		next.key = k.keyBefore(v)
 	}
 	if len(next.key) == 0 && len(next.candidates) > 0 {
 		next.key = newClusterKey()
@@ -197,6 +201,14 @@ func (k *clusterKeeper) sign(v *clusterVersion, doc *cluster.Document, key []byt
 	}
 	signer, err := k.signHeader(next)
 	return next, signer, err
+}
+
+// keyBefore gives the key that is in force; empty: none.
+func (k *clusterKeeper) keyBefore(v *clusterVersion) []byte {
+	if v == nil {
+		return k.spare
+	}
+	return v.key
 }
 
 // signHeader signs a version with today's certificate.
@@ -226,7 +238,7 @@ func (k *clusterKeeper) store(ctx context.Context, v, next *clusterVersion, c cl
 		}
 		detail += c.tell(before, next.doc)
 	}
-	fresh := v == nil || !bytes.Equal(v.key, next.key)
+	fresh := !bytes.Equal(k.keyBefore(v), next.key)
 	if fresh && len(next.key) > 0 && c.key == nil {
 		detail += "; a key was made"
 	}

@@ -77,6 +77,7 @@ func TestClusterStoredDataChanged(t *testing.T) {
 			l.enrol("web1")
 			l.candidate(t, "web1")
 			done(t, l.api.SetMaster, &apipb.ClusterSetMasterRequest{Node: "web1"})
+			key := l.clusterNow().key
 			l.shut(t)
 			db := sqlOf(t, dir)
 			if _, err := db.Exec(change); err != nil {
@@ -107,6 +108,9 @@ func TestClusterStoredDataChanged(t *testing.T) {
 			}
 			if err != nil || m.Serial != want || l.verified(t).Serial != want {
 				t.Errorf("import --replace: %v, %v", m, err)
+			}
+			if kept := bytes.Equal(l.clusterNow().key, key); kept != (name != "the header" && !strings.Contains(name, "key")) {
+				t.Errorf("the key is kept: %v", kept)
 			}
 		})
 	}
