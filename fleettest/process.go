@@ -99,6 +99,7 @@ func (p *overlordPart) run(ctx context.Context) error {
 	if err := overlord.Batch(); err != nil {
 		return err
 	}
+	go overlord.RareCollections(ctx)
 	cfg := overlord.Config{
 		State: p.State, Name: p.Name, Listen: p.Listen, Parent: p.Parent, Pin: p.Pin, Token: p.Token,
 		Ready: func(address string) { fmt.Println("ready", address) },
@@ -120,9 +121,14 @@ func profile(name string, toggle <-chan os.Signal) {
 			fmt.Fprintln(os.Stderr, "fleettest: profile:", err)
 			return
 		}
+		var from, to runtime.MemStats
+		runtime.ReadMemStats(&from)
 		<-toggle
 		pprof.StopCPUProfile()
 		f.Close()
+		runtime.ReadMemStats(&to)
+		fmt.Fprintf(os.Stderr, "fleettest: %d bytes in %d pieces allocated, %d collections, %d bytes live\n",
+			to.TotalAlloc-from.TotalAlloc, to.Mallocs-from.Mallocs, to.NumGC-from.NumGC, to.HeapAlloc)
 	}
 }
 

@@ -20,10 +20,21 @@ type carrier interface {
 	// it so if that wraps ErrGivenUp. Other errors are *call.Error: NoSession (it was not sent), SessionLost and
 	// Unavailable (it can be asked again), NoAnswer (what it answers is none), Cancelled (it is withdrawn, and the
 	// sub-overlord had not begun), or why the sub-overlord refuses.
-	Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, withdraw <-chan struct{}, take func(Group)) error
+	Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, withdraw <-chan struct{}, take func(Told)) error
 	// Arrival gives a channel that is closed when a sub-overlord has a session; one
 	// that is closed already when it has one now.
 	Arrival(hop string) <-chan struct{}
+}
+
+// Told is a group of equal results as a sub-overlord tells them.
+type Told struct {
+	At     []int32  // positions in Plan.Machines, ascending
+	Others []string // names that are none of Plan.Machines
+	Code   call.Code
+	Detail string
+	Output []byte          // JSON
+	Cut    uint64          // bytes of output that were not kept
+	Took   []time.Duration // of each of At; nil: not told
 }
 
 // ErrGivenUp is wrapped by the cause of a delegation's end when the sub-overlord is
@@ -118,7 +129,13 @@ func (r *Run) carryBatch(ctx context.Context, w carrier, h int16, at []int32, de
 	}
 	if len(r.Plan.ways.more) > 0 || len(b.at) < len(at) {
 		var err error
-		b.reach, err = only(hop.branch, func(name string) bool { return len(b.locate([]string{name})) == 1 })
+		b.reach, err = only(hop.branch, func(name string) bool {
+			i, ok := r.Plan.index(name)
+			if ok {
+				_, ok = slices.BinarySearch(b.at, int32(i))
+			}
+			return ok
+		})
 		if err != nil { // it was read before
 			b.end(b.at, call.CodeOf(err), err.Error())
 			return
@@ -127,13 +144,27 @@ func (r *Run) carryBatch(ctx context.Context, w carrier, h int16, at []int32, de
 	r.carrying.Go(func() { b.run(ctx) })
 }
 
-// locate gives the positions of those names, sorted, that belong to the batch.
-func (b *batch) locate(names []string) []int32 {
-	out := locate(b.r.Plan.machines, names)
-	return slices.DeleteFunc(out, func(i int32) bool {
-		_, ours := slices.BinarySearch(b.at, i)
-		return !ours
-	})
+// own gives those of some positions, ascending, that belong to the batch, and the names
+// of the others.
+func (b *batch) own(at []int32) (own []int32, others []string) {
+	if len(at) > 0 {
+		from, _ := slices.BinarySearch(b.at, at[0])
+		if slices.Equal(at, b.at[from:min(from+len(at), len(b.at))]) { // all, most often
+			return at, nil
+		}
+	}
+	k := 0
+	for _, i := range at {
+		for k < len(b.at) && b.at[k] < i {
+			k++
+		}
+		if k < len(b.at) && b.at[k] == i {
+			own = append(own, i)
+		} else {
+			others = append(others, b.r.name(int(i)))
+		}
+	}
+	return own, others
 }
 
 // holds says whether a machine of the batch still goes this way.
@@ -239,7 +270,7 @@ func (b *batch) once(life context.Context) error {
 	}
 	b.skipped = b.seen > 0
 	b.begun = time.Now()
-	err := b.w.Delegate(ctx, b.name, b.request(), b.r.stop, func(g Group) { b.take(life, g) })
+	err := b.w.Delegate(ctx, b.name, b.request(), b.r.stop, func(g Told) { b.take(life, g) })
 	b.sent = b.sent || call.CodeOf(err) != call.NoSession
 	if time.Since(b.begun) > 2*retryEvery {
 		b.lost = time.Time{} // until now it was there
@@ -337,6 +368,9 @@ func (b *batch) again(ctx context.Context, rest []int32, code call.Code, why str
 			b.late(rest)
 			return false
 		case nobody:
+			if b.sent && !isClosed(b.w.Arrival(b.name)) { // whatever it said before it went
+				code, why = call.SessionLost, detailLost
+			}
 			b.end(rest, code, behind(b.name, why))
 			return false
 		case stopped:
@@ -439,18 +473,13 @@ func (b *batch) end(rest []int32, code call.Code, detail string) {
 
 // take takes a group of results from the sub-overlord. What it says of machines that
 // it was not sent is dropped, and noted.
-func (b *batch) take(ctx context.Context, g Group) {
+func (b *batch) take(ctx context.Context, g Told) {
 	b.seen++
-	at := b.locate(g.Names)
-	if len(at) < len(g.Names) {
-		mine := make(map[string]bool, len(at))
-		for _, i := range at {
-			mine[b.r.name(int(i))] = true
-		}
-		b.r.note(b.name, slices.DeleteFunc(slices.Clone(g.Names), func(n string) bool { return mine[n] }))
-		g.Took = nil
+	at, others := b.own(g.At)
+	if len(others) > 0 || len(g.Others) > 0 {
+		b.r.note(b.name, slices.Concat(others, g.Others))
 	}
-	if len(g.Took) != len(at) {
+	if len(others) > 0 || len(g.Took) != len(at) {
 		g.Took = nil
 	}
 	res := call.Result{Code: g.Code, Detail: g.Detail, Output: g.Output, Cut: g.Cut}
@@ -466,7 +495,7 @@ func (b *batch) take(ctx context.Context, g Group) {
 
 // finishAll gives machines one result, except those that have one.
 func (r *Run) finishAll(at []int32, res call.Result, took []time.Duration) {
-	names, times := make([]string, 0, len(at)), make([]time.Duration, len(at))
+	ended, times := make([]int32, 0, len(at)), make([]time.Duration, len(at))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	doubted := len(at) > 0 && (len(r.begun) > 0 || r.resumed) && neverBegan(res)
@@ -475,15 +504,15 @@ func (r *Run) finishAll(at []int32, res call.Result, took []time.Duration) {
 			continue
 		}
 		if doubted && r.otherwiseLocked(int(i)) {
-			r.addAllLocked([]string{r.name(int(i))}, []time.Duration{0}, honest(res))
+			r.addAllLocked([]int32{i}, []time.Duration{0}, honest(res))
 			continue
 		}
 		if took != nil {
-			times[len(names)] = took[k]
+			times[len(ended)] = took[k]
 		}
-		names = append(names, r.name(int(i)))
+		ended = append(ended, i)
 	}
-	if len(names) > 0 {
-		r.addAllLocked(names, times[:len(names)], res)
+	if len(ended) > 0 {
+		r.addAllLocked(ended, times[:len(ended)], res)
 	}
 }

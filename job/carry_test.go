@@ -507,3 +507,20 @@ func TestDelegatedNoWay(t *testing.T) {
 		t.Errorf("a way to a machine outside the order: %v", err)
 	}
 }
+
+// One that says that it stops, and is gone when the order is withdrawn, is reported as
+// gone, not with the last that it said.
+func TestDelegatedStopsAndIsGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		top, dc1, _, reach, names := twoLevels()
+		for n := range dc1.of {
+			dc1.with(n, func(m *machine) { m.runs = time.Hour })
+		}
+		dc1.refuse = call.Errorf(call.Unavailable, "the overlord stops")
+		r, _, wait := delegate(t, top, 0, reach, nil, names...)
+		time.Sleep(time.Second)
+		dc1.down()
+		r.Cancel()
+		wantCode(t, wait(), call.SessionLost, "unreachable behind dc1: ", "a1", "a2", "b1")
+	})
+}

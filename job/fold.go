@@ -26,32 +26,39 @@ type Group struct {
 	Took   []time.Duration   // of each machine, in the order of Names
 }
 
-// folder folds equal results into groups.
+// folder folds equal results into groups. A machine is its place among those that
+// the job accounts for: Plan.Machines, and behind them Plan.Unknown.
 type folder struct {
+	plan   *Plan
 	seed   maphash.Seed
-	groups []*Group
-	byHash map[uint64][]*Group
+	groups []*gathering
+	byHash map[uint64][]*gathering
 }
 
-func newFolder() *folder {
-	return &folder{seed: maphash.MakeSeed(), byHash: make(map[uint64][]*Group)}
+// gathering is a group that may grow. Its machines and their times are here.
+type gathering struct {
+	Group
+	at   []int32
+	took []time.Duration // of each of at
 }
 
-// add puts a result of some machines, whose times are in the same order, into its
-// group. It keeps r.Output when the group is new and keep allows that many bytes
-// more; otherwise it only counts them.
-func (f *folder) add(names []string, took []time.Duration, r call.Result, keep func(n int) bool) {
+func newFolder(p *Plan) *folder {
+	return &folder{plan: p, seed: maphash.MakeSeed(), byHash: make(map[uint64][]*gathering)}
+}
+
+// add puts a result of the machines at some places, whose times are in the same order,
+// into its group, and may keep both lists. It keeps r.Output when the group is new and keep
+// allows that many bytes more; otherwise it only counts them.
+func (f *folder) add(at []int32, took []time.Duration, r call.Result, keep func(n int) bool) {
 	h := maphash.Bytes(f.seed, r.Output) ^ maphash.String(f.seed, r.Detail) ^ uint64(r.Code)
 	for _, g := range f.byHash[h] {
 		if g.Code == r.Code && g.Detail == r.Detail && g.sameOutput(r) {
-			g.Names = append(g.Names, names...)
-			g.Took = append(g.Took, took...)
+			g.at = append(g.at, at...)
+			g.took = append(g.took, took...)
 			return
 		}
 	}
-	g := &Group{
-		Names: names, Status: r.Status(), Code: r.Code, Detail: r.Detail, Output: r.Output, Cut: r.Cut, Took: took,
-	}
+	g := &gathering{Group: Group{Status: r.Status(), Code: r.Code, Detail: r.Detail, Output: r.Output, Cut: r.Cut}, at: at, took: took}
 	if len(r.Output) > 0 && !keep(len(r.Output)) {
 		g.Sum = sha256.Sum256(r.Output)
 		g.Output, g.Cut = nil, r.Cut+uint64(len(r.Output))
@@ -71,30 +78,66 @@ func (g *Group) sameOutput(r call.Result) bool {
 func (f *folder) fold(first int) []Group {
 	out := make([]Group, len(f.groups))
 	for i, g := range f.groups {
-		g.sort()
-		g.Number, g.Folded = first+i, target.Fold(g.Names)
+		g.Number = first + i
+		f.name(g)
 		if g.Sum == ([sha256.Size]byte{}) {
 			g.Sum = sha256.Sum256(g.Output)
 		}
-		out[i] = *g
+		out[i] = g.Group
 	}
 	f.groups = f.groups[:0]
 	clear(f.byHash)
 	return out
 }
 
-func (g *Group) sort() {
-	if slices.IsSorted(g.Names) {
+// name gives a group its machines' names and times in the order of the names.
+func (f *folder) name(g *gathering) {
+	f.sort(g)
+	machines := f.plan.Machines()
+	g.Names, g.Took = make([]string, len(g.at)), g.took
+	for i, at := range g.at {
+		if int(at) < len(machines) {
+			g.Names[i] = machines[at]
+		} else {
+			g.Names[i] = f.plan.Unknown[int(at)-len(machines)]
+		}
+	}
+	if n := len(g.at); n == 0 || int(g.at[n-1]) < len(machines) {
+		g.Folded = f.plan.roster().Fold(g.at)
 		return
 	}
-	order := make([]int, len(g.Names))
-	for i := range order {
-		order[i] = i
+	// Names that nobody knows have the same result and no time, so the order of times does not matter.
+	slices.Sort(g.Names)
+	g.Folded = target.Fold(g.Names)
+}
+
+// sort orders a group by place. Machines answer in no order, so a group of many is
+// laid out over all places instead of being compared.
+func (f *folder) sort(g *gathering) {
+	if slices.IsSorted(g.at) {
+		return
 	}
-	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(g.Names[a], g.Names[b]) })
-	names, took := make([]string, len(order)), make([]time.Duration, len(order))
-	for i, from := range order {
-		names[i], took[i] = g.Names[from], g.Took[from]
+	at, took := make([]int32, 0, len(g.at)), make([]time.Duration, 0, len(g.at))
+	places := len(f.plan.Machines()) + len(f.plan.Unknown)
+	if 16*len(g.at) < places {
+		order := make([]int, len(g.at))
+		for i := range order {
+			order[i] = i
+		}
+		slices.SortFunc(order, func(a, b int) int { return cmp.Compare(g.at[a], g.at[b]) })
+		for _, i := range order {
+			at, took = append(at, g.at[i]), append(took, g.took[i])
+		}
+	} else {
+		from := make([]int32, places) // where each place is in g, plus one
+		for i, place := range g.at {
+			from[place] = int32(i) + 1
+		}
+		for place, i := range from {
+			if i > 0 {
+				at, took = append(at, int32(place)), append(took, g.took[i-1])
+			}
+		}
 	}
-	g.Names, g.Took = names, took
+	g.at, g.took = at, took
 }

@@ -14,12 +14,12 @@ import (
 // with ctx's error: the job stays open, and what was not stored by then is
 // found at the machines when it is resumed.
 func (r *Run) Do(ctx context.Context, w wire, k keeper) error {
-	for _, name := range r.Plan.Unknown {
+	for k, name := range r.Plan.Unknown {
 		if r.unknown[name] {
 			continue
 		}
 		r.mu.Lock()
-		r.addLocked(call.Result{Machine: name, Code: call.UnknownName, Detail: r.Plan.unknownWhy(name)})
+		r.addLocked(len(r.Plan.Machines())+k, call.Result{Machine: name, Code: call.UnknownName, Detail: r.Plan.unknownWhy(name)})
 		r.mu.Unlock()
 	}
 	var driving sync.WaitGroup
@@ -124,7 +124,7 @@ func (p *Plan) folds() (first, last time.Duration) {
 	first = min(max(n*20*time.Microsecond, 5*time.Millisecond), 100*time.Millisecond)
 	last = min(max(n*100*time.Microsecond, 100*time.Millisecond), 500*time.Millisecond)
 	if p.Part {
-		first, last = max(first, 100*time.Millisecond), max(last, 500*time.Millisecond)
+		first, last = min(max(n*time.Millisecond, 100*time.Millisecond), 500*time.Millisecond), 500*time.Millisecond
 	}
 	return first, last
 }

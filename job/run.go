@@ -122,7 +122,7 @@ func NewRun(p *Plan, budget *Budget, log *slog.Logger) *Run {
 	targeted := call.Counts{Targeted: len(p.Machines()) + len(p.Unknown)}
 	r := &Run{
 		Plan: p, budget: budget, log: log, wake: make(chan struct{}, 1), poke: make(chan struct{}, 1), state: make([]atomic.Uint32, len(p.Machines())),
-		fold: newFolder(), counts: targeted, known: targeted, stop: make(chan struct{}), complete: make(chan struct{}), over: make(chan struct{}), changed: make(chan struct{}),
+		fold: newFolder(p), counts: targeted, known: targeted, stop: make(chan struct{}), complete: make(chan struct{}), over: make(chan struct{}), changed: make(chan struct{}),
 	}
 	for i := range r.state {
 		r.state[i].Store(uint32(call.Planned))
@@ -178,7 +178,7 @@ func (r *Run) finish(i int, res call.Result) bool {
 	if neverBegan(res) && r.otherwiseLocked(i) {
 		res = honest(res)
 	}
-	r.addLocked(res)
+	r.addLocked(i, res)
 	return true
 }
 
@@ -214,14 +214,14 @@ func (r *Run) name(i int) string { return r.Plan.Machines()[i] }
 // at is how far a call has come.
 func (r *Run) at(i int) call.State { return call.State(r.state[i].Load()) }
 
-func (r *Run) addLocked(res call.Result) {
-	r.addAllLocked([]string{res.Machine}, []time.Duration{res.Took}, res)
+func (r *Run) addLocked(place int, res call.Result) {
+	r.addAllLocked([]int32{int32(place)}, []time.Duration{res.Took}, res)
 }
 
-// addAllLocked takes one result of several machines.
-func (r *Run) addAllLocked(names []string, took []time.Duration, res call.Result) {
-	r.fold.add(names, took, res, r.keepLocked)
-	r.counts.Add(res.Status(), len(names))
+// addAllLocked takes one result of the machines at several places.
+func (r *Run) addAllLocked(at []int32, took []time.Duration, res call.Result) {
+	r.fold.add(at, took, res, r.keepLocked)
+	r.counts.Add(res.Status(), len(at))
 	if r.counts.Done() == r.counts.Targeted {
 		close(r.complete)
 	}
@@ -280,7 +280,7 @@ func (r *Run) Cancel() (running, skipped []string) {
 			if r.otherwiseLocked(i) {
 				res = honest(res)
 			}
-			r.addLocked(res)
+			r.addLocked(i, res)
 			skipped = append(skipped, name)
 		case r.at(i) < call.Finished:
 			running = append(running, name)

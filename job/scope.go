@@ -26,11 +26,12 @@ type Whom struct {
 type Scope struct {
 	Tree *call.Names
 
-	machines []string // to be accounted for, sorted
-	leaf     []int32  // position of each in Tree; nil: the same
-	ways     *ways    // nil: all machines are this overlord's own
-	own      []string // machines that may be sent their calls from here, sorted
-	folded   func() string
+	machines []string              // to be accounted for, sorted
+	leaf     []int32               // position of each in Tree; nil: the same
+	ways     *ways                 // nil: all machines are this overlord's own
+	own      []string              // machines that may be sent their calls from here, sorted
+	roster   func() *target.Roster // of machines
+	folded   func() string         // all of Tree
 }
 
 // NewScope makes a scope. Errors are *call.Error: BadOrder for names that no order
@@ -41,11 +42,14 @@ func NewScope(w Whom) (*Scope, error) {
 		return nil, call.Errorf(call.BadOrder, "%v", err)
 	}
 	s := &Scope{Tree: tree, machines: tree.All(), own: tree.All()}
-	s.folded = sync.OnceValue(func() string { return target.Fold(tree.All()) })
 	if w.Reach != nil {
-		err = s.readReach(w)
+		if err := s.readReach(w); err != nil {
+			return nil, err
+		}
 	}
-	return s, err
+	s.roster = sync.OnceValue(func() *target.Roster { return target.NewRoster(s.machines) })
+	s.folded = sync.OnceValue(func() string { return target.Fold(tree.All()) })
+	return s, nil
 }
 
 // Machines gives the machines that the job accounts for beside Unknown, sorted;
@@ -58,6 +62,13 @@ func (s *Scope) Own() []string { return s.own }
 
 // Folded gives the names of the whole order, folded.
 func (s *Scope) Folded() string { return s.folded() }
+
+// Find gives the positions in Machines of the names that a folded text stands for,
+// ascending, and those of them that are not there, sorted. Limits and errors
+// are those of target.Expand.
+func (s *Scope) Find(folded string) (at []int32, others []string, err error) {
+	return s.roster().Find(folded)
+}
 
 // index gives the position of a machine in Machines, or false.
 func (s *Scope) index(name string) (int, bool) { return slices.BinarySearch(s.machines, name) }

@@ -85,7 +85,7 @@ func (l *level) Arrival(hop string) <-chan struct{} {
 }
 
 // Delegate implements the run's wire.
-func (l *level) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, withdraw <-chan struct{}, take func(job.Group)) error {
+func (l *level) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, withdraw <-chan struct{}, take func(job.Told)) error {
 	s := l.hops[hop]
 	if s == nil {
 		return call.Errorf(call.NoSession, "there is no %s", hop)
@@ -112,12 +112,12 @@ func (l *level) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, w
 	for seen := int(d.Seen); ; {
 		snap := r.Watch(seen)
 		for _, g := range snap.Groups {
-			if s.liar == nil {
-				take(g)
-				continue
+			said := []job.Group{g}
+			if s.liar != nil {
+				said = s.liar(g)
 			}
-			for _, g := range s.liar(g) {
-				take(g)
+			for _, g := range said {
+				take(told(l.run.Plan, g))
 			}
 		}
 		seen += len(snap.Groups)
@@ -142,6 +142,19 @@ func (l *level) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, w
 			return context.Cause(ctx)
 		}
 	}
+}
+
+// told gives a group as a parent hears of it.
+func told(p *job.Plan, g job.Group) job.Told {
+	at, others, err := p.Find(target.Fold(g.Names))
+	if err != nil {
+		panic(err)
+	}
+	t := job.Told{At: at, Others: others, Code: g.Code, Detail: g.Detail, Output: g.Output, Cut: g.Cut}
+	if len(g.Took) == len(at) && len(others) == 0 {
+		t.Took = g.Took
+	}
+	return t
 }
 
 // job gives the sub-overlord's run of an order, begun if need be.

@@ -166,6 +166,6 @@ type noHops struct{}
 
 func (noHops) Arrival(string) <-chan struct{} { return nil }
 
-func (noHops) Delegate(_ context.Context, hop string, _ *fleetpb.Delegate, _ <-chan struct{}, _ func(job.Group)) error {
+func (noHops) Delegate(_ context.Context, hop string, _ *fleetpb.Delegate, _ <-chan struct{}, _ func(job.Told)) error {
 	return call.Errorf(call.NoSession, "there is no %s", hop)
 }

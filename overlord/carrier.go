@@ -2,6 +2,7 @@ package overlord
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -19,7 +20,6 @@ import (
 	"dominion/job"
 	"dominion/pki"
 	"dominion/session"
-	"dominion/target"
 )
 
 // Limits of an order on its way through sub-overlords.
@@ -54,7 +54,7 @@ type hopCall struct {
 	hop     string
 	id      uint64
 	session *session.Session
-	answer  chan error           // holds one
+	answer  chan hopAnswer       // holds one
 	events  chan *session.Stream // holds one
 
 	withdrawn atomic.Bool // it was told that the order is withdrawn
@@ -64,11 +64,17 @@ type hopCall struct {
 	took map[string]bool // names of streams that came
 }
 
+// hopAnswer is the end of what a sub-overlord says of an order.
+type hopAnswer struct {
+	events []byte // results that came with it, in place of a stream
+	err    error
+}
+
 // Arrival implements job's wire.
 func (r *running) Arrival(hop string) <-chan struct{} { return r.o.fleet.arrival(hop) }
 
 // Delegate implements job's wire.
-func (r *running) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, withdraw <-chan struct{}, take func(job.Group)) error {
+func (r *running) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate, withdraw <-chan struct{}, take func(job.Told)) error {
 	s := r.o.fleet.get(hop)
 	if s == nil {
 		return call.Errorf(call.NoSession, "%s", r.o.fleet.why(hop))
@@ -77,7 +83,7 @@ func (r *running) Delegate(ctx context.Context, hop string, d *fleetpb.Delegate,
 		return call.Errorf(call.Denied, "it is no overlord, so nothing is behind it")
 	}
 	d.Names, d.Via = r.run.Plan.Folded(), append(slices.Clone(r.run.Plan.Via), r.o.cfg.Name)
-	c := &hopCall{r: r, hop: hop, id: r.o.callID.Add(1), session: s, answer: make(chan error, 1), events: make(chan *session.Stream, 1), took: make(map[string]bool)}
+	c := &hopCall{r: r, hop: hop, id: r.o.callID.Add(1), session: s, answer: make(chan hopAnswer, 1), events: make(chan *session.Stream, 1), took: make(map[string]bool)}
 	if d.Cancel { // which says it
 		withdraw = nil
 		c.withdrawn.Store(true)
@@ -213,9 +219,9 @@ func (c *hopCall) Result(s *session.Session, _ uint64, body []byte) {
 	switch {
 	case err != nil:
 		s.Close(call.Invalid, err.Error())
-		c.answer <- call.Errorf(call.SessionLost, "%v", err)
+		c.answer <- hopAnswer{err: call.Errorf(call.SessionLost, "%v", err)}
 	default:
-		c.answer <- c.refusal(call.Code(p.Code), p.Detail)
+		c.answer <- hopAnswer{p.Output, c.refusal(call.Code(p.Code), p.Detail)}
 	}
 }
 
@@ -240,7 +246,7 @@ func (c *hopCall) refusal(code call.Code, detail string) error {
 
 // Lost implements session.Waiter.
 func (c *hopCall) Lost(_ *session.Session, _ uint64, err error) {
-	c.answer <- call.Errorf(call.SessionLost, "%v", err)
+	c.answer <- hopAnswer{err: call.Errorf(call.SessionLost, "%v", err)}
 }
 
 // end takes nothing more.
@@ -258,21 +264,23 @@ func (c *hopCall) end() {
 }
 
 // wait takes results until the sub-overlord has answered.
-func (c *hopCall) wait(ctx context.Context, withdraw <-chan struct{}, take func(job.Group)) error {
+func (c *hopCall) wait(ctx context.Context, withdraw <-chan struct{}, take func(job.Told)) error {
 	var reading *eventReader
-	var groups chan job.Group
-	answered, answer := false, error(nil)
+	var groups chan job.Told
+	answered, answer := false, hopAnswer{}
 	defer func() {
 		if reading != nil {
 			reading.stop()
 		}
 	}()
 	for {
-		if answered && (answer != nil || groups == nil) {
-			if answer == nil && reading != nil && reading.err != nil {
-				return broken(reading.err)
-			}
-			return answer
+		switch {
+		case answered && answer.err != nil:
+			return answer.err
+		case answered && reading == nil:
+			return c.takeInline(answer.events, take)
+		case answered && groups == nil:
+			return broken(reading.err)
 		}
 		select {
 		case st := <-c.events:
@@ -311,6 +319,21 @@ func (c *hopCall) wait(ctx context.Context, withdraw <-chan struct{}, take func(
 	}
 }
 
+// takeInline takes results that came with the answer.
+func (c *hopCall) takeInline(events []byte, take func(job.Told)) error {
+	in, told := bufio.NewReaderSize(bytes.NewReader(events), 16), telling{scope: c.r.run.Plan.Scope}
+	for {
+		g, err := told.next(in)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return call.Errorf(call.NoAnswer, "its answer cannot be read: %v", err)
+		}
+		take(g)
+	}
+}
+
 // broken gives what it means that results did not arrive whole; nil: they did.
 func broken(err error) error {
 	_, closed := errors.AsType[*session.StreamError](err)
@@ -325,17 +348,46 @@ func broken(err error) error {
 	return call.Errorf(call.SessionLost, "what it answered did not arrive whole: %v", err)
 }
 
+// telling reads groups of results, and bounds the names that they tell of.
+type telling struct {
+	scope *job.Scope
+	names int // so far
+}
+
+// next gives the next group; io.EOF is an orderly end.
+func (t *telling) next(in *bufio.Reader) (job.Told, error) {
+	most := len(t.scope.Machines())
+	for limit := eventLimit(most); ; {
+		ev, err := readEvent(in, limit)
+		if err != nil {
+			return job.Told{}, err
+		}
+		g := job.Told{}
+		if ev.GetResults() != nil {
+			if g, err = toldOfPB(t.scope, ev.GetResults()); err != nil {
+				return g, err
+			}
+		}
+		if t.names += max(len(g.At)+len(g.Others), 1); t.names > most+maxSurplus {
+			return g, fmt.Errorf("%w: it tells of more machines than the order is for", errEvent)
+		}
+		if ev.GetResults() != nil {
+			return g, nil
+		}
+	}
+}
+
 // eventReader reads groups of results from a stream.
 type eventReader struct {
 	st     *session.Stream
-	most   int            // machines that results may tell of
-	groups chan job.Group // closed at the end; err is set then
+	told   telling
+	groups chan job.Told // closed at the end; err is set then
 	done   chan struct{}
 	err    error // nil: it ended in order
 }
 
 func (c *hopCall) readEvents(st *session.Stream) *eventReader {
-	er := &eventReader{st: st, most: len(c.r.run.Plan.Machines()), groups: make(chan job.Group), done: make(chan struct{})}
+	er := &eventReader{st: st, told: telling{scope: c.r.run.Plan.Scope}, groups: make(chan job.Told), done: make(chan struct{})}
 	go er.read() // ends with the stream, at the latest with the session
 	return er
 }
@@ -347,26 +399,15 @@ func (er *eventReader) stop() {
 
 func (er *eventReader) read() {
 	defer close(er.groups)
-	in := bufio.NewReader(er.st)
-	for left, limit := er.most+maxSurplus, eventLimit(er.most); ; {
-		ev, err := readEvent(in, limit)
+	for in := bufio.NewReader(er.st); ; {
+		g, err := er.told.next(in)
 		if errors.Is(err, io.EOF) {
 			return
-		}
-		var g job.Group
-		if err == nil && ev.GetResults() != nil {
-			g, err = groupOfPB(ev.GetResults())
-		}
-		if left -= max(len(g.Names), 1); err == nil && left < 0 {
-			err = fmt.Errorf("%w: it tells of more machines than the order is for", errEvent)
 		}
 		if err != nil {
 			er.err = err
 			er.st.CloseWithReason("it cannot be read")
 			return
-		}
-		if ev.GetResults() == nil {
-			continue
 		}
 		select {
 		case er.groups <- g:
@@ -419,31 +460,35 @@ func noEOF(err error) error {
 
 // writeEvent writes an event behind its length.
 func writeEvent(to io.Writer, ev *apipb.CallEvent) error {
-	b, err := proto.MarshalOptions{}.MarshalAppend(make([]byte, binary.MaxVarintLen32), ev)
-	if err != nil {
-		return fmt.Errorf("encode event: %w", err)
+	b, err := appendEvent(nil, ev)
+	if err == nil {
+		_, err = to.Write(b)
 	}
-	var head [binary.MaxVarintLen32]byte
-	n := binary.PutUvarint(head[:], uint64(len(b)-len(head)))
-	b = b[len(head)-n:]
-	copy(b, head[:n])
-	_, err = to.Write(b)
 	return err
 }
 
-// groupOfPB reads a group of results that a sub-overlord sent.
-func groupOfPB(p *apipb.ResultGroup) (job.Group, error) {
-	names, err := target.Expand(p.Names)
+// appendEvent appends an event behind its length.
+func appendEvent(b []byte, ev *apipb.CallEvent) ([]byte, error) {
+	n := proto.Size(ev)
+	b, err := proto.MarshalOptions{UseCachedSize: true}.MarshalAppend(binary.AppendUvarint(slices.Grow(b, n+binary.MaxVarintLen32), uint64(n)), ev)
 	if err != nil {
-		return job.Group{}, fmt.Errorf("%w: %v", errEvent, err)
+		return nil, fmt.Errorf("encode event: %w", err)
 	}
-	if len(names) == 0 || len(p.Output) > maxResult || p.Cut > maxCut {
-		return job.Group{}, fmt.Errorf("%w: %d machines with %d bytes of output, and %d that were not kept", errEvent, len(names), len(p.Output), p.Cut)
+	return b, nil
+}
+
+// toldOfPB reads a group of results that a sub-overlord sent.
+func toldOfPB(scope *job.Scope, p *apipb.ResultGroup) (job.Told, error) {
+	at, others, err := scope.Find(p.Names)
+	if err != nil {
+		return job.Told{}, fmt.Errorf("%w: %v", errEvent, err)
 	}
-	g := job.Group{
-		Names: names, Code: call.Code(p.Code), Status: call.StatusOf(call.Code(p.Code)), Detail: cutText(p.Detail, session.MaxDetail), Output: p.Output, Cut: p.Cut,
+	names := len(at) + len(others)
+	if names == 0 || len(p.Output) > maxResult || p.Cut > maxCut {
+		return job.Told{}, fmt.Errorf("%w: %d machines with %d bytes of output, and %d that were not kept", errEvent, names, len(p.Output), p.Cut)
 	}
-	if len(p.TookUs) == len(names) {
+	g := job.Told{At: at, Others: others, Code: call.Code(p.Code), Detail: cutText(p.Detail, session.MaxDetail), Output: p.Output, Cut: p.Cut}
+	if len(p.TookUs) == len(at) && len(others) == 0 {
 		g.Took = timesOf(p.TookUs)
 	}
 	return g, nil

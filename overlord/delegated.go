@@ -31,14 +31,14 @@ var errNotBegun = call.Errorf(call.Cancelled, "the order is withdrawn, and had n
 // delegated carries out an order that the parent passes on, or goes on with it,
 // and tells the parent what comes of it.
 func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.Result {
-	err := o.serveDelegation(ctx, d)
+	events, err := o.serveDelegation(ctx, d)
 	if err != nil && (o.life.Err() != nil || ctx.Err() != nil && !withdrawn(ctx)) { // which says nothing of the order
 		err = errStopping
 	}
 	if closed, ok := errors.AsType[*session.StreamError](err); ok {
 		err = call.Errorf(call.Unavailable, "the answer was not taken: %s", closed.Reason)
 	}
-	r := &fleetpb.Result{Code: uint32(call.CodeOf(err))}
+	r := &fleetpb.Result{Code: uint32(call.CodeOf(err)), Output: events}
 	if err != nil {
 		e, internal := apierr.ToPeer(err)
 		r.Detail = e.Message()
@@ -51,7 +51,8 @@ func (o *Overlord) delegated(ctx context.Context, d minion.Delegation) *fleetpb.
 	return r
 }
 
-func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) error {
+// serveDelegation gives the results that the parent was not sent as a stream.
+func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) (events []byte, err error) {
 	// A withdrawal ends neither the answer nor, before that, the search for the job
 	// that is to be withdrawn.
 	answering, end := context.WithCancel(context.WithoutCancel(ctx))
@@ -81,12 +82,12 @@ func (o *Overlord) serveDelegation(ctx context.Context, d minion.Delegation) err
 	})()
 	req, p, err := o.readOrder(reading, d)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	d.Args = nil // it may take long
 	r, stored, live, err := o.takeDelegated(answering, d.Parent, p, req.Cancel || withdrawn(ctx))
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if r != nil {
 		if req.Cancel {
@@ -246,16 +247,11 @@ func (o *Overlord) withdraw(r *running, parent string) {
 	r.run.Cancel()
 }
 
-// answerParent sends the parent what comes of a job until it is closed.
-func (o *Overlord) answerParent(ctx context.Context, d minion.Delegation, r *running, j store.Job, live <-chan *apipb.Output, seen int) error {
-	st, err := d.Session.Open(ctx, d.ID, streamEvents)
-	if err != nil {
-		if live != nil { // nobody will take its output
-			r.leave()
-		}
-		return err
-	}
-	up := upward{st}
+// answerParent sends the parent what comes of a job until it is closed, and gives the
+// results that go with the answer because they are few and nobody had to wait.
+func (o *Overlord) answerParent(ctx context.Context, d minion.Delegation, r *running, j store.Job, live <-chan *apipb.Output, seen int) ([]byte, error) {
+	up := &upward{open: func() (*session.Stream, error) { return d.Session.Open(ctx, d.ID, streamEvents) }}
+	var err error
 	if r == nil {
 		err = fleetAPI{o}.sendStored(ctx, j.ID, seen, store.MaxGroups, up)
 	} else {
@@ -268,7 +264,7 @@ func (o *Overlord) answerParent(ctx context.Context, d minion.Delegation, r *run
 		} else {
 			close(flowing)
 		}
-		if err = watch(ctx, r, watching{seen: seen}, up); err == nil {
+		if err = watch(ctx, r, watching{seen: seen, lull: up.flush}, up); err == nil {
 			select {
 			case <-flowing:
 			case <-ctx.Done():
@@ -276,11 +272,16 @@ func (o *Overlord) answerParent(ctx context.Context, d minion.Delegation, r *run
 			}
 		}
 	}
-	if err != nil {
-		st.CloseWithReason("it goes on later")
-		return err
+	switch {
+	case up.st == nil && err == nil:
+		return up.held, nil
+	case up.st == nil:
+		return nil, err
+	case err != nil:
+		up.st.CloseWithReason("it goes on later")
+		return nil, err
 	}
-	return st.Close()
+	return nil, up.st.Close()
 }
 
 // sendOutput passes live output up until there will be no more.
@@ -310,13 +311,43 @@ func (o *Overlord) sendOutput(ctx context.Context, d minion.Delegation, r *runni
 	}
 }
 
-// upward sends events to a parent: those that tell of results.
-type upward struct{ st *session.Stream }
+// maxInlineEvents is how many bytes of results go with the answer itself at most.
+const maxInlineEvents = 128 << 10
+
+// upward sends events to a parent: those that tell of results. They are held until
+// somebody would have to wait for them, or they are too many to go with the answer.
+type upward struct {
+	open func() (*session.Stream, error)
+	st   *session.Stream // nil: not opened yet
+	held []byte
+}
 
 // Send implements events.
-func (u upward) Send(ev *apipb.CallEvent) error {
+func (u *upward) Send(ev *apipb.CallEvent) error {
 	if ev.GetResults() == nil {
 		return nil
 	}
-	return writeEvent(u.st, ev)
+	if u.st != nil {
+		return writeEvent(u.st, ev)
+	}
+	var err error
+	if u.held, err = appendEvent(u.held, ev); err == nil && len(u.held) > maxInlineEvents {
+		err = u.flush()
+	}
+	return err
+}
+
+// flush sends what is held; from then on nothing is.
+func (u *upward) flush() error {
+	if u.st != nil || len(u.held) == 0 {
+		return nil
+	}
+	st, err := u.open()
+	if err != nil {
+		return err
+	}
+	u.st = st
+	_, err = st.Write(u.held)
+	u.held = nil
+	return err
 }

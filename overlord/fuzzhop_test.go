@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"slices"
 	"testing"
 	"time"
 
@@ -44,6 +45,10 @@ func FuzzEvents(f *testing.F) {
 	f.Add(framed(f, resultsEvent(&apipb.ResultGroup{Names: "a", Cut: 1<<64 - 1})))
 	f.Add(framed(f, resultsEvent(&apipb.ResultGroup{Names: "a", Code: 12, Detail: "gone", TookUs: []uint64{1<<64 - 1}})))
 	f.Add(framed(f, &apipb.CallEvent{Event: &apipb.CallEvent_Output{Output: &apipb.Output{Machine: "a", Stream: "stdout", Data: []byte("x")}}}))
+	scope, err := job.NewScope(job.Whom{Names: []string{"a", "web01", "web02", "web07", "web19"}})
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		in := bufio.NewReader(bytes.NewReader(b))
 		for {
@@ -60,27 +65,31 @@ func FuzzEvents(f *testing.F) {
 			if ev.GetResults() == nil {
 				continue
 			}
-			g, err := groupOfPB(ev.GetResults())
+			g, err := toldOfPB(scope, ev.GetResults())
 			if err != nil {
 				if !errors.Is(err, errEvent) {
 					t.Fatalf("%v is no %v", err, errEvent)
 				}
 				continue
 			}
-			if len(g.Names) == 0 || g.Status != call.StatusOf(g.Code) || int64(g.Cut) < 0 || len(g.Took) != 0 && len(g.Took) != len(g.Names) {
+			if len(g.At)+len(g.Others) == 0 || int64(g.Cut) < 0 || len(g.Took) != 0 && len(g.Took) != len(g.At) {
 				t.Fatalf("%+v", g)
 			}
-			g.Folded = target.Fold(g.Names)
+			same := job.Group{Names: slices.Clone(g.Others), Code: g.Code, Detail: g.Detail, Output: g.Output, Cut: g.Cut, Took: g.Took}
+			for _, i := range g.At {
+				same.Names = append(same.Names, scope.Machines()[i])
+			}
+			same.Folded = target.Fold(same.Names)
 			var again bytes.Buffer
-			if err := writeEvent(&again, resultsEvent(groupPB(g))); err != nil {
+			if err := writeEvent(&again, resultsEvent(groupPB(same))); err != nil {
 				t.Fatal(err)
 			}
-			same, err := readEvent(bufio.NewReader(&again), 1<<24)
+			back, err := readEvent(bufio.NewReader(&again), 1<<24)
 			if err != nil {
 				t.Fatal(err)
 			}
-			h, err := groupOfPB(same.GetResults())
-			if err != nil || target.Fold(h.Names) != target.Fold(g.Names) || h.Code != g.Code || h.Detail != g.Detail || !bytes.Equal(h.Output, g.Output) || h.Cut != g.Cut {
+			h, err := toldOfPB(scope, back.GetResults())
+			if err != nil || !slices.Equal(h.At, g.At) || !slices.Equal(h.Others, g.Others) || h.Code != g.Code || h.Detail != g.Detail || !bytes.Equal(h.Output, g.Output) || h.Cut != g.Cut {
 				t.Fatalf("%+v is read as %+v, %v", g, h, err)
 			}
 		}

@@ -52,6 +52,16 @@ type watching struct {
 	live <-chan *apipb.Output // nil: not of its live output
 	seen int                  // groups that the caller has
 	now  bool                 // do not wait
+	// lull, when not nil, is called before the next event is waited for, unless all
+	// results are there and the job is about to be closed.
+	lull func() error
+}
+
+func (w watching) lulled() error {
+	if w.lull == nil {
+		return nil
+	}
+	return w.lull()
 }
 
 // events is where what happens in a job is sent.
@@ -78,6 +88,11 @@ func watch(ctx context.Context, r *running, w watching, out events) error {
 			}
 		}
 		seen += len(snap.Groups)
+		if snap.Counts.Done() < snap.Counts.Targeted || r.run.Plan.Stream {
+			if err := w.lulled(); err != nil {
+				return err
+			}
+		}
 		changed := snap.Changed
 		switch {
 		case snap.Stopped:
@@ -106,6 +121,9 @@ func watch(ctx context.Context, r *running, w watching, out events) error {
 			}
 			if r.o.leaves(r) {
 				return errStopping
+			}
+			if err := w.lulled(); err != nil { // it cannot be closed, it seems
+				return err
 			}
 		}
 	}

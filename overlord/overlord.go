@@ -69,8 +69,9 @@ type Overlord struct {
 	verifying   *semaphore.Weighted
 	taking      *semaphore.Weighted
 	scopes      scopes
-	denials     *audit.Meter // of what goes on the audit log
-	refusals    *audit.Meter // of what is only logged
+	matches     recent[matchKey, match] // of the last expressions
+	denials     *audit.Meter            // of what goes on the audit log
+	refusals    *audit.Meter            // of what is only logged
 
 	stopping chan struct{} // closed when the daemon begins to stop
 
@@ -329,8 +330,13 @@ func (o *Overlord) verify(certs []*x509.Certificate) (pki.Verified, error) {
 	if err != nil {
 		return v, call.Errorf(call.Denied, "%v", err)
 	}
+	return v, o.notRevoked(v)
+}
+
+// notRevoked refuses a certificate that was revoked, or whose issuing CA was.
+func (o *Overlord) notRevoked(v pki.Verified) error {
 	if reason, yes := o.revoked().Revoked(v.Leaf, v.Issuer); yes {
-		return v, call.Errorf(call.Revoked, "the certificate of %s was revoked: %s", v.Identity, reason)
+		return call.Errorf(call.Revoked, "the certificate of %s was revoked: %s", v.Identity, reason)
 	}
-	return v, nil
+	return nil
 }

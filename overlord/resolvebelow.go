@@ -27,28 +27,42 @@ func (o *Overlord) resolveBelow(ctx context.Context, r *apipb.ResolveRequest) (*
 	if len(r.Map) == 0 {
 		g.barred = o.barredNames()
 	}
-	if e.UsesGroups() {
-		if err := g.gather(ctx, groupsIn(e)); err != nil {
+	key := matchKey{r.Target, r.Exclude, ix}
+	m, found := o.matches.find(key)
+	if !found {
+		if m, err = g.match(ctx, e); err != nil {
 			return nil, err
 		}
+		if !e.UsesGroups() && len(r.Map) == 0 && max(m.count, m.unknownCount) <= maxScoped {
+			o.matches.add(key, m)
+		}
 	}
-	res, err := ix.Match(e, g.group)
-	if err != nil {
-		return nil, call.Errorf(call.Invalid, "%v%s", err, g.doubt(err))
-	}
-	conflicts, err := g.conflicts(e, res.Names)
-	if err != nil {
-		return nil, err
-	}
-	names, unknown := less(res.Names, conflicts), less(res.Unknown, conflicts)
-	if err := within(r.Limit, len(names)); err != nil {
+	if err := within(r.Limit, m.count); err != nil {
 		return nil, err
 	}
 	return &apipb.ResolveResponse{
-		Names: target.Fold(names), Count: uint64(len(names)), Unknown: target.Fold(unknown), UnknownCount: uint64(len(unknown)),
-		UsesGroups: res.UsedGroups, TimeMs: ms(time.Now()), Guard: uint64(o.cfg.Guard),
-		Conflicts: target.Fold(conflicts), Silent: target.Fold(g.silent()),
+		Names: m.names, Count: uint64(m.count), Unknown: m.unknown, UnknownCount: uint64(m.unknownCount),
+		UsesGroups: m.usedGroups, TimeMs: ms(time.Now()), Guard: uint64(o.cfg.Guard), Conflicts: m.conflicts, Silent: target.Fold(g.silent()),
 	}, nil
+}
+
+// match says which machines of the map an expression names.
+func (g *groupsFinder) match(ctx context.Context, e *target.Expr) (match, error) {
+	if e.UsesGroups() {
+		if err := g.gather(ctx, groupsIn(e)); err != nil {
+			return match{}, err
+		}
+	}
+	res, err := g.ix.Match(e, g.group)
+	if err != nil {
+		return match{}, call.Errorf(call.Invalid, "%v%s", err, g.doubt(err))
+	}
+	conflicts, err := g.conflicts(e, res.Names)
+	if err != nil {
+		return match{}, err
+	}
+	names, unknown := less(res.Names, conflicts), less(res.Unknown, conflicts)
+	return match{target.Fold(names), target.Fold(unknown), target.Fold(conflicts), len(names), len(unknown), res.UsedGroups}, nil
 }
 
 // scopeOf gives whom an order is for, and by the map, if it goes by it, through whom.

@@ -1,25 +1,16 @@
 package overlord
 
 import (
-	"sync"
-
 	"dominion/delegation"
 	"dominion/job"
 )
 
-// Limits of the scopes that are kept: an order is most often for the machines that
-// one of the last few was for.
-const (
-	maxScopes = 4
-	maxScoped = 20_000 // machines; a scope costs some 150 bytes for each
-)
+// maxScoped is for how many machines a scope is kept, or a list of names: they cost
+// some 150 and 30 bytes for each.
+const maxScoped = 20_000
 
-// scopes keeps what follows from the machines of the last orders, the newest last.
-// The zero value is ready.
-type scopes struct {
-	mu   sync.Mutex
-	kept []scope
-}
+// scopes keeps what follows from the machines of the last orders. The zero value is ready.
+type scopes struct{ recent[scopeKey, scope] }
 
 // scopeKey is what a scope follows from.
 type scopeKey struct {
@@ -29,7 +20,6 @@ type scopeKey struct {
 }
 
 type scope struct {
-	key   scopeKey
 	whom  job.Whom
 	scope *job.Scope
 }
@@ -45,28 +35,21 @@ func (s *scopes) of(key scopeKey, whom func() (job.Whom, error)) (job.Whom, *job
 	}
 	made, err := job.NewScope(w)
 	if err == nil && made.Tree.Len() <= maxScoped {
-		s.add(scope{key, w, made})
+		s.add(key, scope{w, made})
 	}
 	return w, made, err
 }
 
-func (s *scopes) find(key scopeKey) (scope, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for i, sc := range s.kept {
-		if sc.key == key {
-			s.kept = append(append(s.kept[:i], s.kept[i+1:]...), sc)
-			return sc, true
-		}
-	}
-	return scope{}, false
+// matchKey is what the machines of the map follow from that an expression without
+// groups names.
+type matchKey struct {
+	target, exclude string
+	index           *delegation.Index // of the overlord's own map
 }
 
-func (s *scopes) add(sc scope) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.kept) == maxScopes {
-		s.kept = append(s.kept[:0], s.kept[1:]...)
-	}
-	s.kept = append(s.kept, sc)
+// match is what such an expression names.
+type match struct {
+	names, unknown, conflicts string // folded
+	count, unknownCount       int
+	usedGroups                bool
 }

@@ -31,14 +31,14 @@ func TestScopesAreKept(t *testing.T) {
 	if other := get("web[01-03]", "x"); other == first || made != 2 {
 		t.Error("other ways got the same scope")
 	}
-	for i := range maxScopes - 1 { // the first one was used last but one
+	for i := range maxRecent - 1 { // the first one was used last but one
 		get(fmt.Sprintf("db%d", i), "")
 	}
 	get("web[01-03]", "x")
-	if made != 2+maxScopes-1 || len(s.kept) != maxScopes {
-		t.Errorf("%d scopes were made and %d are kept; want %d and %d", made, len(s.kept), 1+maxScopes, maxScopes)
+	if made != 2+maxRecent-1 || len(s.kept) != maxRecent {
+		t.Errorf("%d scopes were made and %d are kept; want %d and %d", made, len(s.kept), 1+maxRecent, maxRecent)
 	}
-	if get("web[01-03]", ""); made != 3+maxScopes-1 {
+	if get("web[01-03]", ""); made != 3+maxRecent-1 {
 		t.Error("the scope that was longest unused is still kept")
 	}
 	kept := len(s.kept)

@@ -24,12 +24,15 @@ func (o *Overlord) verifySigner(c caller, p *job.Plan) error {
 
 // verifyOrder gives the operator who signed an order, with a certificate that counts.
 func (o *Overlord) verifyOrder(s call.Signed) (pki.Identity, error) {
-	certs, err := pki.ParseChain([][]byte{s.Cert})
+	v, err := o.trust.VerifyRaw([][]byte{s.Cert}, time.Now())
 	if err != nil {
-		return pki.Identity{}, call.Errorf(call.BadOrder, "the operator's certificate: %v", err)
+		code := call.Denied
+		if _, malformed := pki.ParseChain([][]byte{s.Cert}); malformed != nil {
+			code = call.BadOrder
+		}
+		return pki.Identity{}, call.Errorf(code, "the operator's certificate: %v", err)
 	}
-	v, err := o.verify(certs)
-	if err != nil {
+	if err := o.notRevoked(v); err != nil {
 		return pki.Identity{}, err
 	}
 	if v.Identity.Role != pki.Operator {

@@ -190,10 +190,38 @@ func (db *DB) report(change func(*problems)) {
 	change(&db.problems)
 }
 
-// keepOutside hands checkpoints to OnCheckpoint until the writer ends.
+// outsideEvery is how far apart checkpoints are kept outside: one costs a sync of a
+// file, as much as the transaction itself on most disks.
+const outsideEvery = time.Second
+
+// keepOutside hands checkpoints to OnCheckpoint until the writer ends: the first at
+// once, and of those that follow close upon it the newest.
 func (db *DB) keepOutside() {
+	var last time.Time
 	for note := range db.latest {
+		note = db.newest(note, time.Until(last.Add(outsideEvery)))
 		_ = db.outside(note) // reported
+		last = time.Now()
+	}
+}
+
+// newest waits that long, or until the writer ends, for newer checkpoints than note.
+func (db *DB) newest(note []byte, wait time.Duration) []byte {
+	if wait <= 0 {
+		return note
+	}
+	t := time.NewTimer(wait)
+	defer t.Stop()
+	for {
+		select {
+		case n, ok := <-db.latest:
+			if !ok {
+				return note
+			}
+			note = n
+		case <-t.C:
+			return note
+		}
 	}
 }
 

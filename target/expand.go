@@ -15,28 +15,12 @@ import (
 // that is short enough for it. People write such lists too, so Expand accepts
 // more than the one text that Fold would write for a set.
 func Expand(folded string) ([]string, error) {
-	const what = "names"
-	if len(folded) > maxFolded {
-		return nil, problemf(maxFolded, "%d bytes are more than %d; send fewer names at a time", len(folded), maxFolded).in(what, folded)
-	}
-	if folded == "" {
-		return nil, nil
-	}
 	var out []string
-	var ranges []*pattern
-	var total sum
-	for pt := range split(folded, ",") {
-		p, bad := parseNames(folded, pt, &total)
-		if bad != nil {
-			return nil, bad.shift(pt.at).in(what, folded)
-		}
-		if p.literal() {
-			out = append(out, p.tokens[0].text)
-		} else {
-			ranges = append(ranges, p)
-		}
+	ranges, total, err := readFolded(folded, func(name string) { out = append(out, name) })
+	if err != nil {
+		return nil, err
 	}
-	out = slices.Grow(out, int(total.names)-len(out))
+	out = slices.Grow(out, total-len(out))
 	for _, p := range ranges {
 		for b := range p.names() {
 			out = append(out, string(b))
@@ -44,6 +28,31 @@ func Expand(folded string) ([]string, error) {
 	}
 	slices.Sort(out)
 	return slices.Compact(out), nil
+}
+
+// readFolded reads what Fold writes: it hands over the single names, and gives the
+// ranges, and how many names there are in all.
+func readFolded(folded string, single func(name string)) (ranges []*pattern, names int, err error) {
+	const what = "names"
+	if len(folded) > maxFolded {
+		return nil, 0, problemf(maxFolded, "%d bytes are more than %d; send fewer names at a time", len(folded), maxFolded).in(what, folded)
+	}
+	if folded == "" {
+		return nil, 0, nil
+	}
+	var total sum
+	for pt := range split(folded, ",") {
+		p, bad := parseNames(folded, pt, &total)
+		if bad != nil {
+			return nil, 0, bad.shift(pt.at).in(what, folded)
+		}
+		if p.literal() {
+			single(p.tokens[0].text)
+		} else {
+			ranges = append(ranges, p)
+		}
+	}
+	return ranges, int(total.names), nil
 }
 
 // parseNames reads one part of a folded text.

@@ -49,6 +49,9 @@ type family struct {
 	rows     []number // columns for each name
 }
 
+// compare orders families as Fold writes them.
+func (f *family) compare(other *family) int { return cmp.Compare(f.skeleton, other.skeleton) }
+
 // sortOut gives the families, sorted by skeleton, and what is no name.
 func sortOut(names []string) (families []*family, odd []string) {
 	index := make(map[string]*family)
@@ -69,7 +72,7 @@ func sortOut(names []string) (families []*family, odd []string) {
 		}
 		f.rows = append(f.rows, row...)
 	}
-	slices.SortFunc(families, func(a, b *family) int { return cmp.Compare(a.skeleton, b.skeleton) })
+	slices.SortFunc(families, (*family).compare)
 	slices.Sort(odd)
 	return families, slices.Compact(odd)
 }
@@ -119,12 +122,17 @@ func (f *family) append(b []byte) []byte {
 		for i, n := range f.rows {
 			spans[i] = span{n, n}
 		}
-		return f.appendItem(comma(b), []numbers{join(spans)})
+		return f.appendSpans(b, spans)
 	}
 	for _, item := range f.fold() {
 		b = f.appendItem(comma(b), item)
 	}
 	return b
+}
+
+// appendSpans writes the names of a family of one column.
+func (f *family) appendSpans(b []byte, spans []span) []byte {
+	return f.appendItem(comma(b), []numbers{join(spans)})
 }
 
 // appendItem writes the skeleton with a set in each hole.

@@ -15,23 +15,23 @@ import (
 
 // clusterDoc is the cluster in json.
 type clusterDoc struct {
-	Exists     bool             `json:"exists"` // without a cluster all else is empty, but for the problem
-	Name       string           `json:"name,omitempty"`
-	UUID       string           `json:"uuid,omitempty"`
-	Serial     uint64           `json:"serial"`
-	Made       *time.Time       `json:"made,omitempty"`
-	Master     string           `json:"master,omitempty"`
-	Address    string           `json:"master_address,omitempty"` // the cluster's
-	Key        bool             `json:"key"`                      // there is one
-	Instances  uint64           `json:"instances"`
-	Disks      uint64           `json:"disks"`
-	Candidates []candidateDoc   `json:"candidates"`
-	Nodes      []clusterNodeDoc `json:"nodes"`
-	Problem    string           `json:"problem,omitempty"` // why the stored data cannot be used
+	Exists     bool                  `json:"exists"` // without a cluster all else is empty, but for the problem
+	Name       string                `json:"name,omitempty"`
+	UUID       string                `json:"uuid,omitempty"`
+	Serial     uint64                `json:"serial"`
+	Made       *time.Time            `json:"made,omitempty"`
+	Master     string                `json:"master,omitempty"`
+	Address    string                `json:"master_address,omitempty"` // the cluster's
+	Key        bool                  `json:"key"`                      // there is one
+	Instances  uint64                `json:"instances"`
+	Disks      uint64                `json:"disks"`
+	Candidates []clusterCandidateDoc `json:"candidates"`
+	Nodes      []clusterNodeDoc      `json:"nodes"`
+	Problem    string                `json:"problem,omitempty"` // why the stored data cannot be used
 }
 
-// candidateDoc is a candidate in json.
-type candidateDoc struct {
+// clusterCandidateDoc is a candidate in json.
+type clusterCandidateDoc struct {
 	Name   string     `json:"name"`
 	State  string     `json:"state"`            // current, behind, away, refuses
 	Serial uint64     `json:"serial,omitempty"` // of the data it holds
@@ -58,10 +58,10 @@ func clusterDocOf(m *apipb.ClusterShowResponse) clusterDoc {
 	d := clusterDoc{
 		Exists: m.GetExists(), Name: m.GetName(), UUID: m.GetUuid(), Serial: m.GetSerial(), Made: jsonTime(m.GetMadeMs()), Master: m.GetMaster(),
 		Address: m.GetMasterAddress(), Key: m.GetKey(), Instances: m.GetInstances(), Disks: m.GetDisks(), Problem: m.GetProblem(),
-		Candidates: []candidateDoc{}, Nodes: []clusterNodeDoc{},
+		Candidates: []clusterCandidateDoc{}, Nodes: []clusterNodeDoc{},
 	}
 	for _, c := range m.GetCandidates() {
-		doc := candidateDoc{
+		doc := clusterCandidateDoc{
 			Name: c.GetName(), State: c.GetState(), Serial: c.GetSerial(), Made: jsonTime(c.GetMadeMs()), Heard: jsonTime(c.GetHeardMs()),
 			Listen: c.GetListen(), Reason: c.GetReason(),
 		}

@@ -3,6 +3,7 @@
 package main_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/tls"
@@ -412,6 +413,21 @@ func (o evilOrder) answer(events ...*apipb.CallEvent) {
 		_ = st.Close()
 	}
 	o.reply(call.OK, "")
+}
+
+// answerWith gives events with the answer, without a stream.
+func (o evilOrder) answerWith(events []byte) {
+	_ = o.h.up.Reply(o.id, &fleetpb.Result{Output: events}) // an error: the top has ended
+}
+
+// eventBytes gives events as tell writes them.
+func eventBytes(t *testing.T, events ...*apipb.CallEvent) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	if err := tell(&b, events...); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
 }
 
 // mine gives the machines that the hop is to reach.

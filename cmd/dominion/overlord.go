@@ -122,6 +122,7 @@ func (a *app) runOverlord(ctx context.Context, cfg overlord.Config) error {
 	if err := overlord.Batch(); err != nil {
 		log.Warn("going on without", "error", err)
 	}
+	go overlord.RareCollections(ctx)
 	return overlord.Run(ctx, cfg, log)
 }
 

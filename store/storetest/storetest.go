@@ -30,14 +30,22 @@ type Place interface {
 type Keeper struct {
 	mu   sync.Mutex
 	note []byte
+	kept int
 }
 
 // Keep is an Options.OnCheckpoint.
 func (k *Keeper) Keep(note []byte) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.note = bytes.Clone(note)
+	k.note, k.kept = bytes.Clone(note), k.kept+1
 	return nil
+}
+
+// Kept is how many checkpoints were kept.
+func (k *Keeper) Kept() int {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.kept
 }
 
 // Note gives what was kept last.
@@ -428,6 +436,7 @@ func testReopen(t *testing.T, p Place) {
 	opt := Options(t, k)
 	db := p.Open(t, opt)
 	id := db.LogID()
+	began := time.Now()
 	jobs := make([]store.Job, 300) // more than one stored node of the tree
 	for i := range jobs {
 		jobs[i] = Job(stamp())
@@ -436,6 +445,9 @@ func testReopen(t *testing.T, p Place) {
 	head, note := db.Checkpoint()
 	if err := db.Close(); err != nil {
 		t.Fatal(err)
+	}
+	if most := int(time.Since(began)/time.Second) + 3; k.Kept() > most { // at the start, the first, and the one at the end
+		t.Errorf("%d checkpoints are kept outside in %v; want at most %d", k.Kept(), time.Since(began), most)
 	}
 	if !bytes.Equal(k.Note(), note) {
 		t.Errorf("outside is kept %q; want the newest, %q", k.Note(), note)
