@@ -42,6 +42,9 @@ func (d *Document) check() error {
 }
 
 func checkNode(o *object) error {
+	if err := plainTexts(o, "tags"); err != nil {
+		return err
+	}
 	return plain(o, []string{"uuid", "name", "primary_ip", "secondary_ip", "group"}, []string{"master_candidate", "offline", "drained", "master_capable"}, []string{"serial_no"})
 }
 
@@ -49,24 +52,20 @@ func checkInstance(o *object) error {
 	if err := plain(o, []string{"uuid", "name", "primary_node"}, nil, []string{"serial_no"}); err != nil {
 		return err
 	}
-	for _, name := range []string{"nics", "disks"} {
-		v := o.get(name)
-		if absent(v) {
-			continue
-		}
-		list, err := elements(v)
-		if err != nil {
-			return fmt.Errorf("%s: %w", name, err)
-		}
-		for _, x := range list {
-			if name == "disks" {
-				_, err = text(x)
-			} else {
-				_, err = readNIC(x)
-			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", name, err)
-			}
+	if err := plainTexts(o, "disks"); err != nil {
+		return err
+	}
+	v := o.get("nics")
+	if absent(v) {
+		return nil
+	}
+	list, err := elements(v)
+	if err != nil {
+		return fmt.Errorf("nics: %w", err)
+	}
+	for _, x := range list {
+		if _, err := readNIC(x); err != nil {
+			return fmt.Errorf("nics: %w", err)
 		}
 	}
 	return nil
@@ -75,6 +74,9 @@ func checkInstance(o *object) error {
 // checkDisk follows the children: confd has bounded their depth.
 func checkDisk(o *object) error {
 	if err := plain(o, []string{"uuid", "dev_type"}, nil, []string{"serial_no", "size"}); err != nil {
+		return err
+	}
+	if err := plainTexts(o, "nodes"); err != nil {
 		return err
 	}
 	if _, err := drbdOf(o); err != nil {
@@ -130,6 +132,24 @@ func plain(o *object, texts, flags, integers []string) error {
 				return fmt.Errorf("%s: %.30s is no integer from 0 on", name, v)
 			}
 		}
+	}
+	return nil
+}
+
+// plainTexts checks that a member, if it is there, is a list of texts.
+func plainTexts(o *object, name string) error {
+	v := o.get(name)
+	if absent(v) {
+		return nil
+	}
+	list, err := elements(v)
+	for _, x := range list {
+		if err == nil {
+			_, err = text(x)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	return nil
 }

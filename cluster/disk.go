@@ -250,13 +250,19 @@ func (d *Document) minors() map[string]map[int64]bool {
 	return out
 }
 
+// ports gives the ports that were given back; false when they are written in a
+// form that is not ours, and is left alone.
+func (d *Document) ports() ([]int64, bool) {
+	var pool []int64
+	err := json.Unmarshal(d.cluster.get("tcpudp_port_pool"), &pool)
+	return pool, err == nil
+}
+
 // newPort takes a port that was given back, or the next one.
 func (e *edit) newPort() (int64, error) {
 	c := e.next.cluster
-	var pool []int64
-	_ = json.Unmarshal(c.get("tcpudp_port_pool"), &pool) // numbers in another form are left alone
 	e.changed = true
-	if len(pool) > 0 {
+	if pool, ok := e.next.ports(); ok && len(pool) > 0 {
 		c.set("tcpudp_port_pool", encode(pool[1:]))
 		return pool[0], nil
 	}
@@ -279,8 +285,7 @@ func (e *edit) dropDisks(keys []string) {
 		}
 		there = append(there, key)
 		if x, _ := drbdOf(o); x != nil {
-			var pool []int64
-			if json.Unmarshal(c.get("tcpudp_port_pool"), &pool) == nil && !slices.Contains(pool, x.Port) {
+			if pool, ok := e.next.ports(); ok && !slices.Contains(pool, x.Port) {
 				c.set("tcpudp_port_pool", encode(append(pool, x.Port)))
 			}
 		}
