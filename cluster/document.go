@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"strconv"
 	"time"
+	"unicode/utf8"
 
 	"dominion/call"
 	"dominion/confd"
@@ -46,6 +47,9 @@ func (d *Document) parts() map[string]**table {
 func Parse(data []byte) (*Document, error) {
 	if len(data) > MaxDocument {
 		return nil, fmt.Errorf("%w: %d bytes, more than %d", ErrDocument, len(data), MaxDocument)
+	}
+	if !utf8.Valid(data) {
+		return nil, fmt.Errorf("%w: it is not UTF-8", ErrDocument)
 	}
 	if _, err := confd.ParseConfig(data); err != nil { // it bounds the depth, too
 		return nil, fmt.Errorf("%w: %w", ErrDocument, err)

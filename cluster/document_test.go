@@ -252,6 +252,7 @@ func TestParseRefuses(t *testing.T) {
 		{"nothing", nil, "does not begin with an object"},
 		{"half", lab(t)[:5000], "malformed JSON"},
 		{"too large", make([]byte, cluster.MaxDocument+1), "more than 67108864"},
+		{"half a character", replace(`"name": "beta.lab.example"`, "\"name\": \"\xed\xa0\x80\""), "not UTF-8"},
 		{"an unknown member", replace(`"filters"`, `"surprise": 1, "filters"`), "surprise"},
 		{"a member twice", replace(`"serial_no": 42,`, `"serial_no": 42, "serial_no": 43,`), "twice"},
 		{"a node twice", replace(`"nodegroups": {`, `"nodegroups": {"dddddddd-0000-4000-8000-000000000001":{"name":"x","members":[],"ndparams":{},"alloc_policy":"preferred","ipolicy":{},"diskparams":{},"networks":{},"uuid":"x","serial_no":1}, `), "twice"},

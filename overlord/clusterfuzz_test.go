@@ -63,6 +63,20 @@ func FuzzClusterAPI(f *testing.F) {
 		served(t, l.api.RotateKey, b)
 		if v := l.clusterNow(); v != nil {
 			l.verified(t)
+			shown, err := l.api.Show(root(t), connect.NewRequest(&apipb.ClusterShowRequest{}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := proto.Marshal(shown.Msg); err != nil {
+				t.Fatal(err)
+			}
+			listed, err := l.api.Instances(root(t), connect.NewRequest(&apipb.ClusterInstancesRequest{}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := proto.Marshal(listed.Msg); err != nil {
+				t.Fatal(err)
+			}
 			again, err := cluster.Parse(v.doc.Bytes())
 			if err != nil || !bytes.Equal(again.Bytes(), v.doc.Bytes()) {
 				t.Fatalf("version %d reads back as another: %v", v.serial, err)
