@@ -124,12 +124,13 @@ func (a *app) completeInstances(cmd *cobra.Command, words []string, _ string) ([
 type instanceFlags struct {
 	primary, secondary, state string
 	nics                      []*apipb.ClusterNIC
+	link                      string // that waits for its --ip
 	disks                     []string
 	noNICs, noDisks           bool
 }
 
 // nicFlag is --ip, which begins an interface, or --link, which belongs to the
-// one before it.
+// one before it, or, when that has one already, to the one after it.
 type nicFlag struct {
 	f    *instanceFlags
 	link bool
@@ -148,13 +149,18 @@ func (n *nicFlag) Set(s string) error {
 		if err != nil {
 			return fmt.Errorf("%q is not the address of a machine", s)
 		}
-		n.f.nics = append(n.f.nics, &apipb.ClusterNIC{Ip: ip})
+		n.f.nics = append(n.f.nics, &apipb.ClusterNIC{Ip: ip, Link: n.f.link})
+		n.f.link = ""
 		return nil
 	}
-	if len(n.f.nics) == 0 || n.f.nics[len(n.f.nics)-1].Link != "" {
-		return fmt.Errorf("give it behind the --ip that is on that link")
+	if last := len(n.f.nics) - 1; last >= 0 && n.f.nics[last].Link == "" {
+		n.f.nics[last].Link = s
+		return nil
 	}
-	n.f.nics[len(n.f.nics)-1].Link = s
+	if n.f.link != "" {
+		return fmt.Errorf("give it with the --ip that is on that link")
+	}
+	n.f.link = s
 	return nil
 }
 
@@ -162,7 +168,7 @@ func (a *app) instanceChangeCmd(use string) *cobra.Command {
 	var f instanceFlags
 	add := use == "add"
 	cmd := &cobra.Command{
-		Use: "add NAME --primary NODE [--secondary NODE] [--ip IP [--link LINK]]… [--disk SIZE]…", Short: "Add an instance",
+		Use: "add NAME --primary NODE [--secondary NODE] [--state STATE] [--ip IP [--link LINK]]… [--disk SIZE]…", Short: "Add an instance",
 		Long: `Add adds an instance, up unless --state says otherwise. With a secondary node its
 disks are DRBD's, with minors and ports chosen here. A link that is not told is the
 cluster's default one.`,
@@ -171,7 +177,7 @@ cluster's default one.`,
 		Args: args(1, 1, "a name for the instance"), ValidArgsFunction: cobra.NoFileCompletions,
 	}
 	if !add {
-		cmd.Use, cmd.Short = "set NAME [--primary NODE] [--secondary NODE] [--ip IP [--link LINK]]… [--disk SIZE]…", "Change an instance"
+		cmd.Use, cmd.Short = "set NAME [--primary NODE] [--secondary NODE] [--state STATE] [--ip IP [--link LINK]]… [--disk SIZE]…", "Change an instance"
 		cmd.Long = `Set changes what is told of it. --ip and --disk replace all interfaces and all disks;
 disks that stay what they were keep their minors. With the secondary node as --primary
 the two nodes change places. An empty --secondary makes the disks local ones.`
@@ -183,7 +189,7 @@ the two nodes change places. An empty --secondary makes the disks local ones.`
 	fl.StringVar(&f.secondary, "secondary", "", "`NODE` that its disks are mirrored to")
 	fl.StringVar(&f.state, "state", "", "`STATE`: up, down, offline")
 	fl.Var(&nicFlag{f: &f}, "ip", "`IP` of an interface; may be repeated")
-	fl.Var(&nicFlag{f: &f, link: true}, "link", "`LINK` of the interface whose --ip stands before it")
+	fl.Var(&nicFlag{f: &f, link: true}, "link", "`LINK` of the interface whose --ip stands beside it")
 	fl.StringArrayVar(&f.disks, "disk", nil, "`SIZE` of a disk, such as 512M, 20G or 1T; may be repeated")
 	if !add {
 		fl.BoolVar(&f.noNICs, "no-ip", false, "it has no interfaces any more")
@@ -220,6 +226,9 @@ func (f *instanceFlags) request(name string, given func(flag string) bool) (*api
 	r := &apipb.ClusterInstanceRequest{Name: name, Nics: f.nics, SetNics: len(f.nics) > 0 || f.noNICs, SetDisks: len(f.disks) > 0 || f.noDisks}
 	if f.noNICs && len(f.nics) > 0 || f.noDisks && len(f.disks) > 0 {
 		return nil, usagef("--no-ip and --no-disk stand alone")
+	}
+	if f.link != "" {
+		return nil, usagef("--link %q: give it with the --ip that is on that link", f.link)
 	}
 	for _, x := range []struct {
 		name  string
