@@ -59,6 +59,9 @@ type Conn struct {
 	Admin apipbconnect.AdminServiceClient
 	Audit apipbconnect.AuditServiceClient
 	Maps  apipbconnect.MapServiceClient
+	// Cluster changes the data that candidates answer confd queries from;
+	// ImportCluster, ExportCluster and ClusterKey are easier for what they do.
+	Cluster apipbconnect.ClusterServiceClient
 
 	where   string
 	state   string     // not empty: over the socket in it
@@ -221,6 +224,7 @@ func newConn(tr *http.Transport, base string, mapper errorMapper, set func(*Conn
 	c.Admin = apipbconnect.NewAdminServiceClient(hc, base, opts...)
 	c.Audit = apipbconnect.NewAuditServiceClient(hc, base, opts...)
 	c.Maps = apipbconnect.NewMapServiceClient(hc, base, opts...)
+	c.Cluster = apipbconnect.NewClusterServiceClient(hc, base, opts...)
 	return c
 }
 

@@ -53,6 +53,8 @@ type fakeOverlord struct {
 	build  func(req *apipb.BuildMapRequest, send func(*apipb.BuildMapEvent) error) error
 	fleet  *apipb.MapResponse // the map; nil: there is none
 
+	cluster apipbconnect.ClusterServiceHandler // nil: it has none
+
 	delegate bool // Status says that it is the default
 
 	mu      sync.Mutex
@@ -231,6 +233,9 @@ func (f *fakeOverlord) handler() http.Handler {
 	mux.Handle(apipbconnect.NewAdminServiceHandler(f, opt))
 	mux.Handle(apipbconnect.NewAuditServiceHandler(f, opt))
 	mux.Handle(apipbconnect.NewMapServiceHandler(mapService{f}, opt))
+	if f.cluster != nil {
+		mux.Handle(apipbconnect.NewClusterServiceHandler(f.cluster, opt))
+	}
 	return mux
 }
 

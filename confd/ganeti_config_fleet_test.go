@@ -149,7 +149,7 @@ func TestFleetGanetiSameConfigurations(t *testing.T) {
 }
 
 // compareConfig asks both servers about one configuration.
-func compareConfig(t *testing.T, d *daemon, name string, config []byte) {
+func compareConfig(t *testing.T, d *daemon, name string, config []byte, more ...Request) {
 	t.Helper()
 	d.stop()
 	d.start(config)
@@ -176,7 +176,7 @@ func compareConfig(t *testing.T, d *daemon, name string, config []byte) {
 			PipsByInstanceIPs([]string{"203.0.113.10", "203.0.113.20", "203.0.113.30", ""}, nil).Request)
 	}
 	w := s.newWorker()
-	for _, r := range asks {
+	for _, r := range append(asks, more...) {
 		r.Rsalt = "x"
 		b, err := r.Append(nil, []byte(testKey), time.Now())
 		if err != nil {

@@ -157,6 +157,9 @@ func (f *Fleet) Enrol(name string, cfg minion.Config) *Minion {
 		cfg.State = filepath.Join(f.T.TempDir(), name)
 	}
 	cfg.Name, cfg.Pin = name, f.Pin
+	if cfg.Confd.Listen == "" {
+		cfg.Confd.Listen = "127.0.0.1:0" // there is one port 1814, and many fleets
+	}
 	if len(cfg.Overlords) == 0 && cfg.Listen == "" {
 		cfg.Overlords = []string{f.Address}
 	}

@@ -61,6 +61,8 @@ type Options struct {
 	OnRevocations func(signed []byte, list *pki.RevocationList)
 	// Host is the overlord in whose process the agent is embedded; nil: none.
 	Host Host
+	// Replica is this machine's of the cluster data; nil: it can be no candidate.
+	Replica replica
 	// Credit is the process's pool of stream windows; nil: one per session.
 	Credit *session.Pool
 	// Heartbeat sends the process's pings; nil: none are sent.
@@ -94,6 +96,7 @@ type Agent struct {
 	opened   func()        // called when a session has begun; may be nil
 	onList   func(signed []byte, list *pki.RevocationList)
 	host     Host
+	replica  replica // may be nil
 
 	verifier verifier
 	books    books
@@ -129,6 +132,7 @@ func New(opt Options) (*Agent, error) {
 		own:      recorder{log: opt.Own},
 		onList:   opt.OnRevocations,
 		host:     opt.Host,
+		replica:  opt.Replica,
 		patience: cancelTime,
 	}
 	if a.books.disk = opt.Journal; opt.Journal != nil {

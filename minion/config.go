@@ -8,11 +8,14 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"dominion/call"
+	"dominion/confd"
 	"dominion/config"
+	"dominion/minion/candidate"
 	"dominion/pki"
 )
 
@@ -57,6 +60,9 @@ type Config struct {
 	// Zero: 1,024.
 	MaxQueued int `yaml:"max_queued"`
 
+	// Confd says how this machine answers confd queries while it is a candidate.
+	Confd Confd `yaml:"confd"`
+
 	// Token is a join token given by other means than a file; it wins over TokenFile.
 	Token string `yaml:"-"`
 	// Version of the agent, shown by agent.version and in HELLO. Empty: "devel".
@@ -68,6 +74,30 @@ type Config struct {
 	// Ready, when not nil, is called once the agent listens and begins to enrol
 	// and to connect, with the address it listens on (nil: it does not).
 	Ready func(listening net.Addr) `yaml:"-"`
+}
+
+// Confd is the part of a configuration about answering confd queries.
+type Confd struct {
+	// Listen is a UDP address, HOST:PORT or HOST with port 1814, or "off": this
+	// machine is then no candidate, whatever the overlord says. Empty: ":1814", all
+	// addresses.
+	Listen string `yaml:"listen"`
+}
+
+// Address gives the address with the defaults filled in, or candidate.Off.
+func (c Confd) Address() (string, error) {
+	if c.Listen == candidate.Off {
+		return c.Listen, nil
+	}
+	port := strconv.Itoa(confd.DefaultPort)
+	if c.Listen == "" {
+		return ":" + port, nil
+	}
+	addr, err := withPort(c.Listen, port)
+	if err != nil {
+		return "", fmt.Errorf("confd: listen: %w", err)
+	}
+	return addr, nil
 }
 
 // LoadConfig reads a configuration file; see package config for its errors.
@@ -84,6 +114,7 @@ type settings struct {
 	token      string
 	tokenFile  string
 	listen     string
+	confd      string // or candidate.Off
 	policy     string
 	policyMust bool // the policy file was named and must exist
 	level      slog.Level
@@ -136,6 +167,10 @@ func (c Config) check() (settings, error) {
 		}
 		s.listen = addr
 	}
+	var err error
+	if s.confd, err = c.Confd.Address(); err != nil {
+		return settings{}, err
+	}
 	if len(s.overlords) == 0 && s.listen == "" {
 		return settings{}, errors.New("overlords: none is named; give --overlord HOST:51235, or listen for one")
 	}
@@ -144,7 +179,6 @@ func (c Config) check() (settings, error) {
 			return settings{}, fmt.Errorf("pin: %w", err)
 		}
 	}
-	var err error
 	if s.level, err = parseLevel(c.LogLevel); err != nil {
 		return settings{}, err
 	}

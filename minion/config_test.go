@@ -11,7 +11,7 @@ import (
 func TestConfigFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "minion.yaml")
 	text := "name: Web1.Example.org\nstate: /tmp/m\noverlords: [dc1, 'dc2:7000', '[::1]:8']\npin: sha256:" +
-		strings.Repeat("ab", 32) + "\nlisten: ':51234'\nmax_running: 3\nlog_level: debug\n"
+		strings.Repeat("ab", 32) + "\nlisten: ':51234'\nmax_running: 3\nlog_level: debug\nconfd: {listen: off}\n"
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -23,7 +23,7 @@ func TestConfigFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.name != "web1.example.org" || s.running != 3 || s.queued != defaultQueued || s.listen != ":51234" {
+	if s.name != "web1.example.org" || s.running != 3 || s.queued != defaultQueued || s.listen != ":51234" || s.confd != "off" {
 		t.Errorf("settings = %+v", s)
 	}
 	want := []string{"dc1:51235", "dc2:7000", "[::1]:8"}
@@ -50,6 +50,7 @@ func TestConfigCheck(t *testing.T) {
 		{"negative bound", "max_running", Config{Name: "web1", Overlords: []string{"dc1"}, MaxRunning: -1}},
 		{"huge bound", "max_queued", Config{Name: "web1", Overlords: []string{"dc1"}, MaxQueued: 1 << 30}},
 		{"bad listen", "listen", Config{Name: "web1", Listen: ":x"}},
+		{"bad address of confd", "confd", Config{Name: "web1", Overlords: []string{"dc1"}, Confd: Confd{Listen: "a b"}}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			err := tt.c.Check()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ecdsa"
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,6 +19,7 @@ import (
 
 	"dominion/audit"
 	"dominion/enrol"
+	"dominion/minion/candidate"
 	"dominion/minion/journal"
 	"dominion/module"
 	"dominion/module/command"
@@ -33,17 +35,18 @@ var errStop = errors.New("the agent ends")
 
 // daemon is one machine's agent with its state directory.
 type daemon struct {
-	cfg   settings
-	log   *slog.Logger
-	dir   *pki.Dir
-	key   *ecdsa.PrivateKey
-	trust *pki.Trust
-	agent *Agent
-	own   *audit.FileLog
-	jobs  *journal.Journal
-	ask   asker
-	clock *session.Clock
-	wake  chan struct{} // of one: a session has begun, so a renewal can be tried
+	cfg     settings
+	log     *slog.Logger
+	dir     *pki.Dir
+	key     *ecdsa.PrivateKey
+	trust   *pki.Trust
+	agent   *Agent
+	replica *candidate.Candidate // of the cluster data
+	own     *audit.FileLog
+	jobs    *journal.Journal
+	ask     asker
+	clock   *session.Clock
+	wake    chan struct{} // of one: a session has begun, so a renewal can be tried
 
 	onList func(signed []byte, list *pki.RevocationList) // see Options.OnRevocations
 	host   Host                                          // see Options.Host
@@ -133,10 +136,15 @@ func (d *daemon) makeAgent(pol *policy.Policy) error {
 			return err
 		}
 	}
+	d.replica = candidate.Open(candidate.Options{
+		Name: d.cfg.name, Dir: d.dir, Trust: d.trust, Listen: d.cfg.confd, Now: d.cfg.now, Log: d.log,
+		Admit: func(id pki.Identity, leaf *x509.Certificate) error { return d.agent.admit(id, leaf) },
+	})
 	d.agent, err = New(Options{
 		Name: d.cfg.name, Trust: d.trust, Table: table, Overlords: d.enrolledWith(), Policy: pol, Own: d.own, Journal: d.jobs,
 		Save: d.dir.WriteFile, Saved: saved, Credit: session.NewPool(0), Heartbeat: d.clock, Log: d.log,
 		Version: d.cfg.version, Now: d.cfg.now, MaxRunning: d.cfg.running, MaxQueued: d.cfg.queued, OnRevocations: d.onList, Host: d.host,
+		Replica: d.replica,
 	})
 	if err != nil {
 		return err
@@ -193,6 +201,7 @@ func (d *daemon) run(ctx context.Context, reload <-chan os.Signal, ready func(ne
 	}
 	g.Go(func() error { d.renewals(accept); return nil })
 	g.Go(func() error { d.gatherFacts(accept); return nil })
+	g.Go(func() error { d.replica.Run(accept); return nil })
 	g.Go(func() error { d.reloads(accept, reload); return nil })
 	g.Go(func() error {
 		<-accept.Done()

@@ -34,6 +34,7 @@ type Embed struct {
 	// OnRevocations is as in Options.
 	OnRevocations func(signed []byte, list *pki.RevocationList)
 	Host          Host   // answers the parent; required
+	Confd         Confd  // as in Config
 	Version       string // of the agent; empty: "devel"
 	// Reload, when not nil, makes Run read the agent's policy again each time it yields.
 	Reload <-chan os.Signal
@@ -51,7 +52,7 @@ type Embedded struct {
 
 // NewEmbedded opens the agent's state. It has no session until Run.
 func NewEmbedded(e Embed) (*Embedded, error) {
-	c := Config{Name: e.Name, State: e.State, Overlords: []string{e.Address}, Version: e.Version}
+	c := Config{Name: e.Name, State: e.State, Overlords: []string{e.Address}, Confd: e.Confd, Version: e.Version}
 	s, err := c.check()
 	if err != nil {
 		return nil, fmt.Errorf("the overlord's own agent: %w", err)
@@ -87,6 +88,7 @@ func (m *Embedded) Run(ctx context.Context, grace time.Duration) error {
 	g.Go(func() error { return ended(work, d.clock.Run(work)) })
 	g.Go(func() error { m.keep(accept, work); return nil })
 	g.Go(func() error { d.gatherFacts(accept); return nil })
+	g.Go(func() error { d.replica.Run(accept); return nil })
 	g.Go(func() error { d.reloads(accept, m.reload); return nil })
 	g.Go(func() error {
 		<-accept.Done()

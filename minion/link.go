@@ -360,6 +360,15 @@ func (l *link) answer(c *fleetpb.Call) (any, error) {
 			return nil, err
 		}
 		return l.checkpoint(in.Head)
+	case session.MethodCluster:
+		if a.replica == nil {
+			break
+		}
+		var in session.ClusterArgs
+		if err := decodeArgs(c.Args, &in); err != nil {
+			return nil, err
+		}
+		return l.cluster(in, millis(c.TimeoutMs)), nil
 	case session.MethodMap, session.MethodGroups:
 		if a.host == nil {
 			break

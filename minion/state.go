@@ -83,7 +83,7 @@ func (a *Agent) hello() *fleetpb.Hello {
 	_, digest := a.currentFacts()
 	return &fleetpb.Hello{
 		AgentVersion: a.version, TimeMs: a.now().UnixMilli(), RevocationNumber: a.verifier.revocations().Number(),
-		JournalId: a.books.id, JournalBirthMs: a.bornMs(), Checkpoints: a.notes(), FactsDigest: digest,
+		JournalId: a.books.id, JournalBirthMs: a.bornMs(), Checkpoints: a.notes(), FactsDigest: digest, Cluster: a.replica != nil && a.replica.Holds(),
 	}
 }
 

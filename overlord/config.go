@@ -13,6 +13,7 @@ import (
 
 	"dominion/call"
 	"dominion/config"
+	"dominion/minion"
 	"dominion/pki"
 )
 
@@ -62,6 +63,9 @@ type Config struct {
 	// File with a token that `dominion token create --role overlord` made; it is read only while there is no
 	// certificate. Default: wait until an operator signs the request.
 	TokenFile string `yaml:"token_file"`
+
+	// How the agent inside a sub-overlord answers confd queries while it is a candidate of its parent.
+	Confd minion.Confd `yaml:"confd"`
 
 	// Token is a join token given by other means than a file; it wins over TokenFile.
 	Token string `yaml:"-"`
@@ -175,8 +179,11 @@ func (c Config) settle() (Config, error) {
 	return c, c.checkAutosign()
 }
 
-// settleParent checks what is said of the parent.
+// settleParent checks what is said of the parent, and of the agent that serves it.
 func (c *Config) settleParent() error {
+	if _, err := c.Confd.Address(); err != nil {
+		return err
+	}
 	if c.Parent == "" {
 		if c.Pin != "" || c.TokenFile != "" {
 			return fmt.Errorf("pin, token_file: they are for an overlord with a parent; give its address too")

@@ -110,6 +110,7 @@ func (o *Overlord) newServer() *http.Server {
 	mux.Handle(apipbconnect.NewAdminServiceHandler(adminAPI{o}, opts...))
 	mux.Handle(apipbconnect.NewAuditServiceHandler(auditAPI{o}, opts...))
 	mux.Handle(apipbconnect.NewMapServiceHandler(&mapAPI{o: o}, opts...))
+	mux.Handle(apipbconnect.NewClusterServiceHandler(clusterAPI{o}, opts...))
 	mux.Handle("GET /metrics", o.metrics.handler())
 	p := new(http.Protocols)
 	p.SetHTTP1(true)
@@ -163,6 +164,9 @@ func (o *Overlord) housekeeping(ctx context.Context) error {
 			o.registrar.SetIssuing(o.keys.issuing.Load())
 		case <-show.C:
 			o.showCheckpoints()
+			if v := o.clusterNow(); v != nil {
+				o.candidates.announce(v) // to those that serve it, too: they say whether they still do
+			}
 			if o.parent != nil {
 				o.storeAgain(ctx)
 			}

@@ -55,6 +55,9 @@ type Overlord struct {
 	sess    session.Options
 	routes  mapIndex
 
+	cluster    clusterKeeper
+	candidates candidates
+
 	parent  *parent // nil: there is none, and the root's key is here
 	passing passing // what is passed on to the parent
 
@@ -62,6 +65,7 @@ type Overlord struct {
 	revlist atomic.Pointer[revocations]
 
 	minionCalls *semaphore.Weighted
+	pulling     *semaphore.Weighted // candidates that are sent a piece of the cluster data
 	verifying   *semaphore.Weighted
 	taking      *semaphore.Weighted
 	scopes      scopes
@@ -158,6 +162,7 @@ func (o *Overlord) run(ctx context.Context, ln, sock net.Listener) error {
 	g.Go(func() error { return ignoreClosed(o.sess.Heartbeat.Run(life)) })
 	g.Go(func() error { return o.dialer.run(gctx) })
 	g.Go(func() error { return o.housekeeping(gctx) })
+	g.Go(func() error { o.cluster.run(gctx); return nil })
 	if o.parent != nil {
 		g.Go(func() error { return o.parent.agent.Run(gctx, time.Duration(o.cfg.Grace)) })
 		g.Go(func() error { return o.renewals(gctx) })
@@ -210,8 +215,9 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 	o := &Overlord{
 		cfg: cfg, log: log, uid: uint32(os.Getuid()), started: time.Now(), dir: dir,
 		stopping:    make(chan struct{}),
-		minionCalls: semaphore.NewWeighted(256), verifying: semaphore.NewWeighted(maxVerifying), taking: semaphore.NewWeighted(maxTaking), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
+		minionCalls: semaphore.NewWeighted(256), pulling: semaphore.NewWeighted(64), verifying: semaphore.NewWeighted(maxVerifying), taking: semaphore.NewWeighted(maxTaking), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
 	}
+	o.candidates.init(o)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, o.close())

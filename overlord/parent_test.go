@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"dominion/enrol"
+	"dominion/minion"
 	"dominion/pki"
 	"dominion/session"
 )
@@ -90,6 +91,7 @@ func TestSettleParent(t *testing.T) {
 		{Config{Parent: ":7", Pin: noPin}, "is not host:port"},
 		{Config{Pin: noPin}, "with a parent; give"},
 		{Config{TokenFile: "f"}, "with a parent; give"},
+		{Config{Confd: minion.Confd{Listen: "a b"}}, "confd: listen:"},
 	} {
 		c := tt.cfg
 		err := c.settleParent()

@@ -28,6 +28,9 @@ func (o *Overlord) prepare(ctx context.Context) error {
 	if err := o.loadFleet(ctx); err != nil {
 		return err
 	}
+	if err := o.cluster.load(ctx, o); err != nil {
+		return err
+	}
 	if o.keep.auditProblem() != "" {
 		return nil // open jobs stay open: nothing can be written
 	}
@@ -101,6 +104,7 @@ func (o *Overlord) onGranted(id pki.Identity) {
 	case pki.Overlord:
 		o.fleet.enrolledSub(id.Name)
 	}
+	o.cluster.look()
 }
 
 // dropRevoked forgets the machines that have no certificate left that counts,
@@ -118,6 +122,7 @@ func (o *Overlord) dropRevoked(ids []pki.Identity) {
 			}
 		}
 	}
+	o.cluster.look()
 }
 
 // cutExpired ends the sessions of machines whose certificate has ended: an

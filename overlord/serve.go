@@ -72,6 +72,8 @@ func (o *Overlord) ready(s *session.Session) {
 	for _, r := range o.jobs.all() {
 		r.run.Arrived(peer.Name)
 	}
+	o.cluster.look()
+	o.candidates.arrived(s)
 	o.log.Info("minion connected", "machine", peer.Name, "address", s.RemoteAddr().String(), "agent", s.PeerHello().AgentVersion)
 	o.background.Go(func() {
 		if err := o.keep.arrived(o.life, s); err != nil {
@@ -86,6 +88,10 @@ type handler struct{ o *Overlord }
 // Call implements session.Handler.
 func (h handler) Call(s *session.Session, id uint64, c *fleetpb.Call) {
 	o := h.o
+	if c.Method == session.MethodClusterData {
+		h.clusterData(s, id, c)
+		return
+	}
 	if !o.fleet.mayAsk(s.Peer().Name, time.Now()) {
 		h.reply(s, id, nil, call.Errorf(call.Busy, "this machine asks too often; at most %d times at once and once in %s", askBurst, askEvery))
 		return

@@ -29,8 +29,9 @@ import (
 	"dominion/target"
 )
 
-// guarded are the first words of the methods that a pattern must name.
-var guarded = []string{"cert", "operator", "overlord", "token"}
+// guarded are the beginnings, whole words, of the methods that a pattern must
+// name.
+var guarded = []string{"cert", "cluster.key", "operator", "overlord", "token"}
 
 // Policy is a checked policy file. A nil *Policy is that of a machine without
 // a file and allows everything. It does not change after it was made and may
@@ -123,9 +124,13 @@ func (l *line) covers(operator, name string) bool {
 	if !l.operators.Match(operator) {
 		return false
 	}
-	word, _, _ := strings.Cut(strings.ToLower(name), ".")
-	strict := slices.Contains(guarded, word)
+	head := ""
+	for _, g := range guarded {
+		if strings.HasPrefix(strings.ToLower(name)+".", g+".") {
+			head = g
+		}
+	}
 	return slices.ContainsFunc(l.methods, func(m method) bool {
-		return m.pattern.Match(name) && (!strict || strings.HasPrefix(m.text, word))
+		return m.pattern.Match(name) && strings.HasPrefix(m.text, head)
 	})
 }

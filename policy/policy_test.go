@@ -25,6 +25,8 @@ const example = `
   methods: "group.set, Cert.Sign"
   targets: web*
 - {operators: "op[01-20]", methods: "test.add", targets: "web[01-20]"}
+- {operators: "frank", methods: "cluster.*", targets: "*"}
+- {operators: "grace", methods: "Cluster.key.*", targets: "*"}
 `
 
 func groups(name string) ([]string, bool) {
@@ -58,6 +60,15 @@ func TestAllow(t *testing.T) {
 		{"alice", "operator", "", false, false},
 		{"alice", "Operator.add", "", false, false},
 		{"alice", "operators.list", "web1", true, true},
+		{"alice", "cluster.set", "", true, true},
+		{"alice", "cluster.keys", "", true, true},
+		{"alice", "cluster.key.show", "", false, false},
+		{"alice", "Cluster.Key.rotate", "", false, false},
+		{"alice", "cluster.key", "", false, false},
+		{"frank", "cluster.key.show", "", false, false},
+		{"frank", "cluster.set", "", true, true},
+		{"grace", "cluster.key.show", "", true, true},
+		{"grace", "cluster.set", "", false, false},
 		{"mallory", "test.ping", "web1", false, false},
 		{"", "test.ping", "web1", false, false},
 		{"web-1", "service.stop", "web7", true, true},

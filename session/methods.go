@@ -241,3 +241,41 @@ type OrdersArgs struct {
 type OrdersResult struct {
 	Over []string `json:"over,omitempty"` // those that were withdrawn, or whose results nobody awaits any more
 }
+
+// MethodCluster is how an overlord announces a version of the cluster data to a
+// machine, or asks which one it has: ClusterArgs, answered by ClusterResult when the
+// machine has taken it and serves it, or why it does not.
+const MethodCluster = "session.cluster"
+
+// ClusterArgs announces a version of the cluster data; without a header it asks.
+type ClusterArgs struct {
+	Header []byte `json:"header,omitempty"` // an encoded fleetpb.ClusterSigned
+	Key    []byte `json:"key,omitempty"`    // the HMAC key; for candidates alone
+}
+
+// ClusterResult says what a machine has.
+type ClusterResult struct {
+	Header  []byte `json:"header,omitempty"`  // of the newest version that it took, as it came
+	Serving bool   `json:"serving,omitempty"` // it answers queries with that version
+	Listen  string `json:"listen,omitempty"`  // where: the address of its socket
+	Error   string `json:"error,omitempty"`   // why it did not take what was announced, or does not serve
+}
+
+// MethodClusterData is how a machine gets the data of a version that was announced,
+// piece by piece: ClusterDataArgs, answered by ClusterDataResult.
+const MethodClusterData = "session.clusterdata"
+
+// MaxClusterPiece is how many bytes one ClusterDataResult holds: in base64 they fit
+// into one RESULT.
+const MaxClusterPiece = 180 << 10
+
+// ClusterDataArgs asks for a piece of a compressed document.
+type ClusterDataArgs struct {
+	Digest []byte `json:"digest"`           // SHA-256 of the compressed document
+	Offset int64  `json:"offset,omitempty"` // bytes
+}
+
+// ClusterDataResult is a piece: it ends at MaxClusterPiece, or with the document.
+type ClusterDataResult struct {
+	Data []byte `json:"data"`
+}

@@ -3374,6 +3374,1316 @@ func (x *MapConflict) GetPlaces() []string {
 	return nil
 }
 
+// ClusterChanged says what became of a change.
+type ClusterChanged struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Serial        uint64                 `protobuf:"varint,1,opt,name=serial,proto3" json:"serial,omitempty"`   // of the version in force
+	Changed       bool                   `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"` // it is a new one
+	Note          string                 `protobuf:"bytes,3,opt,name=note,proto3" json:"note,omitempty"`        // for people; empty: nothing to add
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterChanged) Reset() {
+	*x = ClusterChanged{}
+	mi := &file_apipb_api_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterChanged) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterChanged) ProtoMessage() {}
+
+func (x *ClusterChanged) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterChanged.ProtoReflect.Descriptor instead.
+func (*ClusterChanged) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *ClusterChanged) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+func (x *ClusterChanged) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+func (x *ClusterChanged) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+type ClusterShowRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterShowRequest) Reset() {
+	*x = ClusterShowRequest{}
+	mi := &file_apipb_api_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterShowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterShowRequest) ProtoMessage() {}
+
+func (x *ClusterShowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterShowRequest.ProtoReflect.Descriptor instead.
+func (*ClusterShowRequest) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{47}
+}
+
+type ClusterShowResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Exists        bool                   `protobuf:"varint,1,opt,name=exists,proto3" json:"exists,omitempty"` // without a cluster all else is empty, but for the problem
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	Uuid          string                 `protobuf:"bytes,3,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Serial        uint64                 `protobuf:"varint,4,opt,name=serial,proto3" json:"serial,omitempty"`
+	MadeMs        int64                  `protobuf:"varint,5,opt,name=made_ms,json=madeMs,proto3" json:"made_ms,omitempty"`                     // when the version was made
+	Master        string                 `protobuf:"bytes,6,opt,name=master,proto3" json:"master,omitempty"`                                    // empty: there is none
+	MasterAddress string                 `protobuf:"bytes,7,opt,name=master_address,json=masterAddress,proto3" json:"master_address,omitempty"` // the cluster's
+	Instances     uint64                 `protobuf:"varint,8,opt,name=instances,proto3" json:"instances,omitempty"`
+	Disks         uint64                 `protobuf:"varint,9,opt,name=disks,proto3" json:"disks,omitempty"`
+	Nodes         []*ClusterNode         `protobuf:"bytes,10,rep,name=nodes,proto3" json:"nodes,omitempty"`                  // sorted by name
+	Candidates    []*ClusterCandidate    `protobuf:"bytes,11,rep,name=candidates,proto3" json:"candidates,omitempty"`        // sorted by name
+	Problem       string                 `protobuf:"bytes,12,opt,name=problem,proto3" json:"problem,omitempty"`              // why the stored data cannot be used; empty: they can
+	Key           bool                   `protobuf:"varint,13,opt,name=key,proto3" json:"key,omitempty"`                     // there is one
+	TimeMs        int64                  `protobuf:"varint,14,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"` // now, at the overlord
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterShowResponse) Reset() {
+	*x = ClusterShowResponse{}
+	mi := &file_apipb_api_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterShowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterShowResponse) ProtoMessage() {}
+
+func (x *ClusterShowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterShowResponse.ProtoReflect.Descriptor instead.
+func (*ClusterShowResponse) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *ClusterShowResponse) GetExists() bool {
+	if x != nil {
+		return x.Exists
+	}
+	return false
+}
+
+func (x *ClusterShowResponse) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ClusterShowResponse) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *ClusterShowResponse) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+func (x *ClusterShowResponse) GetMadeMs() int64 {
+	if x != nil {
+		return x.MadeMs
+	}
+	return 0
+}
+
+func (x *ClusterShowResponse) GetMaster() string {
+	if x != nil {
+		return x.Master
+	}
+	return ""
+}
+
+func (x *ClusterShowResponse) GetMasterAddress() string {
+	if x != nil {
+		return x.MasterAddress
+	}
+	return ""
+}
+
+func (x *ClusterShowResponse) GetInstances() uint64 {
+	if x != nil {
+		return x.Instances
+	}
+	return 0
+}
+
+func (x *ClusterShowResponse) GetDisks() uint64 {
+	if x != nil {
+		return x.Disks
+	}
+	return 0
+}
+
+func (x *ClusterShowResponse) GetNodes() []*ClusterNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *ClusterShowResponse) GetCandidates() []*ClusterCandidate {
+	if x != nil {
+		return x.Candidates
+	}
+	return nil
+}
+
+func (x *ClusterShowResponse) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
+func (x *ClusterShowResponse) GetKey() bool {
+	if x != nil {
+		return x.Key
+	}
+	return false
+}
+
+func (x *ClusterShowResponse) GetTimeMs() int64 {
+	if x != nil {
+		return x.TimeMs
+	}
+	return 0
+}
+
+type ClusterNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Primary       string                 `protobuf:"bytes,2,opt,name=primary,proto3" json:"primary,omitempty"` // address
+	Secondary     string                 `protobuf:"bytes,3,opt,name=secondary,proto3" json:"secondary,omitempty"`
+	Role          string                 `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`          // master, candidate, regular, drained, offline
+	Enrolled      bool                   `protobuf:"varint,5,opt,name=enrolled,proto3" json:"enrolled,omitempty"` // a machine of this overlord
+	Connected     bool                   `protobuf:"varint,6,opt,name=connected,proto3" json:"connected,omitempty"`
+	Learnt        bool                   `protobuf:"varint,7,opt,name=learnt,proto3" json:"learnt,omitempty"`       // its address follows its sessions
+	Candidate     bool                   `protobuf:"varint,8,opt,name=candidate,proto3" json:"candidate,omitempty"` // it is to hold and serve the data, whatever its role
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterNode) Reset() {
+	*x = ClusterNode{}
+	mi := &file_apipb_api_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterNode) ProtoMessage() {}
+
+func (x *ClusterNode) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterNode.ProtoReflect.Descriptor instead.
+func (*ClusterNode) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *ClusterNode) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ClusterNode) GetPrimary() string {
+	if x != nil {
+		return x.Primary
+	}
+	return ""
+}
+
+func (x *ClusterNode) GetSecondary() string {
+	if x != nil {
+		return x.Secondary
+	}
+	return ""
+}
+
+func (x *ClusterNode) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *ClusterNode) GetEnrolled() bool {
+	if x != nil {
+		return x.Enrolled
+	}
+	return false
+}
+
+func (x *ClusterNode) GetConnected() bool {
+	if x != nil {
+		return x.Connected
+	}
+	return false
+}
+
+func (x *ClusterNode) GetLearnt() bool {
+	if x != nil {
+		return x.Learnt
+	}
+	return false
+}
+
+func (x *ClusterNode) GetCandidate() bool {
+	if x != nil {
+		return x.Candidate
+	}
+	return false
+}
+
+// ClusterCandidate is what a candidate last said.
+type ClusterCandidate struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`                     // current, behind, away, refuses
+	Serial        uint64                 `protobuf:"varint,3,opt,name=serial,proto3" json:"serial,omitempty"`                  // of the data it holds; 0: none known
+	MadeMs        int64                  `protobuf:"varint,4,opt,name=made_ms,json=madeMs,proto3" json:"made_ms,omitempty"`    // of the data it holds
+	HeardMs       int64                  `protobuf:"varint,5,opt,name=heard_ms,json=heardMs,proto3" json:"heard_ms,omitempty"` // when it said so; 0: never
+	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`                   // of away and refuses, and why it does not serve
+	Listen        string                 `protobuf:"bytes,7,opt,name=listen,proto3" json:"listen,omitempty"`                   // where it answers; empty: nowhere, or not known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterCandidate) Reset() {
+	*x = ClusterCandidate{}
+	mi := &file_apipb_api_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterCandidate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterCandidate) ProtoMessage() {}
+
+func (x *ClusterCandidate) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterCandidate.ProtoReflect.Descriptor instead.
+func (*ClusterCandidate) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *ClusterCandidate) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ClusterCandidate) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ClusterCandidate) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+func (x *ClusterCandidate) GetMadeMs() int64 {
+	if x != nil {
+		return x.MadeMs
+	}
+	return 0
+}
+
+func (x *ClusterCandidate) GetHeardMs() int64 {
+	if x != nil {
+		return x.HeardMs
+	}
+	return 0
+}
+
+func (x *ClusterCandidate) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ClusterCandidate) GetListen() string {
+	if x != nil {
+		return x.Listen
+	}
+	return ""
+}
+
+type ClusterSetMasterRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterSetMasterRequest) Reset() {
+	*x = ClusterSetMasterRequest{}
+	mi := &file_apipb_api_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterSetMasterRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterSetMasterRequest) ProtoMessage() {}
+
+func (x *ClusterSetMasterRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterSetMasterRequest.ProtoReflect.Descriptor instead.
+func (*ClusterSetMasterRequest) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *ClusterSetMasterRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type ClusterSetCandidatesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nodes         []string               `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`    // at most 512
+	Remove        bool                   `protobuf:"varint,2,opt,name=remove,proto3" json:"remove,omitempty"` // make them regular nodes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterSetCandidatesRequest) Reset() {
+	*x = ClusterSetCandidatesRequest{}
+	mi := &file_apipb_api_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterSetCandidatesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterSetCandidatesRequest) ProtoMessage() {}
+
+func (x *ClusterSetCandidatesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterSetCandidatesRequest.ProtoReflect.Descriptor instead.
+func (*ClusterSetCandidatesRequest) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *ClusterSetCandidatesRequest) GetNodes() []string {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *ClusterSetCandidatesRequest) GetRemove() bool {
+	if x != nil {
+		return x.Remove
+	}
+	return false
+}
+
+type ClusterSetNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	Primary       *string                `protobuf:"bytes,2,opt,name=primary,proto3,oneof" json:"primary,omitempty"`     // address; "auto": where its sessions come from
+	Secondary     *string                `protobuf:"bytes,3,opt,name=secondary,proto3,oneof" json:"secondary,omitempty"` // address; "auto": the primary one
+	Role          *string                `protobuf:"bytes,4,opt,name=role,proto3,oneof" json:"role,omitempty"`           // regular, drained, offline
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterSetNodeRequest) Reset() {
+	*x = ClusterSetNodeRequest{}
+	mi := &file_apipb_api_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterSetNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterSetNodeRequest) ProtoMessage() {}
+
+func (x *ClusterSetNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterSetNodeRequest.ProtoReflect.Descriptor instead.
+func (*ClusterSetNodeRequest) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *ClusterSetNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ClusterSetNodeRequest) GetPrimary() string {
+	if x != nil && x.Primary != nil {
+		return *x.Primary
+	}
+	return ""
+}
+
+func (x *ClusterSetNodeRequest) GetSecondary() string {
+	if x != nil && x.Secondary != nil {
+		return *x.Secondary
+	}
+	return ""
+}
+
+func (x *ClusterSetNodeRequest) GetRole() string {
+	if x != nil && x.Role != nil {
+		return *x.Role
+	}
+	return ""
+}
+
+type ClusterRemoveNodeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // one that is not enrolled
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterRemoveNodeRequest) Reset() {
+	*x = ClusterRemoveNodeRequest{}
+	mi := &file_apipb_api_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterRemoveNodeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterRemoveNodeRequest) ProtoMessage() {}
+
+func (x *ClusterRemoveNodeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterRemoveNodeRequest.ProtoReflect.Descriptor instead.
+func (*ClusterRemoveNodeRequest) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *ClusterRemoveNodeRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type ClusterInstancesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // empty: all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterInstancesRequest) Reset() {
+	*x = ClusterInstancesRequest{}
+	mi := &file_apipb_api_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterInstancesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterInstancesRequest) ProtoMessage() {}
+
+func (x *ClusterInstancesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterInstancesRequest.ProtoReflect.Descriptor instead.
+func (*ClusterInstancesRequest) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *ClusterInstancesRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ClusterInstancesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Instances     []*ClusterInstance     `protobuf:"bytes,1,rep,name=instances,proto3" json:"instances,omitempty"` // sorted by name
+	Serial        uint64                 `protobuf:"varint,2,opt,name=serial,proto3" json:"serial,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterInstancesResponse) Reset() {
+	*x = ClusterInstancesResponse{}
+	mi := &file_apipb_api_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterInstancesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterInstancesResponse) ProtoMessage() {}
+
+func (x *ClusterInstancesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterInstancesResponse.ProtoReflect.Descriptor instead.
+func (*ClusterInstancesResponse) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *ClusterInstancesResponse) GetInstances() []*ClusterInstance {
+	if x != nil {
+		return x.Instances
+	}
+	return nil
+}
+
+func (x *ClusterInstancesResponse) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+type ClusterInstance struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Uuid          string                 `protobuf:"bytes,2,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Primary       string                 `protobuf:"bytes,3,opt,name=primary,proto3" json:"primary,omitempty"`     // name of a node
+	Secondary     string                 `protobuf:"bytes,4,opt,name=secondary,proto3" json:"secondary,omitempty"` // name of a node; empty: none
+	State         string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"`         // up, down, offline
+	Nics          []*ClusterNIC          `protobuf:"bytes,6,rep,name=nics,proto3" json:"nics,omitempty"`
+	Disks         []uint64               `protobuf:"varint,7,rep,packed,name=disks,proto3" json:"disks,omitempty"` // MiB
+	Serial        uint64                 `protobuf:"varint,8,opt,name=serial,proto3" json:"serial,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterInstance) Reset() {
+	*x = ClusterInstance{}
+	mi := &file_apipb_api_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterInstance) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterInstance) ProtoMessage() {}
+
+func (x *ClusterInstance) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterInstance.ProtoReflect.Descriptor instead.
+func (*ClusterInstance) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *ClusterInstance) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ClusterInstance) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *ClusterInstance) GetPrimary() string {
+	if x != nil {
+		return x.Primary
+	}
+	return ""
+}
+
+func (x *ClusterInstance) GetSecondary() string {
+	if x != nil {
+		return x.Secondary
+	}
+	return ""
+}
+
+func (x *ClusterInstance) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *ClusterInstance) GetNics() []*ClusterNIC {
+	if x != nil {
+		return x.Nics
+	}
+	return nil
+}
+
+func (x *ClusterInstance) GetDisks() []uint64 {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+func (x *ClusterInstance) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+type ClusterNIC struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ip            string                 `protobuf:"bytes,1,opt,name=ip,proto3" json:"ip,omitempty"`     // empty: none
+	Link          string                 `protobuf:"bytes,2,opt,name=link,proto3" json:"link,omitempty"` // empty: the default one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterNIC) Reset() {
+	*x = ClusterNIC{}
+	mi := &file_apipb_api_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterNIC) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterNIC) ProtoMessage() {}
+
+func (x *ClusterNIC) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterNIC.ProtoReflect.Descriptor instead.
+func (*ClusterNIC) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *ClusterNIC) GetIp() string {
+	if x != nil {
+		return x.Ip
+	}
+	return ""
+}
+
+func (x *ClusterNIC) GetLink() string {
+	if x != nil {
+		return x.Link
+	}
+	return ""
+}
+
+type ClusterInstanceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Primary       *string                `protobuf:"bytes,2,opt,name=primary,proto3,oneof" json:"primary,omitempty"`           // a node
+	Secondary     *string                `protobuf:"bytes,3,opt,name=secondary,proto3,oneof" json:"secondary,omitempty"`       // a node; empty: none
+	State         *string                `protobuf:"bytes,4,opt,name=state,proto3,oneof" json:"state,omitempty"`               // up, down, offline
+	SetNics       bool                   `protobuf:"varint,5,opt,name=set_nics,json=setNics,proto3" json:"set_nics,omitempty"` // nics are all that it is to have
+	Nics          []*ClusterNIC          `protobuf:"bytes,6,rep,name=nics,proto3" json:"nics,omitempty"`
+	SetDisks      bool                   `protobuf:"varint,7,opt,name=set_disks,json=setDisks,proto3" json:"set_disks,omitempty"` // disks are all that it is to have
+	Disks         []uint64               `protobuf:"varint,8,rep,packed,name=disks,proto3" json:"disks,omitempty"`                // MiB
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterInstanceRequest) Reset() {
+	*x = ClusterInstanceRequest{}
+	mi := &file_apipb_api_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterInstanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterInstanceRequest) ProtoMessage() {}
+
+func (x *ClusterInstanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterInstanceRequest.ProtoReflect.Descriptor instead.
+func (*ClusterInstanceRequest) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *ClusterInstanceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ClusterInstanceRequest) GetPrimary() string {
+	if x != nil && x.Primary != nil {
+		return *x.Primary
+	}
+	return ""
+}
+
+func (x *ClusterInstanceRequest) GetSecondary() string {
+	if x != nil && x.Secondary != nil {
+		return *x.Secondary
+	}
+	return ""
+}
+
+func (x *ClusterInstanceRequest) GetState() string {
+	if x != nil && x.State != nil {
+		return *x.State
+	}
+	return ""
+}
+
+func (x *ClusterInstanceRequest) GetSetNics() bool {
+	if x != nil {
+		return x.SetNics
+	}
+	return false
+}
+
+func (x *ClusterInstanceRequest) GetNics() []*ClusterNIC {
+	if x != nil {
+		return x.Nics
+	}
+	return nil
+}
+
+func (x *ClusterInstanceRequest) GetSetDisks() bool {
+	if x != nil {
+		return x.SetDisks
+	}
+	return false
+}
+
+func (x *ClusterInstanceRequest) GetDisks() []uint64 {
+	if x != nil {
+		return x.Disks
+	}
+	return nil
+}
+
+type ClusterRemoveInstanceRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterRemoveInstanceRequest) Reset() {
+	*x = ClusterRemoveInstanceRequest{}
+	mi := &file_apipb_api_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterRemoveInstanceRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterRemoveInstanceRequest) ProtoMessage() {}
+
+func (x *ClusterRemoveInstanceRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterRemoveInstanceRequest.ProtoReflect.Descriptor instead.
+func (*ClusterRemoveInstanceRequest) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *ClusterRemoveInstanceRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ClusterImportRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"`        // gzip of a config.data; at most 16 MiB, unpacked 64 MiB
+	Replace       bool                   `protobuf:"varint,2,opt,name=replace,proto3" json:"replace,omitempty"` // what is there
+	Key           []byte                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"`          // of confd, 1 to 4,096 bytes; empty: the one that is there, or a new one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterImportRequest) Reset() {
+	*x = ClusterImportRequest{}
+	mi := &file_apipb_api_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterImportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterImportRequest) ProtoMessage() {}
+
+func (x *ClusterImportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterImportRequest.ProtoReflect.Descriptor instead.
+func (*ClusterImportRequest) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *ClusterImportRequest) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *ClusterImportRequest) GetReplace() bool {
+	if x != nil {
+		return x.Replace
+	}
+	return false
+}
+
+func (x *ClusterImportRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+type ClusterExportRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterExportRequest) Reset() {
+	*x = ClusterExportRequest{}
+	mi := &file_apipb_api_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterExportRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterExportRequest) ProtoMessage() {}
+
+func (x *ClusterExportRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterExportRequest.ProtoReflect.Descriptor instead.
+func (*ClusterExportRequest) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{62}
+}
+
+type ClusterExportResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Data          []byte                 `protobuf:"bytes,1,opt,name=data,proto3" json:"data,omitempty"` // gzip of a config.data
+	Serial        uint64                 `protobuf:"varint,2,opt,name=serial,proto3" json:"serial,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterExportResponse) Reset() {
+	*x = ClusterExportResponse{}
+	mi := &file_apipb_api_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterExportResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterExportResponse) ProtoMessage() {}
+
+func (x *ClusterExportResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterExportResponse.ProtoReflect.Descriptor instead.
+func (*ClusterExportResponse) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *ClusterExportResponse) GetData() []byte {
+	if x != nil {
+		return x.Data
+	}
+	return nil
+}
+
+func (x *ClusterExportResponse) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+type ClusterShowKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterShowKeyRequest) Reset() {
+	*x = ClusterShowKeyRequest{}
+	mi := &file_apipb_api_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterShowKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterShowKeyRequest) ProtoMessage() {}
+
+func (x *ClusterShowKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterShowKeyRequest.ProtoReflect.Descriptor instead.
+func (*ClusterShowKeyRequest) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{64}
+}
+
+type ClusterKeyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"` // all bytes count, the line end, too
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterKeyResponse) Reset() {
+	*x = ClusterKeyResponse{}
+	mi := &file_apipb_api_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterKeyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterKeyResponse) ProtoMessage() {}
+
+func (x *ClusterKeyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterKeyResponse.ProtoReflect.Descriptor instead.
+func (*ClusterKeyResponse) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *ClusterKeyResponse) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+type ClusterRotateKeyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"` // 1 to 4,096 bytes; empty: make one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterRotateKeyRequest) Reset() {
+	*x = ClusterRotateKeyRequest{}
+	mi := &file_apipb_api_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterRotateKeyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterRotateKeyRequest) ProtoMessage() {}
+
+func (x *ClusterRotateKeyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterRotateKeyRequest.ProtoReflect.Descriptor instead.
+func (*ClusterRotateKeyRequest) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *ClusterRotateKeyRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
 type CertsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	PendingOnly   bool                   `protobuf:"varint,1,opt,name=pending_only,json=pendingOnly,proto3" json:"pending_only,omitempty"`
@@ -3384,7 +4694,7 @@ type CertsRequest struct {
 
 func (x *CertsRequest) Reset() {
 	*x = CertsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[46]
+	mi := &file_apipb_api_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3396,7 +4706,7 @@ func (x *CertsRequest) String() string {
 func (*CertsRequest) ProtoMessage() {}
 
 func (x *CertsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[46]
+	mi := &file_apipb_api_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3409,7 +4719,7 @@ func (x *CertsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsRequest.ProtoReflect.Descriptor instead.
 func (*CertsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{46}
+	return file_apipb_api_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CertsRequest) GetPendingOnly() bool {
@@ -3436,7 +4746,7 @@ type CertsResponse struct {
 
 func (x *CertsResponse) Reset() {
 	*x = CertsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[47]
+	mi := &file_apipb_api_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3448,7 +4758,7 @@ func (x *CertsResponse) String() string {
 func (*CertsResponse) ProtoMessage() {}
 
 func (x *CertsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[47]
+	mi := &file_apipb_api_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3461,7 +4771,7 @@ func (x *CertsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsResponse.ProtoReflect.Descriptor instead.
 func (*CertsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{47}
+	return file_apipb_api_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CertsResponse) GetPending() []*PendingRequest {
@@ -3494,7 +4804,7 @@ type PendingRequest struct {
 
 func (x *PendingRequest) Reset() {
 	*x = PendingRequest{}
-	mi := &file_apipb_api_proto_msgTypes[48]
+	mi := &file_apipb_api_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3506,7 +4816,7 @@ func (x *PendingRequest) String() string {
 func (*PendingRequest) ProtoMessage() {}
 
 func (x *PendingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[48]
+	mi := &file_apipb_api_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3519,7 +4829,7 @@ func (x *PendingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingRequest.ProtoReflect.Descriptor instead.
 func (*PendingRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{48}
+	return file_apipb_api_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *PendingRequest) GetName() string {
@@ -3595,7 +4905,7 @@ type Cert struct {
 
 func (x *Cert) Reset() {
 	*x = Cert{}
-	mi := &file_apipb_api_proto_msgTypes[49]
+	mi := &file_apipb_api_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3607,7 +4917,7 @@ func (x *Cert) String() string {
 func (*Cert) ProtoMessage() {}
 
 func (x *Cert) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[49]
+	mi := &file_apipb_api_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3620,7 +4930,7 @@ func (x *Cert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cert.ProtoReflect.Descriptor instead.
 func (*Cert) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{49}
+	return file_apipb_api_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *Cert) GetName() string {
@@ -3697,7 +5007,7 @@ type SignCertRequest struct {
 
 func (x *SignCertRequest) Reset() {
 	*x = SignCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[50]
+	mi := &file_apipb_api_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3709,7 +5019,7 @@ func (x *SignCertRequest) String() string {
 func (*SignCertRequest) ProtoMessage() {}
 
 func (x *SignCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[50]
+	mi := &file_apipb_api_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3722,7 +5032,7 @@ func (x *SignCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCertRequest.ProtoReflect.Descriptor instead.
 func (*SignCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{50}
+	return file_apipb_api_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *SignCertRequest) GetName() string {
@@ -3756,7 +5066,7 @@ type SignCertResponse struct {
 
 func (x *SignCertResponse) Reset() {
 	*x = SignCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[51]
+	mi := &file_apipb_api_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3768,7 +5078,7 @@ func (x *SignCertResponse) String() string {
 func (*SignCertResponse) ProtoMessage() {}
 
 func (x *SignCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[51]
+	mi := &file_apipb_api_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3781,7 +5091,7 @@ func (x *SignCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCertResponse.ProtoReflect.Descriptor instead.
 func (*SignCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{51}
+	return file_apipb_api_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *SignCertResponse) GetSigned() []string {
@@ -3808,7 +5118,7 @@ type RejectCertRequest struct {
 
 func (x *RejectCertRequest) Reset() {
 	*x = RejectCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[52]
+	mi := &file_apipb_api_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3820,7 +5130,7 @@ func (x *RejectCertRequest) String() string {
 func (*RejectCertRequest) ProtoMessage() {}
 
 func (x *RejectCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[52]
+	mi := &file_apipb_api_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3833,7 +5143,7 @@ func (x *RejectCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectCertRequest.ProtoReflect.Descriptor instead.
 func (*RejectCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{52}
+	return file_apipb_api_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *RejectCertRequest) GetName() string {
@@ -3859,7 +5169,7 @@ type RejectCertResponse struct {
 
 func (x *RejectCertResponse) Reset() {
 	*x = RejectCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[53]
+	mi := &file_apipb_api_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3871,7 +5181,7 @@ func (x *RejectCertResponse) String() string {
 func (*RejectCertResponse) ProtoMessage() {}
 
 func (x *RejectCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[53]
+	mi := &file_apipb_api_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3884,7 +5194,7 @@ func (x *RejectCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectCertResponse.ProtoReflect.Descriptor instead.
 func (*RejectCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{53}
+	return file_apipb_api_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *RejectCertResponse) GetRejected() []string {
@@ -3906,7 +5216,7 @@ type RevokeCertRequest struct {
 
 func (x *RevokeCertRequest) Reset() {
 	*x = RevokeCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[54]
+	mi := &file_apipb_api_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3918,7 +5228,7 @@ func (x *RevokeCertRequest) String() string {
 func (*RevokeCertRequest) ProtoMessage() {}
 
 func (x *RevokeCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[54]
+	mi := &file_apipb_api_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3931,7 +5241,7 @@ func (x *RevokeCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{54}
+	return file_apipb_api_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *RevokeCertRequest) GetName() string {
@@ -3972,7 +5282,7 @@ type RevokeCertResponse struct {
 
 func (x *RevokeCertResponse) Reset() {
 	*x = RevokeCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[55]
+	mi := &file_apipb_api_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3984,7 +5294,7 @@ func (x *RevokeCertResponse) String() string {
 func (*RevokeCertResponse) ProtoMessage() {}
 
 func (x *RevokeCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[55]
+	mi := &file_apipb_api_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3997,7 +5307,7 @@ func (x *RevokeCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertResponse.ProtoReflect.Descriptor instead.
 func (*RevokeCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{55}
+	return file_apipb_api_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *RevokeCertResponse) GetSerials() []string {
@@ -4028,7 +5338,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_apipb_api_proto_msgTypes[56]
+	mi := &file_apipb_api_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4040,7 +5350,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[56]
+	mi := &file_apipb_api_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4053,7 +5363,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{56}
+	return file_apipb_api_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *CreateTokenRequest) GetName() string {
@@ -4108,7 +5418,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_apipb_api_proto_msgTypes[57]
+	mi := &file_apipb_api_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4120,7 +5430,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[57]
+	mi := &file_apipb_api_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4133,7 +5443,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{57}
+	return file_apipb_api_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -4167,7 +5477,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_apipb_api_proto_msgTypes[58]
+	mi := &file_apipb_api_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4179,7 +5489,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[58]
+	mi := &file_apipb_api_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4192,7 +5502,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{58}
+	return file_apipb_api_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *Token) GetId() string {
@@ -4266,7 +5576,7 @@ type TokensRequest struct {
 
 func (x *TokensRequest) Reset() {
 	*x = TokensRequest{}
-	mi := &file_apipb_api_proto_msgTypes[59]
+	mi := &file_apipb_api_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4278,7 +5588,7 @@ func (x *TokensRequest) String() string {
 func (*TokensRequest) ProtoMessage() {}
 
 func (x *TokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[59]
+	mi := &file_apipb_api_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4291,7 +5601,7 @@ func (x *TokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensRequest.ProtoReflect.Descriptor instead.
 func (*TokensRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{59}
+	return file_apipb_api_proto_rawDescGZIP(), []int{80}
 }
 
 type TokensResponse struct {
@@ -4303,7 +5613,7 @@ type TokensResponse struct {
 
 func (x *TokensResponse) Reset() {
 	*x = TokensResponse{}
-	mi := &file_apipb_api_proto_msgTypes[60]
+	mi := &file_apipb_api_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4315,7 +5625,7 @@ func (x *TokensResponse) String() string {
 func (*TokensResponse) ProtoMessage() {}
 
 func (x *TokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[60]
+	mi := &file_apipb_api_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4328,7 +5638,7 @@ func (x *TokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensResponse.ProtoReflect.Descriptor instead.
 func (*TokensResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{60}
+	return file_apipb_api_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *TokensResponse) GetTokens() []*Token {
@@ -4347,7 +5657,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_apipb_api_proto_msgTypes[61]
+	mi := &file_apipb_api_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4359,7 +5669,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[61]
+	mi := &file_apipb_api_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4372,7 +5682,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{61}
+	return file_apipb_api_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -4390,7 +5700,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_apipb_api_proto_msgTypes[62]
+	mi := &file_apipb_api_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4402,7 +5712,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[62]
+	mi := &file_apipb_api_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4415,7 +5725,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{62}
+	return file_apipb_api_proto_rawDescGZIP(), []int{83}
 }
 
 type AddOperatorRequest struct {
@@ -4428,7 +5738,7 @@ type AddOperatorRequest struct {
 
 func (x *AddOperatorRequest) Reset() {
 	*x = AddOperatorRequest{}
-	mi := &file_apipb_api_proto_msgTypes[63]
+	mi := &file_apipb_api_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4440,7 +5750,7 @@ func (x *AddOperatorRequest) String() string {
 func (*AddOperatorRequest) ProtoMessage() {}
 
 func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[63]
+	mi := &file_apipb_api_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4453,7 +5763,7 @@ func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddOperatorRequest.ProtoReflect.Descriptor instead.
 func (*AddOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{63}
+	return file_apipb_api_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *AddOperatorRequest) GetName() string {
@@ -4480,7 +5790,7 @@ type AddOperatorResponse struct {
 
 func (x *AddOperatorResponse) Reset() {
 	*x = AddOperatorResponse{}
-	mi := &file_apipb_api_proto_msgTypes[64]
+	mi := &file_apipb_api_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4492,7 +5802,7 @@ func (x *AddOperatorResponse) String() string {
 func (*AddOperatorResponse) ProtoMessage() {}
 
 func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[64]
+	mi := &file_apipb_api_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4505,7 +5815,7 @@ func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddOperatorResponse.ProtoReflect.Descriptor instead.
 func (*AddOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{64}
+	return file_apipb_api_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *AddOperatorResponse) GetToken() string {
@@ -4530,7 +5840,7 @@ type OperatorsRequest struct {
 
 func (x *OperatorsRequest) Reset() {
 	*x = OperatorsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[65]
+	mi := &file_apipb_api_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4542,7 +5852,7 @@ func (x *OperatorsRequest) String() string {
 func (*OperatorsRequest) ProtoMessage() {}
 
 func (x *OperatorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[65]
+	mi := &file_apipb_api_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4555,7 +5865,7 @@ func (x *OperatorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorsRequest.ProtoReflect.Descriptor instead.
 func (*OperatorsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{65}
+	return file_apipb_api_proto_rawDescGZIP(), []int{86}
 }
 
 type OperatorsResponse struct {
@@ -4567,7 +5877,7 @@ type OperatorsResponse struct {
 
 func (x *OperatorsResponse) Reset() {
 	*x = OperatorsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[66]
+	mi := &file_apipb_api_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4579,7 +5889,7 @@ func (x *OperatorsResponse) String() string {
 func (*OperatorsResponse) ProtoMessage() {}
 
 func (x *OperatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[66]
+	mi := &file_apipb_api_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4592,7 +5902,7 @@ func (x *OperatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorsResponse.ProtoReflect.Descriptor instead.
 func (*OperatorsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{66}
+	return file_apipb_api_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *OperatorsResponse) GetOperators() []*Cert {
@@ -4611,7 +5921,7 @@ type RenewOperatorRequest struct {
 
 func (x *RenewOperatorRequest) Reset() {
 	*x = RenewOperatorRequest{}
-	mi := &file_apipb_api_proto_msgTypes[67]
+	mi := &file_apipb_api_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4623,7 +5933,7 @@ func (x *RenewOperatorRequest) String() string {
 func (*RenewOperatorRequest) ProtoMessage() {}
 
 func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[67]
+	mi := &file_apipb_api_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4636,7 +5946,7 @@ func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorRequest.ProtoReflect.Descriptor instead.
 func (*RenewOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{67}
+	return file_apipb_api_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *RenewOperatorRequest) GetCsr() []byte {
@@ -4655,7 +5965,7 @@ type RenewOperatorResponse struct {
 
 func (x *RenewOperatorResponse) Reset() {
 	*x = RenewOperatorResponse{}
-	mi := &file_apipb_api_proto_msgTypes[68]
+	mi := &file_apipb_api_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4667,7 +5977,7 @@ func (x *RenewOperatorResponse) String() string {
 func (*RenewOperatorResponse) ProtoMessage() {}
 
 func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[68]
+	mi := &file_apipb_api_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4680,7 +5990,7 @@ func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorResponse.ProtoReflect.Descriptor instead.
 func (*RenewOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{68}
+	return file_apipb_api_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *RenewOperatorResponse) GetChain() [][]byte {
@@ -4704,7 +6014,7 @@ type AuditListRequest struct {
 
 func (x *AuditListRequest) Reset() {
 	*x = AuditListRequest{}
-	mi := &file_apipb_api_proto_msgTypes[69]
+	mi := &file_apipb_api_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4716,7 +6026,7 @@ func (x *AuditListRequest) String() string {
 func (*AuditListRequest) ProtoMessage() {}
 
 func (x *AuditListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[69]
+	mi := &file_apipb_api_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4729,7 +6039,7 @@ func (x *AuditListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditListRequest.ProtoReflect.Descriptor instead.
 func (*AuditListRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{69}
+	return file_apipb_api_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *AuditListRequest) GetFrom() uint64 {
@@ -4785,7 +6095,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_apipb_api_proto_msgTypes[70]
+	mi := &file_apipb_api_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4797,7 +6107,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[70]
+	mi := &file_apipb_api_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4810,7 +6120,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{70}
+	return file_apipb_api_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *AuditRecord) GetIndex() uint64 {
@@ -4843,7 +6153,7 @@ type AuditVerifyRequest struct {
 
 func (x *AuditVerifyRequest) Reset() {
 	*x = AuditVerifyRequest{}
-	mi := &file_apipb_api_proto_msgTypes[71]
+	mi := &file_apipb_api_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4855,7 +6165,7 @@ func (x *AuditVerifyRequest) String() string {
 func (*AuditVerifyRequest) ProtoMessage() {}
 
 func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[71]
+	mi := &file_apipb_api_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4868,7 +6178,7 @@ func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyRequest.ProtoReflect.Descriptor instead.
 func (*AuditVerifyRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{71}
+	return file_apipb_api_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *AuditVerifyRequest) GetFleet() bool {
@@ -4892,7 +6202,7 @@ type AuditVerifyEvent struct {
 
 func (x *AuditVerifyEvent) Reset() {
 	*x = AuditVerifyEvent{}
-	mi := &file_apipb_api_proto_msgTypes[72]
+	mi := &file_apipb_api_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4904,7 +6214,7 @@ func (x *AuditVerifyEvent) String() string {
 func (*AuditVerifyEvent) ProtoMessage() {}
 
 func (x *AuditVerifyEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[72]
+	mi := &file_apipb_api_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4917,7 +6227,7 @@ func (x *AuditVerifyEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyEvent.ProtoReflect.Descriptor instead.
 func (*AuditVerifyEvent) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{72}
+	return file_apipb_api_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *AuditVerifyEvent) GetChecked() uint64 {
@@ -4971,7 +6281,7 @@ type AuditHeadRequest struct {
 
 func (x *AuditHeadRequest) Reset() {
 	*x = AuditHeadRequest{}
-	mi := &file_apipb_api_proto_msgTypes[73]
+	mi := &file_apipb_api_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4983,7 +6293,7 @@ func (x *AuditHeadRequest) String() string {
 func (*AuditHeadRequest) ProtoMessage() {}
 
 func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[73]
+	mi := &file_apipb_api_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4996,7 +6306,7 @@ func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditHeadRequest.ProtoReflect.Descriptor instead.
 func (*AuditHeadRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{73}
+	return file_apipb_api_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *AuditHeadRequest) GetRemembered() []byte {
@@ -5019,7 +6329,7 @@ type AuditHeadResponse struct {
 
 func (x *AuditHeadResponse) Reset() {
 	*x = AuditHeadResponse{}
-	mi := &file_apipb_api_proto_msgTypes[74]
+	mi := &file_apipb_api_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5031,7 +6341,7 @@ func (x *AuditHeadResponse) String() string {
 func (*AuditHeadResponse) ProtoMessage() {}
 
 func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[74]
+	mi := &file_apipb_api_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5044,7 +6354,7 @@ func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditHeadResponse.ProtoReflect.Descriptor instead.
 func (*AuditHeadResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{74}
+	return file_apipb_api_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *AuditHeadResponse) GetCheckpoint() []byte {
@@ -5092,7 +6402,7 @@ type AuditRecoverRequest struct {
 
 func (x *AuditRecoverRequest) Reset() {
 	*x = AuditRecoverRequest{}
-	mi := &file_apipb_api_proto_msgTypes[75]
+	mi := &file_apipb_api_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5104,7 +6414,7 @@ func (x *AuditRecoverRequest) String() string {
 func (*AuditRecoverRequest) ProtoMessage() {}
 
 func (x *AuditRecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[75]
+	mi := &file_apipb_api_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5117,7 +6427,7 @@ func (x *AuditRecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecoverRequest.ProtoReflect.Descriptor instead.
 func (*AuditRecoverRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{75}
+	return file_apipb_api_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *AuditRecoverRequest) GetConfirm() bool {
@@ -5146,7 +6456,7 @@ type AuditRecoverResponse struct {
 
 func (x *AuditRecoverResponse) Reset() {
 	*x = AuditRecoverResponse{}
-	mi := &file_apipb_api_proto_msgTypes[76]
+	mi := &file_apipb_api_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5158,7 +6468,7 @@ func (x *AuditRecoverResponse) String() string {
 func (*AuditRecoverResponse) ProtoMessage() {}
 
 func (x *AuditRecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[76]
+	mi := &file_apipb_api_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5171,7 +6481,7 @@ func (x *AuditRecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecoverResponse.ProtoReflect.Descriptor instead.
 func (*AuditRecoverResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{76}
+	return file_apipb_api_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *AuditRecoverResponse) GetEpoch() uint64 {
@@ -5212,7 +6522,7 @@ type AuditVerifyEvent_Problem struct {
 
 func (x *AuditVerifyEvent_Problem) Reset() {
 	*x = AuditVerifyEvent_Problem{}
-	mi := &file_apipb_api_proto_msgTypes[77]
+	mi := &file_apipb_api_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5224,7 +6534,7 @@ func (x *AuditVerifyEvent_Problem) String() string {
 func (*AuditVerifyEvent_Problem) ProtoMessage() {}
 
 func (x *AuditVerifyEvent_Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[77]
+	mi := &file_apipb_api_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5237,7 +6547,7 @@ func (x *AuditVerifyEvent_Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyEvent_Problem.ProtoReflect.Descriptor instead.
 func (*AuditVerifyEvent_Problem) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{72, 0}
+	return file_apipb_api_proto_rawDescGZIP(), []int{93, 0}
 }
 
 func (x *AuditVerifyEvent_Problem) GetIndex() int64 {
@@ -5522,7 +6832,111 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x05below\x18\x06 \x03(\v2\x14.dominion.v1.MapNodeR\x05below\"9\n" +
 	"\vMapConflict\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
-	"\x06places\x18\x02 \x03(\tR\x06places\"E\n" +
+	"\x06places\x18\x02 \x03(\tR\x06places\"V\n" +
+	"\x0eClusterChanged\x12\x16\n" +
+	"\x06serial\x18\x01 \x01(\x04R\x06serial\x12\x18\n" +
+	"\achanged\x18\x02 \x01(\bR\achanged\x12\x12\n" +
+	"\x04note\x18\x03 \x01(\tR\x04note\"\x14\n" +
+	"\x12ClusterShowRequest\"\xad\x03\n" +
+	"\x13ClusterShowResponse\x12\x16\n" +
+	"\x06exists\x18\x01 \x01(\bR\x06exists\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04uuid\x18\x03 \x01(\tR\x04uuid\x12\x16\n" +
+	"\x06serial\x18\x04 \x01(\x04R\x06serial\x12\x17\n" +
+	"\amade_ms\x18\x05 \x01(\x03R\x06madeMs\x12\x16\n" +
+	"\x06master\x18\x06 \x01(\tR\x06master\x12%\n" +
+	"\x0emaster_address\x18\a \x01(\tR\rmasterAddress\x12\x1c\n" +
+	"\tinstances\x18\b \x01(\x04R\tinstances\x12\x14\n" +
+	"\x05disks\x18\t \x01(\x04R\x05disks\x12.\n" +
+	"\x05nodes\x18\n" +
+	" \x03(\v2\x18.dominion.v1.ClusterNodeR\x05nodes\x12=\n" +
+	"\n" +
+	"candidates\x18\v \x03(\v2\x1d.dominion.v1.ClusterCandidateR\n" +
+	"candidates\x12\x18\n" +
+	"\aproblem\x18\f \x01(\tR\aproblem\x12\x10\n" +
+	"\x03key\x18\r \x01(\bR\x03key\x12\x17\n" +
+	"\atime_ms\x18\x0e \x01(\x03R\x06timeMs\"\xdd\x01\n" +
+	"\vClusterNode\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\aprimary\x18\x02 \x01(\tR\aprimary\x12\x1c\n" +
+	"\tsecondary\x18\x03 \x01(\tR\tsecondary\x12\x12\n" +
+	"\x04role\x18\x04 \x01(\tR\x04role\x12\x1a\n" +
+	"\benrolled\x18\x05 \x01(\bR\benrolled\x12\x1c\n" +
+	"\tconnected\x18\x06 \x01(\bR\tconnected\x12\x16\n" +
+	"\x06learnt\x18\a \x01(\bR\x06learnt\x12\x1c\n" +
+	"\tcandidate\x18\b \x01(\bR\tcandidate\"\xb8\x01\n" +
+	"\x10ClusterCandidate\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
+	"\x06serial\x18\x03 \x01(\x04R\x06serial\x12\x17\n" +
+	"\amade_ms\x18\x04 \x01(\x03R\x06madeMs\x12\x19\n" +
+	"\bheard_ms\x18\x05 \x01(\x03R\aheardMs\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06listen\x18\a \x01(\tR\x06listen\"-\n" +
+	"\x17ClusterSetMasterRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"K\n" +
+	"\x1bClusterSetCandidatesRequest\x12\x14\n" +
+	"\x05nodes\x18\x01 \x03(\tR\x05nodes\x12\x16\n" +
+	"\x06remove\x18\x02 \x01(\bR\x06remove\"\xa9\x01\n" +
+	"\x15ClusterSetNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1d\n" +
+	"\aprimary\x18\x02 \x01(\tH\x00R\aprimary\x88\x01\x01\x12!\n" +
+	"\tsecondary\x18\x03 \x01(\tH\x01R\tsecondary\x88\x01\x01\x12\x17\n" +
+	"\x04role\x18\x04 \x01(\tH\x02R\x04role\x88\x01\x01B\n" +
+	"\n" +
+	"\b_primaryB\f\n" +
+	"\n" +
+	"_secondaryB\a\n" +
+	"\x05_role\".\n" +
+	"\x18ClusterRemoveNodeRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"-\n" +
+	"\x17ClusterInstancesRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"n\n" +
+	"\x18ClusterInstancesResponse\x12:\n" +
+	"\tinstances\x18\x01 \x03(\v2\x1c.dominion.v1.ClusterInstanceR\tinstances\x12\x16\n" +
+	"\x06serial\x18\x02 \x01(\x04R\x06serial\"\xe2\x01\n" +
+	"\x0fClusterInstance\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04uuid\x18\x02 \x01(\tR\x04uuid\x12\x18\n" +
+	"\aprimary\x18\x03 \x01(\tR\aprimary\x12\x1c\n" +
+	"\tsecondary\x18\x04 \x01(\tR\tsecondary\x12\x14\n" +
+	"\x05state\x18\x05 \x01(\tR\x05state\x12+\n" +
+	"\x04nics\x18\x06 \x03(\v2\x17.dominion.v1.ClusterNICR\x04nics\x12\x14\n" +
+	"\x05disks\x18\a \x03(\x04R\x05disks\x12\x16\n" +
+	"\x06serial\x18\b \x01(\x04R\x06serial\"0\n" +
+	"\n" +
+	"ClusterNIC\x12\x0e\n" +
+	"\x02ip\x18\x01 \x01(\tR\x02ip\x12\x12\n" +
+	"\x04link\x18\x02 \x01(\tR\x04link\"\xa8\x02\n" +
+	"\x16ClusterInstanceRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1d\n" +
+	"\aprimary\x18\x02 \x01(\tH\x00R\aprimary\x88\x01\x01\x12!\n" +
+	"\tsecondary\x18\x03 \x01(\tH\x01R\tsecondary\x88\x01\x01\x12\x19\n" +
+	"\x05state\x18\x04 \x01(\tH\x02R\x05state\x88\x01\x01\x12\x19\n" +
+	"\bset_nics\x18\x05 \x01(\bR\asetNics\x12+\n" +
+	"\x04nics\x18\x06 \x03(\v2\x17.dominion.v1.ClusterNICR\x04nics\x12\x1b\n" +
+	"\tset_disks\x18\a \x01(\bR\bsetDisks\x12\x14\n" +
+	"\x05disks\x18\b \x03(\x04R\x05disksB\n" +
+	"\n" +
+	"\b_primaryB\f\n" +
+	"\n" +
+	"_secondaryB\b\n" +
+	"\x06_state\"2\n" +
+	"\x1cClusterRemoveInstanceRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"V\n" +
+	"\x14ClusterImportRequest\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x18\n" +
+	"\areplace\x18\x02 \x01(\bR\areplace\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\fR\x03key\"\x16\n" +
+	"\x14ClusterExportRequest\"C\n" +
+	"\x15ClusterExportResponse\x12\x12\n" +
+	"\x04data\x18\x01 \x01(\fR\x04data\x12\x16\n" +
+	"\x06serial\x18\x02 \x01(\x04R\x06serial\"\x17\n" +
+	"\x15ClusterShowKeyRequest\"&\n" +
+	"\x12ClusterKeyResponse\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\"+\n" +
+	"\x17ClusterRotateKeyRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\"E\n" +
 	"\fCertsRequest\x12!\n" +
 	"\fpending_only\x18\x01 \x01(\bR\vpendingOnly\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"o\n" +
@@ -5674,7 +7088,22 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\n" +
 	"MapService\x12C\n" +
 	"\x05Build\x12\x1c.dominion.v1.BuildMapRequest\x1a\x1a.dominion.v1.BuildMapEvent0\x01\x12=\n" +
-	"\x03Map\x12\x17.dominion.v1.MapRequest\x1a\x18.dominion.v1.MapResponse\"\x03\x90\x02\x012\xa1\x06\n" +
+	"\x03Map\x12\x17.dominion.v1.MapRequest\x1a\x18.dominion.v1.MapResponse\"\x03\x90\x02\x012\xbc\b\n" +
+	"\x0eClusterService\x12N\n" +
+	"\x04Show\x12\x1f.dominion.v1.ClusterShowRequest\x1a .dominion.v1.ClusterShowResponse\"\x03\x90\x02\x01\x12]\n" +
+	"\tInstances\x12$.dominion.v1.ClusterInstancesRequest\x1a%.dominion.v1.ClusterInstancesResponse\"\x03\x90\x02\x01\x12N\n" +
+	"\tSetMaster\x12$.dominion.v1.ClusterSetMasterRequest\x1a\x1b.dominion.v1.ClusterChanged\x12V\n" +
+	"\rSetCandidates\x12(.dominion.v1.ClusterSetCandidatesRequest\x1a\x1b.dominion.v1.ClusterChanged\x12J\n" +
+	"\aSetNode\x12\".dominion.v1.ClusterSetNodeRequest\x1a\x1b.dominion.v1.ClusterChanged\x12P\n" +
+	"\n" +
+	"RemoveNode\x12%.dominion.v1.ClusterRemoveNodeRequest\x1a\x1b.dominion.v1.ClusterChanged\x12O\n" +
+	"\vAddInstance\x12#.dominion.v1.ClusterInstanceRequest\x1a\x1b.dominion.v1.ClusterChanged\x12O\n" +
+	"\vSetInstance\x12#.dominion.v1.ClusterInstanceRequest\x1a\x1b.dominion.v1.ClusterChanged\x12X\n" +
+	"\x0eRemoveInstance\x12).dominion.v1.ClusterRemoveInstanceRequest\x1a\x1b.dominion.v1.ClusterChanged\x12H\n" +
+	"\x06Import\x12!.dominion.v1.ClusterImportRequest\x1a\x1b.dominion.v1.ClusterChanged\x12O\n" +
+	"\x06Export\x12!.dominion.v1.ClusterExportRequest\x1a\".dominion.v1.ClusterExportResponse\x12N\n" +
+	"\aShowKey\x12\".dominion.v1.ClusterShowKeyRequest\x1a\x1f.dominion.v1.ClusterKeyResponse\x12N\n" +
+	"\tRotateKey\x12$.dominion.v1.ClusterRotateKeyRequest\x1a\x1b.dominion.v1.ClusterChanged2\xa1\x06\n" +
 	"\fAdminService\x12C\n" +
 	"\x05Certs\x12\x19.dominion.v1.CertsRequest\x1a\x1a.dominion.v1.CertsResponse\"\x03\x90\x02\x01\x12G\n" +
 	"\bSignCert\x12\x1c.dominion.v1.SignCertRequest\x1a\x1d.dominion.v1.SignCertResponse\x12M\n" +
@@ -5707,186 +7136,238 @@ func file_apipb_api_proto_rawDescGZIP() []byte {
 }
 
 var file_apipb_api_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_apipb_api_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
+var file_apipb_api_proto_msgTypes = make([]protoimpl.MessageInfo, 99)
 var file_apipb_api_proto_goTypes = []any{
-	(EnrolResponse_State)(0),         // 0: dominion.v1.EnrolResponse.State
-	(SetGroupRequest_Mode)(0),        // 1: dominion.v1.SetGroupRequest.Mode
-	(*EnrolRequest)(nil),             // 2: dominion.v1.EnrolRequest
-	(*OverlordRequest)(nil),          // 3: dominion.v1.OverlordRequest
-	(*EnrolResponse)(nil),            // 4: dominion.v1.EnrolResponse
-	(*StatusRequest)(nil),            // 5: dominion.v1.StatusRequest
-	(*StatusResponse)(nil),           // 6: dominion.v1.StatusResponse
-	(*Parent)(nil),                   // 7: dominion.v1.Parent
-	(*ResolveRequest)(nil),           // 8: dominion.v1.ResolveRequest
-	(*ResolveResponse)(nil),          // 9: dominion.v1.ResolveResponse
-	(*MinionsRequest)(nil),           // 10: dominion.v1.MinionsRequest
-	(*MinionsResponse)(nil),          // 11: dominion.v1.MinionsResponse
-	(*Minion)(nil),                   // 12: dominion.v1.Minion
-	(*SetMinionRequest)(nil),         // 13: dominion.v1.SetMinionRequest
-	(*SetMinionResponse)(nil),        // 14: dominion.v1.SetMinionResponse
-	(*ModulesRequest)(nil),           // 15: dominion.v1.ModulesRequest
-	(*ModulesResponse)(nil),          // 16: dominion.v1.ModulesResponse
-	(*PingRequest)(nil),              // 17: dominion.v1.PingRequest
-	(*PingEvent)(nil),                // 18: dominion.v1.PingEvent
-	(*Pong)(nil),                     // 19: dominion.v1.Pong
-	(*Counts)(nil),                   // 20: dominion.v1.Counts
-	(*CallRequest)(nil),              // 21: dominion.v1.CallRequest
-	(*WatchRequest)(nil),             // 22: dominion.v1.WatchRequest
-	(*JobsRequest)(nil),              // 23: dominion.v1.JobsRequest
-	(*JobsResponse)(nil),             // 24: dominion.v1.JobsResponse
-	(*Job)(nil),                      // 25: dominion.v1.Job
-	(*CallEvent)(nil),                // 26: dominion.v1.CallEvent
-	(*Accepted)(nil),                 // 27: dominion.v1.Accepted
-	(*Output)(nil),                   // 28: dominion.v1.Output
-	(*ResultGroup)(nil),              // 29: dominion.v1.ResultGroup
-	(*Progress)(nil),                 // 30: dominion.v1.Progress
-	(*Closed)(nil),                   // 31: dominion.v1.Closed
-	(*CancelRequest)(nil),            // 32: dominion.v1.CancelRequest
-	(*CancelResponse)(nil),           // 33: dominion.v1.CancelResponse
-	(*GroupsRequest)(nil),            // 34: dominion.v1.GroupsRequest
-	(*Group)(nil),                    // 35: dominion.v1.Group
-	(*GroupsResponse)(nil),           // 36: dominion.v1.GroupsResponse
-	(*SetGroupRequest)(nil),          // 37: dominion.v1.SetGroupRequest
-	(*SetGroupResponse)(nil),         // 38: dominion.v1.SetGroupResponse
-	(*DeleteGroupRequest)(nil),       // 39: dominion.v1.DeleteGroupRequest
-	(*DeleteGroupResponse)(nil),      // 40: dominion.v1.DeleteGroupResponse
-	(*BuildMapRequest)(nil),          // 41: dominion.v1.BuildMapRequest
-	(*BuildMapEvent)(nil),            // 42: dominion.v1.BuildMapEvent
-	(*MapRequest)(nil),               // 43: dominion.v1.MapRequest
-	(*MapResponse)(nil),              // 44: dominion.v1.MapResponse
-	(*FleetMap)(nil),                 // 45: dominion.v1.FleetMap
-	(*MapNode)(nil),                  // 46: dominion.v1.MapNode
-	(*MapConflict)(nil),              // 47: dominion.v1.MapConflict
-	(*CertsRequest)(nil),             // 48: dominion.v1.CertsRequest
-	(*CertsResponse)(nil),            // 49: dominion.v1.CertsResponse
-	(*PendingRequest)(nil),           // 50: dominion.v1.PendingRequest
-	(*Cert)(nil),                     // 51: dominion.v1.Cert
-	(*SignCertRequest)(nil),          // 52: dominion.v1.SignCertRequest
-	(*SignCertResponse)(nil),         // 53: dominion.v1.SignCertResponse
-	(*RejectCertRequest)(nil),        // 54: dominion.v1.RejectCertRequest
-	(*RejectCertResponse)(nil),       // 55: dominion.v1.RejectCertResponse
-	(*RevokeCertRequest)(nil),        // 56: dominion.v1.RevokeCertRequest
-	(*RevokeCertResponse)(nil),       // 57: dominion.v1.RevokeCertResponse
-	(*CreateTokenRequest)(nil),       // 58: dominion.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),      // 59: dominion.v1.CreateTokenResponse
-	(*Token)(nil),                    // 60: dominion.v1.Token
-	(*TokensRequest)(nil),            // 61: dominion.v1.TokensRequest
-	(*TokensResponse)(nil),           // 62: dominion.v1.TokensResponse
-	(*RevokeTokenRequest)(nil),       // 63: dominion.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),      // 64: dominion.v1.RevokeTokenResponse
-	(*AddOperatorRequest)(nil),       // 65: dominion.v1.AddOperatorRequest
-	(*AddOperatorResponse)(nil),      // 66: dominion.v1.AddOperatorResponse
-	(*OperatorsRequest)(nil),         // 67: dominion.v1.OperatorsRequest
-	(*OperatorsResponse)(nil),        // 68: dominion.v1.OperatorsResponse
-	(*RenewOperatorRequest)(nil),     // 69: dominion.v1.RenewOperatorRequest
-	(*RenewOperatorResponse)(nil),    // 70: dominion.v1.RenewOperatorResponse
-	(*AuditListRequest)(nil),         // 71: dominion.v1.AuditListRequest
-	(*AuditRecord)(nil),              // 72: dominion.v1.AuditRecord
-	(*AuditVerifyRequest)(nil),       // 73: dominion.v1.AuditVerifyRequest
-	(*AuditVerifyEvent)(nil),         // 74: dominion.v1.AuditVerifyEvent
-	(*AuditHeadRequest)(nil),         // 75: dominion.v1.AuditHeadRequest
-	(*AuditHeadResponse)(nil),        // 76: dominion.v1.AuditHeadResponse
-	(*AuditRecoverRequest)(nil),      // 77: dominion.v1.AuditRecoverRequest
-	(*AuditRecoverResponse)(nil),     // 78: dominion.v1.AuditRecoverResponse
-	(*AuditVerifyEvent_Problem)(nil), // 79: dominion.v1.AuditVerifyEvent.Problem
+	(EnrolResponse_State)(0),             // 0: dominion.v1.EnrolResponse.State
+	(SetGroupRequest_Mode)(0),            // 1: dominion.v1.SetGroupRequest.Mode
+	(*EnrolRequest)(nil),                 // 2: dominion.v1.EnrolRequest
+	(*OverlordRequest)(nil),              // 3: dominion.v1.OverlordRequest
+	(*EnrolResponse)(nil),                // 4: dominion.v1.EnrolResponse
+	(*StatusRequest)(nil),                // 5: dominion.v1.StatusRequest
+	(*StatusResponse)(nil),               // 6: dominion.v1.StatusResponse
+	(*Parent)(nil),                       // 7: dominion.v1.Parent
+	(*ResolveRequest)(nil),               // 8: dominion.v1.ResolveRequest
+	(*ResolveResponse)(nil),              // 9: dominion.v1.ResolveResponse
+	(*MinionsRequest)(nil),               // 10: dominion.v1.MinionsRequest
+	(*MinionsResponse)(nil),              // 11: dominion.v1.MinionsResponse
+	(*Minion)(nil),                       // 12: dominion.v1.Minion
+	(*SetMinionRequest)(nil),             // 13: dominion.v1.SetMinionRequest
+	(*SetMinionResponse)(nil),            // 14: dominion.v1.SetMinionResponse
+	(*ModulesRequest)(nil),               // 15: dominion.v1.ModulesRequest
+	(*ModulesResponse)(nil),              // 16: dominion.v1.ModulesResponse
+	(*PingRequest)(nil),                  // 17: dominion.v1.PingRequest
+	(*PingEvent)(nil),                    // 18: dominion.v1.PingEvent
+	(*Pong)(nil),                         // 19: dominion.v1.Pong
+	(*Counts)(nil),                       // 20: dominion.v1.Counts
+	(*CallRequest)(nil),                  // 21: dominion.v1.CallRequest
+	(*WatchRequest)(nil),                 // 22: dominion.v1.WatchRequest
+	(*JobsRequest)(nil),                  // 23: dominion.v1.JobsRequest
+	(*JobsResponse)(nil),                 // 24: dominion.v1.JobsResponse
+	(*Job)(nil),                          // 25: dominion.v1.Job
+	(*CallEvent)(nil),                    // 26: dominion.v1.CallEvent
+	(*Accepted)(nil),                     // 27: dominion.v1.Accepted
+	(*Output)(nil),                       // 28: dominion.v1.Output
+	(*ResultGroup)(nil),                  // 29: dominion.v1.ResultGroup
+	(*Progress)(nil),                     // 30: dominion.v1.Progress
+	(*Closed)(nil),                       // 31: dominion.v1.Closed
+	(*CancelRequest)(nil),                // 32: dominion.v1.CancelRequest
+	(*CancelResponse)(nil),               // 33: dominion.v1.CancelResponse
+	(*GroupsRequest)(nil),                // 34: dominion.v1.GroupsRequest
+	(*Group)(nil),                        // 35: dominion.v1.Group
+	(*GroupsResponse)(nil),               // 36: dominion.v1.GroupsResponse
+	(*SetGroupRequest)(nil),              // 37: dominion.v1.SetGroupRequest
+	(*SetGroupResponse)(nil),             // 38: dominion.v1.SetGroupResponse
+	(*DeleteGroupRequest)(nil),           // 39: dominion.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),          // 40: dominion.v1.DeleteGroupResponse
+	(*BuildMapRequest)(nil),              // 41: dominion.v1.BuildMapRequest
+	(*BuildMapEvent)(nil),                // 42: dominion.v1.BuildMapEvent
+	(*MapRequest)(nil),                   // 43: dominion.v1.MapRequest
+	(*MapResponse)(nil),                  // 44: dominion.v1.MapResponse
+	(*FleetMap)(nil),                     // 45: dominion.v1.FleetMap
+	(*MapNode)(nil),                      // 46: dominion.v1.MapNode
+	(*MapConflict)(nil),                  // 47: dominion.v1.MapConflict
+	(*ClusterChanged)(nil),               // 48: dominion.v1.ClusterChanged
+	(*ClusterShowRequest)(nil),           // 49: dominion.v1.ClusterShowRequest
+	(*ClusterShowResponse)(nil),          // 50: dominion.v1.ClusterShowResponse
+	(*ClusterNode)(nil),                  // 51: dominion.v1.ClusterNode
+	(*ClusterCandidate)(nil),             // 52: dominion.v1.ClusterCandidate
+	(*ClusterSetMasterRequest)(nil),      // 53: dominion.v1.ClusterSetMasterRequest
+	(*ClusterSetCandidatesRequest)(nil),  // 54: dominion.v1.ClusterSetCandidatesRequest
+	(*ClusterSetNodeRequest)(nil),        // 55: dominion.v1.ClusterSetNodeRequest
+	(*ClusterRemoveNodeRequest)(nil),     // 56: dominion.v1.ClusterRemoveNodeRequest
+	(*ClusterInstancesRequest)(nil),      // 57: dominion.v1.ClusterInstancesRequest
+	(*ClusterInstancesResponse)(nil),     // 58: dominion.v1.ClusterInstancesResponse
+	(*ClusterInstance)(nil),              // 59: dominion.v1.ClusterInstance
+	(*ClusterNIC)(nil),                   // 60: dominion.v1.ClusterNIC
+	(*ClusterInstanceRequest)(nil),       // 61: dominion.v1.ClusterInstanceRequest
+	(*ClusterRemoveInstanceRequest)(nil), // 62: dominion.v1.ClusterRemoveInstanceRequest
+	(*ClusterImportRequest)(nil),         // 63: dominion.v1.ClusterImportRequest
+	(*ClusterExportRequest)(nil),         // 64: dominion.v1.ClusterExportRequest
+	(*ClusterExportResponse)(nil),        // 65: dominion.v1.ClusterExportResponse
+	(*ClusterShowKeyRequest)(nil),        // 66: dominion.v1.ClusterShowKeyRequest
+	(*ClusterKeyResponse)(nil),           // 67: dominion.v1.ClusterKeyResponse
+	(*ClusterRotateKeyRequest)(nil),      // 68: dominion.v1.ClusterRotateKeyRequest
+	(*CertsRequest)(nil),                 // 69: dominion.v1.CertsRequest
+	(*CertsResponse)(nil),                // 70: dominion.v1.CertsResponse
+	(*PendingRequest)(nil),               // 71: dominion.v1.PendingRequest
+	(*Cert)(nil),                         // 72: dominion.v1.Cert
+	(*SignCertRequest)(nil),              // 73: dominion.v1.SignCertRequest
+	(*SignCertResponse)(nil),             // 74: dominion.v1.SignCertResponse
+	(*RejectCertRequest)(nil),            // 75: dominion.v1.RejectCertRequest
+	(*RejectCertResponse)(nil),           // 76: dominion.v1.RejectCertResponse
+	(*RevokeCertRequest)(nil),            // 77: dominion.v1.RevokeCertRequest
+	(*RevokeCertResponse)(nil),           // 78: dominion.v1.RevokeCertResponse
+	(*CreateTokenRequest)(nil),           // 79: dominion.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),          // 80: dominion.v1.CreateTokenResponse
+	(*Token)(nil),                        // 81: dominion.v1.Token
+	(*TokensRequest)(nil),                // 82: dominion.v1.TokensRequest
+	(*TokensResponse)(nil),               // 83: dominion.v1.TokensResponse
+	(*RevokeTokenRequest)(nil),           // 84: dominion.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),          // 85: dominion.v1.RevokeTokenResponse
+	(*AddOperatorRequest)(nil),           // 86: dominion.v1.AddOperatorRequest
+	(*AddOperatorResponse)(nil),          // 87: dominion.v1.AddOperatorResponse
+	(*OperatorsRequest)(nil),             // 88: dominion.v1.OperatorsRequest
+	(*OperatorsResponse)(nil),            // 89: dominion.v1.OperatorsResponse
+	(*RenewOperatorRequest)(nil),         // 90: dominion.v1.RenewOperatorRequest
+	(*RenewOperatorResponse)(nil),        // 91: dominion.v1.RenewOperatorResponse
+	(*AuditListRequest)(nil),             // 92: dominion.v1.AuditListRequest
+	(*AuditRecord)(nil),                  // 93: dominion.v1.AuditRecord
+	(*AuditVerifyRequest)(nil),           // 94: dominion.v1.AuditVerifyRequest
+	(*AuditVerifyEvent)(nil),             // 95: dominion.v1.AuditVerifyEvent
+	(*AuditHeadRequest)(nil),             // 96: dominion.v1.AuditHeadRequest
+	(*AuditHeadResponse)(nil),            // 97: dominion.v1.AuditHeadResponse
+	(*AuditRecoverRequest)(nil),          // 98: dominion.v1.AuditRecoverRequest
+	(*AuditRecoverResponse)(nil),         // 99: dominion.v1.AuditRecoverResponse
+	(*AuditVerifyEvent_Problem)(nil),     // 100: dominion.v1.AuditVerifyEvent.Problem
 }
 var file_apipb_api_proto_depIdxs = []int32{
-	3,  // 0: dominion.v1.EnrolRequest.overlord:type_name -> dominion.v1.OverlordRequest
-	0,  // 1: dominion.v1.EnrolResponse.state:type_name -> dominion.v1.EnrolResponse.State
-	7,  // 2: dominion.v1.StatusResponse.parent:type_name -> dominion.v1.Parent
-	12, // 3: dominion.v1.MinionsResponse.minions:type_name -> dominion.v1.Minion
-	19, // 4: dominion.v1.PingEvent.pongs:type_name -> dominion.v1.Pong
-	20, // 5: dominion.v1.PingEvent.closed:type_name -> dominion.v1.Counts
-	25, // 6: dominion.v1.JobsResponse.jobs:type_name -> dominion.v1.Job
-	20, // 7: dominion.v1.Job.counts:type_name -> dominion.v1.Counts
-	27, // 8: dominion.v1.CallEvent.accepted:type_name -> dominion.v1.Accepted
-	28, // 9: dominion.v1.CallEvent.output:type_name -> dominion.v1.Output
-	29, // 10: dominion.v1.CallEvent.results:type_name -> dominion.v1.ResultGroup
-	30, // 11: dominion.v1.CallEvent.progress:type_name -> dominion.v1.Progress
-	31, // 12: dominion.v1.CallEvent.closed:type_name -> dominion.v1.Closed
-	20, // 13: dominion.v1.Accepted.counts:type_name -> dominion.v1.Counts
-	20, // 14: dominion.v1.Progress.counts:type_name -> dominion.v1.Counts
-	20, // 15: dominion.v1.Closed.counts:type_name -> dominion.v1.Counts
-	35, // 16: dominion.v1.GroupsResponse.groups:type_name -> dominion.v1.Group
-	1,  // 17: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
-	35, // 18: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
-	45, // 19: dominion.v1.BuildMapEvent.map:type_name -> dominion.v1.FleetMap
-	45, // 20: dominion.v1.MapResponse.map:type_name -> dominion.v1.FleetMap
-	46, // 21: dominion.v1.FleetMap.root:type_name -> dominion.v1.MapNode
-	47, // 22: dominion.v1.FleetMap.conflicts:type_name -> dominion.v1.MapConflict
-	46, // 23: dominion.v1.MapNode.below:type_name -> dominion.v1.MapNode
-	50, // 24: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
-	51, // 25: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
-	60, // 26: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
-	60, // 27: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
-	60, // 28: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
-	51, // 29: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
-	79, // 30: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
-	2,  // 31: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
-	5,  // 32: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
-	8,  // 33: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
-	10, // 34: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
-	13, // 35: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
-	15, // 36: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
-	17, // 37: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
-	21, // 38: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
-	22, // 39: dominion.v1.FleetService.Watch:input_type -> dominion.v1.WatchRequest
-	23, // 40: dominion.v1.FleetService.Jobs:input_type -> dominion.v1.JobsRequest
-	32, // 41: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
-	34, // 42: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
-	37, // 43: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
-	39, // 44: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
-	41, // 45: dominion.v1.MapService.Build:input_type -> dominion.v1.BuildMapRequest
-	43, // 46: dominion.v1.MapService.Map:input_type -> dominion.v1.MapRequest
-	48, // 47: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
-	52, // 48: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
-	54, // 49: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
-	56, // 50: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
-	58, // 51: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
-	61, // 52: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
-	63, // 53: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
-	65, // 54: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
-	67, // 55: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
-	69, // 56: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
-	71, // 57: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
-	73, // 58: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
-	75, // 59: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
-	77, // 60: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
-	4,  // 61: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
-	6,  // 62: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
-	9,  // 63: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
-	11, // 64: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
-	14, // 65: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
-	16, // 66: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
-	18, // 67: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
-	26, // 68: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
-	26, // 69: dominion.v1.FleetService.Watch:output_type -> dominion.v1.CallEvent
-	24, // 70: dominion.v1.FleetService.Jobs:output_type -> dominion.v1.JobsResponse
-	33, // 71: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
-	36, // 72: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
-	38, // 73: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
-	40, // 74: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
-	42, // 75: dominion.v1.MapService.Build:output_type -> dominion.v1.BuildMapEvent
-	44, // 76: dominion.v1.MapService.Map:output_type -> dominion.v1.MapResponse
-	49, // 77: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
-	53, // 78: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
-	55, // 79: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
-	57, // 80: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
-	59, // 81: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
-	62, // 82: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
-	64, // 83: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
-	66, // 84: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
-	68, // 85: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
-	70, // 86: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
-	72, // 87: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
-	74, // 88: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
-	76, // 89: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
-	78, // 90: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
-	61, // [61:91] is the sub-list for method output_type
-	31, // [31:61] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	3,   // 0: dominion.v1.EnrolRequest.overlord:type_name -> dominion.v1.OverlordRequest
+	0,   // 1: dominion.v1.EnrolResponse.state:type_name -> dominion.v1.EnrolResponse.State
+	7,   // 2: dominion.v1.StatusResponse.parent:type_name -> dominion.v1.Parent
+	12,  // 3: dominion.v1.MinionsResponse.minions:type_name -> dominion.v1.Minion
+	19,  // 4: dominion.v1.PingEvent.pongs:type_name -> dominion.v1.Pong
+	20,  // 5: dominion.v1.PingEvent.closed:type_name -> dominion.v1.Counts
+	25,  // 6: dominion.v1.JobsResponse.jobs:type_name -> dominion.v1.Job
+	20,  // 7: dominion.v1.Job.counts:type_name -> dominion.v1.Counts
+	27,  // 8: dominion.v1.CallEvent.accepted:type_name -> dominion.v1.Accepted
+	28,  // 9: dominion.v1.CallEvent.output:type_name -> dominion.v1.Output
+	29,  // 10: dominion.v1.CallEvent.results:type_name -> dominion.v1.ResultGroup
+	30,  // 11: dominion.v1.CallEvent.progress:type_name -> dominion.v1.Progress
+	31,  // 12: dominion.v1.CallEvent.closed:type_name -> dominion.v1.Closed
+	20,  // 13: dominion.v1.Accepted.counts:type_name -> dominion.v1.Counts
+	20,  // 14: dominion.v1.Progress.counts:type_name -> dominion.v1.Counts
+	20,  // 15: dominion.v1.Closed.counts:type_name -> dominion.v1.Counts
+	35,  // 16: dominion.v1.GroupsResponse.groups:type_name -> dominion.v1.Group
+	1,   // 17: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
+	35,  // 18: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
+	45,  // 19: dominion.v1.BuildMapEvent.map:type_name -> dominion.v1.FleetMap
+	45,  // 20: dominion.v1.MapResponse.map:type_name -> dominion.v1.FleetMap
+	46,  // 21: dominion.v1.FleetMap.root:type_name -> dominion.v1.MapNode
+	47,  // 22: dominion.v1.FleetMap.conflicts:type_name -> dominion.v1.MapConflict
+	46,  // 23: dominion.v1.MapNode.below:type_name -> dominion.v1.MapNode
+	51,  // 24: dominion.v1.ClusterShowResponse.nodes:type_name -> dominion.v1.ClusterNode
+	52,  // 25: dominion.v1.ClusterShowResponse.candidates:type_name -> dominion.v1.ClusterCandidate
+	59,  // 26: dominion.v1.ClusterInstancesResponse.instances:type_name -> dominion.v1.ClusterInstance
+	60,  // 27: dominion.v1.ClusterInstance.nics:type_name -> dominion.v1.ClusterNIC
+	60,  // 28: dominion.v1.ClusterInstanceRequest.nics:type_name -> dominion.v1.ClusterNIC
+	71,  // 29: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
+	72,  // 30: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
+	81,  // 31: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
+	81,  // 32: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
+	81,  // 33: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
+	72,  // 34: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
+	100, // 35: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
+	2,   // 36: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
+	5,   // 37: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
+	8,   // 38: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
+	10,  // 39: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
+	13,  // 40: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
+	15,  // 41: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
+	17,  // 42: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
+	21,  // 43: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
+	22,  // 44: dominion.v1.FleetService.Watch:input_type -> dominion.v1.WatchRequest
+	23,  // 45: dominion.v1.FleetService.Jobs:input_type -> dominion.v1.JobsRequest
+	32,  // 46: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
+	34,  // 47: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
+	37,  // 48: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
+	39,  // 49: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
+	41,  // 50: dominion.v1.MapService.Build:input_type -> dominion.v1.BuildMapRequest
+	43,  // 51: dominion.v1.MapService.Map:input_type -> dominion.v1.MapRequest
+	49,  // 52: dominion.v1.ClusterService.Show:input_type -> dominion.v1.ClusterShowRequest
+	57,  // 53: dominion.v1.ClusterService.Instances:input_type -> dominion.v1.ClusterInstancesRequest
+	53,  // 54: dominion.v1.ClusterService.SetMaster:input_type -> dominion.v1.ClusterSetMasterRequest
+	54,  // 55: dominion.v1.ClusterService.SetCandidates:input_type -> dominion.v1.ClusterSetCandidatesRequest
+	55,  // 56: dominion.v1.ClusterService.SetNode:input_type -> dominion.v1.ClusterSetNodeRequest
+	56,  // 57: dominion.v1.ClusterService.RemoveNode:input_type -> dominion.v1.ClusterRemoveNodeRequest
+	61,  // 58: dominion.v1.ClusterService.AddInstance:input_type -> dominion.v1.ClusterInstanceRequest
+	61,  // 59: dominion.v1.ClusterService.SetInstance:input_type -> dominion.v1.ClusterInstanceRequest
+	62,  // 60: dominion.v1.ClusterService.RemoveInstance:input_type -> dominion.v1.ClusterRemoveInstanceRequest
+	63,  // 61: dominion.v1.ClusterService.Import:input_type -> dominion.v1.ClusterImportRequest
+	64,  // 62: dominion.v1.ClusterService.Export:input_type -> dominion.v1.ClusterExportRequest
+	66,  // 63: dominion.v1.ClusterService.ShowKey:input_type -> dominion.v1.ClusterShowKeyRequest
+	68,  // 64: dominion.v1.ClusterService.RotateKey:input_type -> dominion.v1.ClusterRotateKeyRequest
+	69,  // 65: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
+	73,  // 66: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
+	75,  // 67: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
+	77,  // 68: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
+	79,  // 69: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
+	82,  // 70: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
+	84,  // 71: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
+	86,  // 72: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
+	88,  // 73: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
+	90,  // 74: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
+	92,  // 75: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
+	94,  // 76: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
+	96,  // 77: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
+	98,  // 78: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
+	4,   // 79: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
+	6,   // 80: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
+	9,   // 81: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
+	11,  // 82: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
+	14,  // 83: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
+	16,  // 84: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
+	18,  // 85: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
+	26,  // 86: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
+	26,  // 87: dominion.v1.FleetService.Watch:output_type -> dominion.v1.CallEvent
+	24,  // 88: dominion.v1.FleetService.Jobs:output_type -> dominion.v1.JobsResponse
+	33,  // 89: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
+	36,  // 90: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
+	38,  // 91: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
+	40,  // 92: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
+	42,  // 93: dominion.v1.MapService.Build:output_type -> dominion.v1.BuildMapEvent
+	44,  // 94: dominion.v1.MapService.Map:output_type -> dominion.v1.MapResponse
+	50,  // 95: dominion.v1.ClusterService.Show:output_type -> dominion.v1.ClusterShowResponse
+	58,  // 96: dominion.v1.ClusterService.Instances:output_type -> dominion.v1.ClusterInstancesResponse
+	48,  // 97: dominion.v1.ClusterService.SetMaster:output_type -> dominion.v1.ClusterChanged
+	48,  // 98: dominion.v1.ClusterService.SetCandidates:output_type -> dominion.v1.ClusterChanged
+	48,  // 99: dominion.v1.ClusterService.SetNode:output_type -> dominion.v1.ClusterChanged
+	48,  // 100: dominion.v1.ClusterService.RemoveNode:output_type -> dominion.v1.ClusterChanged
+	48,  // 101: dominion.v1.ClusterService.AddInstance:output_type -> dominion.v1.ClusterChanged
+	48,  // 102: dominion.v1.ClusterService.SetInstance:output_type -> dominion.v1.ClusterChanged
+	48,  // 103: dominion.v1.ClusterService.RemoveInstance:output_type -> dominion.v1.ClusterChanged
+	48,  // 104: dominion.v1.ClusterService.Import:output_type -> dominion.v1.ClusterChanged
+	65,  // 105: dominion.v1.ClusterService.Export:output_type -> dominion.v1.ClusterExportResponse
+	67,  // 106: dominion.v1.ClusterService.ShowKey:output_type -> dominion.v1.ClusterKeyResponse
+	48,  // 107: dominion.v1.ClusterService.RotateKey:output_type -> dominion.v1.ClusterChanged
+	70,  // 108: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
+	74,  // 109: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
+	76,  // 110: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
+	78,  // 111: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
+	80,  // 112: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
+	83,  // 113: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
+	85,  // 114: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
+	87,  // 115: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
+	89,  // 116: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
+	91,  // 117: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
+	93,  // 118: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
+	95,  // 119: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
+	97,  // 120: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
+	99,  // 121: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
+	79,  // [79:122] is the sub-list for method output_type
+	36,  // [36:79] is the sub-list for method input_type
+	36,  // [36:36] is the sub-list for extension type_name
+	36,  // [36:36] is the sub-list for extension extendee
+	0,   // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_apipb_api_proto_init() }
@@ -5901,15 +7382,17 @@ func file_apipb_api_proto_init() {
 		(*CallEvent_Progress)(nil),
 		(*CallEvent_Closed)(nil),
 	}
+	file_apipb_api_proto_msgTypes[53].OneofWrappers = []any{}
+	file_apipb_api_proto_msgTypes[59].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_apipb_api_proto_rawDesc), len(file_apipb_api_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   78,
+			NumMessages:   99,
 			NumExtensions: 0,
-			NumServices:   5,
+			NumServices:   6,
 		},
 		GoTypes:           file_apipb_api_proto_goTypes,
 		DependencyIndexes: file_apipb_api_proto_depIdxs,

@@ -93,6 +93,7 @@ type Hello struct {
 	JournalBirthMs int64    `protobuf:"varint,6,opt,name=journal_birth_ms,json=journalBirthMs,proto3" json:"journal_birth_ms,omitempty"`
 	Checkpoints    [][]byte `protobuf:"bytes,7,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`                    // minion: the newest remembered checkpoint (signed note) of each log id
 	FactsDigest    []byte   `protobuf:"bytes,8,opt,name=facts_digest,json=factsDigest,proto3" json:"facts_digest,omitempty"` // minion: SHA-256 of its facts, JSON; empty: none
+	Cluster        bool     `protobuf:"varint,12,opt,name=cluster,proto3" json:"cluster,omitempty"`                          // minion: it holds a snapshot of cluster data, or the header of one
 	// The overlord's part.
 	Revocations   []byte          `protobuf:"bytes,9,opt,name=revocations,proto3" json:"revocations,omitempty"`         // the signed list, when the minion's number is older
 	LogHead       *LogHead        `protobuf:"bytes,10,opt,name=log_head,json=logHead,proto3" json:"log_head,omitempty"` // today's checkpoint and the proof from the one remembered
@@ -185,6 +186,13 @@ func (x *Hello) GetFactsDigest() []byte {
 		return x.FactsDigest
 	}
 	return nil
+}
+
+func (x *Hello) GetCluster() bool {
+	if x != nil {
+		return x.Cluster
+	}
+	return false
 }
 
 func (x *Hello) GetRevocations() []byte {
@@ -1577,11 +1585,175 @@ func (x *Recovery) GetTimeMs() int64 {
 	return 0
 }
 
+// ClusterHeader says which version of the cluster data a snapshot is. An
+// overlord signs it under the prefix "dominion-cluster-v1".
+type ClusterHeader struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"` // the cluster's uuid
+	Serial        uint64                 `protobuf:"varint,2,opt,name=serial,proto3" json:"serial,omitempty"`  // of the document
+	MadeMs        int64                  `protobuf:"varint,3,opt,name=made_ms,json=madeMs,proto3" json:"made_ms,omitempty"`
+	Digest        []byte                 `protobuf:"bytes,4,opt,name=digest,proto3" json:"digest,omitempty"`                        // SHA-256 of the document, compressed with gzip
+	Packed        int64                  `protobuf:"varint,5,opt,name=packed,proto3" json:"packed,omitempty"`                       // its bytes, compressed; at most 16 MiB
+	Size          int64                  `protobuf:"varint,6,opt,name=size,proto3" json:"size,omitempty"`                           // and as it is; at most 256 MiB
+	KeyDigest     []byte                 `protobuf:"bytes,7,opt,name=key_digest,json=keyDigest,proto3" json:"key_digest,omitempty"` // SHA-256 of the HMAC key
+	Candidates    []string               `protobuf:"bytes,8,rep,name=candidates,proto3" json:"candidates,omitempty"`                // names, sorted, each once; at most 512
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterHeader) Reset() {
+	*x = ClusterHeader{}
+	mi := &file_fleetpb_fleet_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterHeader) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterHeader) ProtoMessage() {}
+
+func (x *ClusterHeader) ProtoReflect() protoreflect.Message {
+	mi := &file_fleetpb_fleet_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterHeader.ProtoReflect.Descriptor instead.
+func (*ClusterHeader) Descriptor() ([]byte, []int) {
+	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *ClusterHeader) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *ClusterHeader) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+func (x *ClusterHeader) GetMadeMs() int64 {
+	if x != nil {
+		return x.MadeMs
+	}
+	return 0
+}
+
+func (x *ClusterHeader) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *ClusterHeader) GetPacked() int64 {
+	if x != nil {
+		return x.Packed
+	}
+	return 0
+}
+
+func (x *ClusterHeader) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *ClusterHeader) GetKeyDigest() []byte {
+	if x != nil {
+		return x.KeyDigest
+	}
+	return nil
+}
+
+func (x *ClusterHeader) GetCandidates() []string {
+	if x != nil {
+		return x.Candidates
+	}
+	return nil
+}
+
+// ClusterSigned carries a ClusterHeader with the signature of an overlord's TLS
+// key, ECDSA in ASN.1, over SHA-256(prefix || header).
+type ClusterSigned struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Header        []byte                 `protobuf:"bytes,1,opt,name=header,proto3" json:"header,omitempty"`
+	Signature     []byte                 `protobuf:"bytes,2,opt,name=signature,proto3" json:"signature,omitempty"`
+	Cert          []byte                 `protobuf:"bytes,3,opt,name=cert,proto3" json:"cert,omitempty"` // DER: the overlord's, which the root itself signed
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ClusterSigned) Reset() {
+	*x = ClusterSigned{}
+	mi := &file_fleetpb_fleet_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ClusterSigned) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ClusterSigned) ProtoMessage() {}
+
+func (x *ClusterSigned) ProtoReflect() protoreflect.Message {
+	mi := &file_fleetpb_fleet_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ClusterSigned.ProtoReflect.Descriptor instead.
+func (*ClusterSigned) Descriptor() ([]byte, []int) {
+	return file_fleetpb_fleet_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *ClusterSigned) GetHeader() []byte {
+	if x != nil {
+		return x.Header
+	}
+	return nil
+}
+
+func (x *ClusterSigned) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+func (x *ClusterSigned) GetCert() []byte {
+	if x != nil {
+		return x.Cert
+	}
+	return nil
+}
+
 var File_fleetpb_fleet_proto protoreflect.FileDescriptor
 
 const file_fleetpb_fleet_proto_rawDesc = "" +
 	"\n" +
-	"\x13fleetpb/fleet.proto\x12\x11dominion.fleet.v1\"\xb0\x03\n" +
+	"\x13fleetpb/fleet.proto\x12\x11dominion.fleet.v1\"\xca\x03\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bfeatures\x18\x01 \x03(\tR\bfeatures\x12#\n" +
 	"\ragent_version\x18\x02 \x01(\tR\fagentVersion\x12\x17\n" +
@@ -1591,7 +1763,8 @@ const file_fleetpb_fleet_proto_rawDesc = "" +
 	"journal_id\x18\x05 \x01(\fR\tjournalId\x12(\n" +
 	"\x10journal_birth_ms\x18\x06 \x01(\x03R\x0ejournalBirthMs\x12 \n" +
 	"\vcheckpoints\x18\a \x03(\fR\vcheckpoints\x12!\n" +
-	"\ffacts_digest\x18\b \x01(\fR\vfactsDigest\x12 \n" +
+	"\ffacts_digest\x18\b \x01(\fR\vfactsDigest\x12\x18\n" +
+	"\acluster\x18\f \x01(\bR\acluster\x12 \n" +
 	"\vrevocations\x18\t \x01(\fR\vrevocations\x125\n" +
 	"\blog_head\x18\n" +
 	" \x01(\v2\x1a.dominion.fleet.v1.LogHeadR\alogHead\x129\n" +
@@ -1718,7 +1891,23 @@ const file_fleetpb_fleet_proto_rawDesc = "" +
 	"\x0eabandoned_root\x18\x04 \x01(\fR\rabandonedRoot\x12#\n" +
 	"\rrestored_size\x18\x05 \x01(\x04R\frestoredSize\x12#\n" +
 	"\rrestored_root\x18\x06 \x01(\fR\frestoredRoot\x12\x17\n" +
-	"\atime_ms\x18\a \x01(\x03R\x06timeMsB\x16Z\x14dominion/api/fleetpbb\x06proto3"
+	"\atime_ms\x18\a \x01(\x03R\x06timeMs\"\xdd\x01\n" +
+	"\rClusterHeader\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x16\n" +
+	"\x06serial\x18\x02 \x01(\x04R\x06serial\x12\x17\n" +
+	"\amade_ms\x18\x03 \x01(\x03R\x06madeMs\x12\x16\n" +
+	"\x06digest\x18\x04 \x01(\fR\x06digest\x12\x16\n" +
+	"\x06packed\x18\x05 \x01(\x03R\x06packed\x12\x12\n" +
+	"\x04size\x18\x06 \x01(\x03R\x04size\x12\x1d\n" +
+	"\n" +
+	"key_digest\x18\a \x01(\fR\tkeyDigest\x12\x1e\n" +
+	"\n" +
+	"candidates\x18\b \x03(\tR\n" +
+	"candidates\"Y\n" +
+	"\rClusterSigned\x12\x16\n" +
+	"\x06header\x18\x01 \x01(\fR\x06header\x12\x1c\n" +
+	"\tsignature\x18\x02 \x01(\fR\tsignature\x12\x12\n" +
+	"\x04cert\x18\x03 \x01(\fR\x04certB\x16Z\x14dominion/api/fleetpbb\x06proto3"
 
 var (
 	file_fleetpb_fleet_proto_rawDescOnce sync.Once
@@ -1733,7 +1922,7 @@ func file_fleetpb_fleet_proto_rawDescGZIP() []byte {
 }
 
 var file_fleetpb_fleet_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_fleetpb_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_fleetpb_fleet_proto_msgTypes = make([]protoimpl.MessageInfo, 22)
 var file_fleetpb_fleet_proto_goTypes = []any{
 	(Ack_State)(0),         // 0: dominion.fleet.v1.Ack.State
 	(*Hello)(nil),          // 1: dominion.fleet.v1.Hello
@@ -1756,6 +1945,8 @@ var file_fleetpb_fleet_proto_goTypes = []any{
 	(*Signed)(nil),         // 18: dominion.fleet.v1.Signed
 	(*LogKey)(nil),         // 19: dominion.fleet.v1.LogKey
 	(*Recovery)(nil),       // 20: dominion.fleet.v1.Recovery
+	(*ClusterHeader)(nil),  // 21: dominion.fleet.v1.ClusterHeader
+	(*ClusterSigned)(nil),  // 22: dominion.fleet.v1.ClusterSigned
 }
 var file_fleetpb_fleet_proto_depIdxs = []int32{
 	3,  // 0: dominion.fleet.v1.Hello.log_head:type_name -> dominion.fleet.v1.LogHead
@@ -1782,7 +1973,7 @@ func file_fleetpb_fleet_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_fleetpb_fleet_proto_rawDesc), len(file_fleetpb_fleet_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   22,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

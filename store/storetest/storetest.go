@@ -75,6 +75,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Place) {
 		{"cancelled jobs", testCancelJob},
 		{"results", testResults},
 		{"tables", testTables},
+		{"cluster data", testCluster},
 		{"absent rows", testAbsent},
 		{"an error is nobody else's", testIsolation},
 		{"what was written is there after opening again", testReopen},
@@ -359,17 +360,19 @@ func testAbsent(t *testing.T, p Place) {
 	read := func(_ any, err error) error { return err }
 	write := func(fn func(tx *store.Tx) error) error { return db.Update(ctx, fn) }
 	for name, err := range map[string]error{
-		"Job":          read(db.Job(ctx, id)),
-		"Minion":       read(db.Minion(ctx, "x")),
-		"Cert":         read(db.Cert(ctx, "x")),
-		"PendingOf":    read(db.PendingOf(ctx, "x", "x", "x")),
-		"Token":        read(db.Token(ctx, "x")),
-		"TokenUse":     read(db.TokenUse(ctx, "x", "x", "x")),
-		"Group":        read(db.Group(ctx, "x")),
-		"Revocations":  read(db.Revocations(ctx)),
-		"Meta":         read(db.Meta(ctx, "x")),
-		"Record":       read(db.Record(ctx, 0)),
-		"CountResults": read(db.CountResults(ctx, id)),
+		"Job":            read(db.Job(ctx, id)),
+		"Minion":         read(db.Minion(ctx, "x")),
+		"Cert":           read(db.Cert(ctx, "x")),
+		"PendingOf":      read(db.PendingOf(ctx, "x", "x", "x")),
+		"Token":          read(db.Token(ctx, "x")),
+		"TokenUse":       read(db.TokenUse(ctx, "x", "x", "x")),
+		"Group":          read(db.Group(ctx, "x")),
+		"Revocations":    read(db.Revocations(ctx)),
+		"Meta":           read(db.Meta(ctx, "x")),
+		"Record":         read(db.Record(ctx, 0)),
+		"ClusterVersion": read(db.ClusterVersion(ctx)),
+		"ClusterKey":     read(db.ClusterKey(ctx)),
+		"CountResults":   read(db.CountResults(ctx, id)),
 		"CancelJob": write(func(tx *store.Tx) error {
 			_, err := tx.CancelJob(ctx, id, stamp())
 			return err

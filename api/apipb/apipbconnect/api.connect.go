@@ -30,6 +30,8 @@ const (
 	FleetServiceName = "dominion.v1.FleetService"
 	// MapServiceName is the fully-qualified name of the MapService service.
 	MapServiceName = "dominion.v1.MapService"
+	// ClusterServiceName is the fully-qualified name of the ClusterService service.
+	ClusterServiceName = "dominion.v1.ClusterService"
 	// AdminServiceName is the fully-qualified name of the AdminService service.
 	AdminServiceName = "dominion.v1.AdminService"
 	// AuditServiceName is the fully-qualified name of the AuditService service.
@@ -77,6 +79,40 @@ const (
 	MapServiceBuildProcedure = "/dominion.v1.MapService/Build"
 	// MapServiceMapProcedure is the fully-qualified name of the MapService's Map RPC.
 	MapServiceMapProcedure = "/dominion.v1.MapService/Map"
+	// ClusterServiceShowProcedure is the fully-qualified name of the ClusterService's Show RPC.
+	ClusterServiceShowProcedure = "/dominion.v1.ClusterService/Show"
+	// ClusterServiceInstancesProcedure is the fully-qualified name of the ClusterService's Instances
+	// RPC.
+	ClusterServiceInstancesProcedure = "/dominion.v1.ClusterService/Instances"
+	// ClusterServiceSetMasterProcedure is the fully-qualified name of the ClusterService's SetMaster
+	// RPC.
+	ClusterServiceSetMasterProcedure = "/dominion.v1.ClusterService/SetMaster"
+	// ClusterServiceSetCandidatesProcedure is the fully-qualified name of the ClusterService's
+	// SetCandidates RPC.
+	ClusterServiceSetCandidatesProcedure = "/dominion.v1.ClusterService/SetCandidates"
+	// ClusterServiceSetNodeProcedure is the fully-qualified name of the ClusterService's SetNode RPC.
+	ClusterServiceSetNodeProcedure = "/dominion.v1.ClusterService/SetNode"
+	// ClusterServiceRemoveNodeProcedure is the fully-qualified name of the ClusterService's RemoveNode
+	// RPC.
+	ClusterServiceRemoveNodeProcedure = "/dominion.v1.ClusterService/RemoveNode"
+	// ClusterServiceAddInstanceProcedure is the fully-qualified name of the ClusterService's
+	// AddInstance RPC.
+	ClusterServiceAddInstanceProcedure = "/dominion.v1.ClusterService/AddInstance"
+	// ClusterServiceSetInstanceProcedure is the fully-qualified name of the ClusterService's
+	// SetInstance RPC.
+	ClusterServiceSetInstanceProcedure = "/dominion.v1.ClusterService/SetInstance"
+	// ClusterServiceRemoveInstanceProcedure is the fully-qualified name of the ClusterService's
+	// RemoveInstance RPC.
+	ClusterServiceRemoveInstanceProcedure = "/dominion.v1.ClusterService/RemoveInstance"
+	// ClusterServiceImportProcedure is the fully-qualified name of the ClusterService's Import RPC.
+	ClusterServiceImportProcedure = "/dominion.v1.ClusterService/Import"
+	// ClusterServiceExportProcedure is the fully-qualified name of the ClusterService's Export RPC.
+	ClusterServiceExportProcedure = "/dominion.v1.ClusterService/Export"
+	// ClusterServiceShowKeyProcedure is the fully-qualified name of the ClusterService's ShowKey RPC.
+	ClusterServiceShowKeyProcedure = "/dominion.v1.ClusterService/ShowKey"
+	// ClusterServiceRotateKeyProcedure is the fully-qualified name of the ClusterService's RotateKey
+	// RPC.
+	ClusterServiceRotateKeyProcedure = "/dominion.v1.ClusterService/RotateKey"
 	// AdminServiceCertsProcedure is the fully-qualified name of the AdminService's Certs RPC.
 	AdminServiceCertsProcedure = "/dominion.v1.AdminService/Certs"
 	// AdminServiceSignCertProcedure is the fully-qualified name of the AdminService's SignCert RPC.
@@ -697,6 +733,396 @@ func (UnimplementedMapServiceHandler) Build(context.Context, *connect.Request[ap
 
 func (UnimplementedMapServiceHandler) Map(context.Context, *connect.Request[apipb.MapRequest]) (*connect.Response[apipb.MapResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.MapService.Map is not implemented"))
+}
+
+// ClusterServiceClient is a client for the dominion.v1.ClusterService service.
+type ClusterServiceClient interface {
+	Show(context.Context, *connect.Request[apipb.ClusterShowRequest]) (*connect.Response[apipb.ClusterShowResponse], error)
+	Instances(context.Context, *connect.Request[apipb.ClusterInstancesRequest]) (*connect.Response[apipb.ClusterInstancesResponse], error)
+	// Each of these makes the next version, unless nothing would change.
+	SetMaster(context.Context, *connect.Request[apipb.ClusterSetMasterRequest]) (*connect.Response[apipb.ClusterChanged], error)
+	SetCandidates(context.Context, *connect.Request[apipb.ClusterSetCandidatesRequest]) (*connect.Response[apipb.ClusterChanged], error)
+	SetNode(context.Context, *connect.Request[apipb.ClusterSetNodeRequest]) (*connect.Response[apipb.ClusterChanged], error)
+	RemoveNode(context.Context, *connect.Request[apipb.ClusterRemoveNodeRequest]) (*connect.Response[apipb.ClusterChanged], error)
+	AddInstance(context.Context, *connect.Request[apipb.ClusterInstanceRequest]) (*connect.Response[apipb.ClusterChanged], error)
+	SetInstance(context.Context, *connect.Request[apipb.ClusterInstanceRequest]) (*connect.Response[apipb.ClusterChanged], error)
+	RemoveInstance(context.Context, *connect.Request[apipb.ClusterRemoveInstanceRequest]) (*connect.Response[apipb.ClusterChanged], error)
+	// Import puts a Ganeti config.data in the place of what is there.
+	Import(context.Context, *connect.Request[apipb.ClusterImportRequest]) (*connect.Response[apipb.ClusterChanged], error)
+	Export(context.Context, *connect.Request[apipb.ClusterExportRequest]) (*connect.Response[apipb.ClusterExportResponse], error)
+	ShowKey(context.Context, *connect.Request[apipb.ClusterShowKeyRequest]) (*connect.Response[apipb.ClusterKeyResponse], error)
+	RotateKey(context.Context, *connect.Request[apipb.ClusterRotateKeyRequest]) (*connect.Response[apipb.ClusterChanged], error)
+}
+
+// NewClusterServiceClient constructs a client for the dominion.v1.ClusterService service. By
+// default, it uses the Connect protocol with the binary Protobuf Codec, asks for gzipped responses,
+// and sends uncompressed requests. To use the gRPC or gRPC-Web protocols, supply the
+// connect.WithGRPC() or connect.WithGRPCWeb() options.
+//
+// The URL supplied here should be the base URL for the Connect or gRPC server (for example,
+// http://api.acme.com or https://acme.com/grpc).
+func NewClusterServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...connect.ClientOption) ClusterServiceClient {
+	baseURL = strings.TrimRight(baseURL, "/")
+	clusterServiceMethods := apipb.File_apipb_api_proto.Services().ByName("ClusterService").Methods()
+	return &clusterServiceClient{
+		show: connect.NewClient[apipb.ClusterShowRequest, apipb.ClusterShowResponse](
+			httpClient,
+			baseURL+ClusterServiceShowProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("Show")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		instances: connect.NewClient[apipb.ClusterInstancesRequest, apipb.ClusterInstancesResponse](
+			httpClient,
+			baseURL+ClusterServiceInstancesProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("Instances")),
+			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+			connect.WithClientOptions(opts...),
+		),
+		setMaster: connect.NewClient[apipb.ClusterSetMasterRequest, apipb.ClusterChanged](
+			httpClient,
+			baseURL+ClusterServiceSetMasterProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("SetMaster")),
+			connect.WithClientOptions(opts...),
+		),
+		setCandidates: connect.NewClient[apipb.ClusterSetCandidatesRequest, apipb.ClusterChanged](
+			httpClient,
+			baseURL+ClusterServiceSetCandidatesProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("SetCandidates")),
+			connect.WithClientOptions(opts...),
+		),
+		setNode: connect.NewClient[apipb.ClusterSetNodeRequest, apipb.ClusterChanged](
+			httpClient,
+			baseURL+ClusterServiceSetNodeProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("SetNode")),
+			connect.WithClientOptions(opts...),
+		),
+		removeNode: connect.NewClient[apipb.ClusterRemoveNodeRequest, apipb.ClusterChanged](
+			httpClient,
+			baseURL+ClusterServiceRemoveNodeProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("RemoveNode")),
+			connect.WithClientOptions(opts...),
+		),
+		addInstance: connect.NewClient[apipb.ClusterInstanceRequest, apipb.ClusterChanged](
+			httpClient,
+			baseURL+ClusterServiceAddInstanceProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("AddInstance")),
+			connect.WithClientOptions(opts...),
+		),
+		setInstance: connect.NewClient[apipb.ClusterInstanceRequest, apipb.ClusterChanged](
+			httpClient,
+			baseURL+ClusterServiceSetInstanceProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("SetInstance")),
+			connect.WithClientOptions(opts...),
+		),
+		removeInstance: connect.NewClient[apipb.ClusterRemoveInstanceRequest, apipb.ClusterChanged](
+			httpClient,
+			baseURL+ClusterServiceRemoveInstanceProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("RemoveInstance")),
+			connect.WithClientOptions(opts...),
+		),
+		_import: connect.NewClient[apipb.ClusterImportRequest, apipb.ClusterChanged](
+			httpClient,
+			baseURL+ClusterServiceImportProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("Import")),
+			connect.WithClientOptions(opts...),
+		),
+		export: connect.NewClient[apipb.ClusterExportRequest, apipb.ClusterExportResponse](
+			httpClient,
+			baseURL+ClusterServiceExportProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("Export")),
+			connect.WithClientOptions(opts...),
+		),
+		showKey: connect.NewClient[apipb.ClusterShowKeyRequest, apipb.ClusterKeyResponse](
+			httpClient,
+			baseURL+ClusterServiceShowKeyProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("ShowKey")),
+			connect.WithClientOptions(opts...),
+		),
+		rotateKey: connect.NewClient[apipb.ClusterRotateKeyRequest, apipb.ClusterChanged](
+			httpClient,
+			baseURL+ClusterServiceRotateKeyProcedure,
+			connect.WithSchema(clusterServiceMethods.ByName("RotateKey")),
+			connect.WithClientOptions(opts...),
+		),
+	}
+}
+
+// clusterServiceClient implements ClusterServiceClient.
+type clusterServiceClient struct {
+	show           *connect.Client[apipb.ClusterShowRequest, apipb.ClusterShowResponse]
+	instances      *connect.Client[apipb.ClusterInstancesRequest, apipb.ClusterInstancesResponse]
+	setMaster      *connect.Client[apipb.ClusterSetMasterRequest, apipb.ClusterChanged]
+	setCandidates  *connect.Client[apipb.ClusterSetCandidatesRequest, apipb.ClusterChanged]
+	setNode        *connect.Client[apipb.ClusterSetNodeRequest, apipb.ClusterChanged]
+	removeNode     *connect.Client[apipb.ClusterRemoveNodeRequest, apipb.ClusterChanged]
+	addInstance    *connect.Client[apipb.ClusterInstanceRequest, apipb.ClusterChanged]
+	setInstance    *connect.Client[apipb.ClusterInstanceRequest, apipb.ClusterChanged]
+	removeInstance *connect.Client[apipb.ClusterRemoveInstanceRequest, apipb.ClusterChanged]
+	_import        *connect.Client[apipb.ClusterImportRequest, apipb.ClusterChanged]
+	export         *connect.Client[apipb.ClusterExportRequest, apipb.ClusterExportResponse]
+	showKey        *connect.Client[apipb.ClusterShowKeyRequest, apipb.ClusterKeyResponse]
+	rotateKey      *connect.Client[apipb.ClusterRotateKeyRequest, apipb.ClusterChanged]
+}
+
+// Show calls dominion.v1.ClusterService.Show.
+func (c *clusterServiceClient) Show(ctx context.Context, req *connect.Request[apipb.ClusterShowRequest]) (*connect.Response[apipb.ClusterShowResponse], error) {
+	return c.show.CallUnary(ctx, req)
+}
+
+// Instances calls dominion.v1.ClusterService.Instances.
+func (c *clusterServiceClient) Instances(ctx context.Context, req *connect.Request[apipb.ClusterInstancesRequest]) (*connect.Response[apipb.ClusterInstancesResponse], error) {
+	return c.instances.CallUnary(ctx, req)
+}
+
+// SetMaster calls dominion.v1.ClusterService.SetMaster.
+func (c *clusterServiceClient) SetMaster(ctx context.Context, req *connect.Request[apipb.ClusterSetMasterRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return c.setMaster.CallUnary(ctx, req)
+}
+
+// SetCandidates calls dominion.v1.ClusterService.SetCandidates.
+func (c *clusterServiceClient) SetCandidates(ctx context.Context, req *connect.Request[apipb.ClusterSetCandidatesRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return c.setCandidates.CallUnary(ctx, req)
+}
+
+// SetNode calls dominion.v1.ClusterService.SetNode.
+func (c *clusterServiceClient) SetNode(ctx context.Context, req *connect.Request[apipb.ClusterSetNodeRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return c.setNode.CallUnary(ctx, req)
+}
+
+// RemoveNode calls dominion.v1.ClusterService.RemoveNode.
+func (c *clusterServiceClient) RemoveNode(ctx context.Context, req *connect.Request[apipb.ClusterRemoveNodeRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return c.removeNode.CallUnary(ctx, req)
+}
+
+// AddInstance calls dominion.v1.ClusterService.AddInstance.
+func (c *clusterServiceClient) AddInstance(ctx context.Context, req *connect.Request[apipb.ClusterInstanceRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return c.addInstance.CallUnary(ctx, req)
+}
+
+// SetInstance calls dominion.v1.ClusterService.SetInstance.
+func (c *clusterServiceClient) SetInstance(ctx context.Context, req *connect.Request[apipb.ClusterInstanceRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return c.setInstance.CallUnary(ctx, req)
+}
+
+// RemoveInstance calls dominion.v1.ClusterService.RemoveInstance.
+func (c *clusterServiceClient) RemoveInstance(ctx context.Context, req *connect.Request[apipb.ClusterRemoveInstanceRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return c.removeInstance.CallUnary(ctx, req)
+}
+
+// Import calls dominion.v1.ClusterService.Import.
+func (c *clusterServiceClient) Import(ctx context.Context, req *connect.Request[apipb.ClusterImportRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return c._import.CallUnary(ctx, req)
+}
+
+// Export calls dominion.v1.ClusterService.Export.
+func (c *clusterServiceClient) Export(ctx context.Context, req *connect.Request[apipb.ClusterExportRequest]) (*connect.Response[apipb.ClusterExportResponse], error) {
+	return c.export.CallUnary(ctx, req)
+}
+
+// ShowKey calls dominion.v1.ClusterService.ShowKey.
+func (c *clusterServiceClient) ShowKey(ctx context.Context, req *connect.Request[apipb.ClusterShowKeyRequest]) (*connect.Response[apipb.ClusterKeyResponse], error) {
+	return c.showKey.CallUnary(ctx, req)
+}
+
+// RotateKey calls dominion.v1.ClusterService.RotateKey.
+func (c *clusterServiceClient) RotateKey(ctx context.Context, req *connect.Request[apipb.ClusterRotateKeyRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return c.rotateKey.CallUnary(ctx, req)
+}
+
+// ClusterServiceHandler is an implementation of the dominion.v1.ClusterService service.
+type ClusterServiceHandler interface {
+	Show(context.Context, *connect.Request[apipb.ClusterShowRequest]) (*connect.Response[apipb.ClusterShowResponse], error)
+	Instances(context.Context, *connect.Request[apipb.ClusterInstancesRequest]) (*connect.Response[apipb.ClusterInstancesResponse], error)
+	// Each of these makes the next version, unless nothing would change.
+	SetMaster(context.Context, *connect.Request[apipb.ClusterSetMasterRequest]) (*connect.Response[apipb.ClusterChanged], error)
+	SetCandidates(context.Context, *connect.Request[apipb.ClusterSetCandidatesRequest]) (*connect.Response[apipb.ClusterChanged], error)
+	SetNode(context.Context, *connect.Request[apipb.ClusterSetNodeRequest]) (*connect.Response[apipb.ClusterChanged], error)
+	RemoveNode(context.Context, *connect.Request[apipb.ClusterRemoveNodeRequest]) (*connect.Response[apipb.ClusterChanged], error)
+	AddInstance(context.Context, *connect.Request[apipb.ClusterInstanceRequest]) (*connect.Response[apipb.ClusterChanged], error)
+	SetInstance(context.Context, *connect.Request[apipb.ClusterInstanceRequest]) (*connect.Response[apipb.ClusterChanged], error)
+	RemoveInstance(context.Context, *connect.Request[apipb.ClusterRemoveInstanceRequest]) (*connect.Response[apipb.ClusterChanged], error)
+	// Import puts a Ganeti config.data in the place of what is there.
+	Import(context.Context, *connect.Request[apipb.ClusterImportRequest]) (*connect.Response[apipb.ClusterChanged], error)
+	Export(context.Context, *connect.Request[apipb.ClusterExportRequest]) (*connect.Response[apipb.ClusterExportResponse], error)
+	ShowKey(context.Context, *connect.Request[apipb.ClusterShowKeyRequest]) (*connect.Response[apipb.ClusterKeyResponse], error)
+	RotateKey(context.Context, *connect.Request[apipb.ClusterRotateKeyRequest]) (*connect.Response[apipb.ClusterChanged], error)
+}
+
+// NewClusterServiceHandler builds an HTTP handler from the service implementation. It returns the
+// path on which to mount the handler and the handler itself.
+//
+// By default, handlers support the Connect, gRPC, and gRPC-Web protocols with the binary Protobuf
+// and JSON codecs. They also support gzip compression.
+func NewClusterServiceHandler(svc ClusterServiceHandler, opts ...connect.HandlerOption) (string, http.Handler) {
+	clusterServiceMethods := apipb.File_apipb_api_proto.Services().ByName("ClusterService").Methods()
+	clusterServiceShowHandler := connect.NewUnaryHandler(
+		ClusterServiceShowProcedure,
+		svc.Show,
+		connect.WithSchema(clusterServiceMethods.ByName("Show")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceInstancesHandler := connect.NewUnaryHandler(
+		ClusterServiceInstancesProcedure,
+		svc.Instances,
+		connect.WithSchema(clusterServiceMethods.ByName("Instances")),
+		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceSetMasterHandler := connect.NewUnaryHandler(
+		ClusterServiceSetMasterProcedure,
+		svc.SetMaster,
+		connect.WithSchema(clusterServiceMethods.ByName("SetMaster")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceSetCandidatesHandler := connect.NewUnaryHandler(
+		ClusterServiceSetCandidatesProcedure,
+		svc.SetCandidates,
+		connect.WithSchema(clusterServiceMethods.ByName("SetCandidates")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceSetNodeHandler := connect.NewUnaryHandler(
+		ClusterServiceSetNodeProcedure,
+		svc.SetNode,
+		connect.WithSchema(clusterServiceMethods.ByName("SetNode")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceRemoveNodeHandler := connect.NewUnaryHandler(
+		ClusterServiceRemoveNodeProcedure,
+		svc.RemoveNode,
+		connect.WithSchema(clusterServiceMethods.ByName("RemoveNode")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceAddInstanceHandler := connect.NewUnaryHandler(
+		ClusterServiceAddInstanceProcedure,
+		svc.AddInstance,
+		connect.WithSchema(clusterServiceMethods.ByName("AddInstance")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceSetInstanceHandler := connect.NewUnaryHandler(
+		ClusterServiceSetInstanceProcedure,
+		svc.SetInstance,
+		connect.WithSchema(clusterServiceMethods.ByName("SetInstance")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceRemoveInstanceHandler := connect.NewUnaryHandler(
+		ClusterServiceRemoveInstanceProcedure,
+		svc.RemoveInstance,
+		connect.WithSchema(clusterServiceMethods.ByName("RemoveInstance")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceImportHandler := connect.NewUnaryHandler(
+		ClusterServiceImportProcedure,
+		svc.Import,
+		connect.WithSchema(clusterServiceMethods.ByName("Import")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceExportHandler := connect.NewUnaryHandler(
+		ClusterServiceExportProcedure,
+		svc.Export,
+		connect.WithSchema(clusterServiceMethods.ByName("Export")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceShowKeyHandler := connect.NewUnaryHandler(
+		ClusterServiceShowKeyProcedure,
+		svc.ShowKey,
+		connect.WithSchema(clusterServiceMethods.ByName("ShowKey")),
+		connect.WithHandlerOptions(opts...),
+	)
+	clusterServiceRotateKeyHandler := connect.NewUnaryHandler(
+		ClusterServiceRotateKeyProcedure,
+		svc.RotateKey,
+		connect.WithSchema(clusterServiceMethods.ByName("RotateKey")),
+		connect.WithHandlerOptions(opts...),
+	)
+	return "/dominion.v1.ClusterService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch r.URL.Path {
+		case ClusterServiceShowProcedure:
+			clusterServiceShowHandler.ServeHTTP(w, r)
+		case ClusterServiceInstancesProcedure:
+			clusterServiceInstancesHandler.ServeHTTP(w, r)
+		case ClusterServiceSetMasterProcedure:
+			clusterServiceSetMasterHandler.ServeHTTP(w, r)
+		case ClusterServiceSetCandidatesProcedure:
+			clusterServiceSetCandidatesHandler.ServeHTTP(w, r)
+		case ClusterServiceSetNodeProcedure:
+			clusterServiceSetNodeHandler.ServeHTTP(w, r)
+		case ClusterServiceRemoveNodeProcedure:
+			clusterServiceRemoveNodeHandler.ServeHTTP(w, r)
+		case ClusterServiceAddInstanceProcedure:
+			clusterServiceAddInstanceHandler.ServeHTTP(w, r)
+		case ClusterServiceSetInstanceProcedure:
+			clusterServiceSetInstanceHandler.ServeHTTP(w, r)
+		case ClusterServiceRemoveInstanceProcedure:
+			clusterServiceRemoveInstanceHandler.ServeHTTP(w, r)
+		case ClusterServiceImportProcedure:
+			clusterServiceImportHandler.ServeHTTP(w, r)
+		case ClusterServiceExportProcedure:
+			clusterServiceExportHandler.ServeHTTP(w, r)
+		case ClusterServiceShowKeyProcedure:
+			clusterServiceShowKeyHandler.ServeHTTP(w, r)
+		case ClusterServiceRotateKeyProcedure:
+			clusterServiceRotateKeyHandler.ServeHTTP(w, r)
+		default:
+			http.NotFound(w, r)
+		}
+	})
+}
+
+// UnimplementedClusterServiceHandler returns CodeUnimplemented from all methods.
+type UnimplementedClusterServiceHandler struct{}
+
+func (UnimplementedClusterServiceHandler) Show(context.Context, *connect.Request[apipb.ClusterShowRequest]) (*connect.Response[apipb.ClusterShowResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.ClusterService.Show is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) Instances(context.Context, *connect.Request[apipb.ClusterInstancesRequest]) (*connect.Response[apipb.ClusterInstancesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.ClusterService.Instances is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) SetMaster(context.Context, *connect.Request[apipb.ClusterSetMasterRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.ClusterService.SetMaster is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) SetCandidates(context.Context, *connect.Request[apipb.ClusterSetCandidatesRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.ClusterService.SetCandidates is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) SetNode(context.Context, *connect.Request[apipb.ClusterSetNodeRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.ClusterService.SetNode is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) RemoveNode(context.Context, *connect.Request[apipb.ClusterRemoveNodeRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.ClusterService.RemoveNode is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) AddInstance(context.Context, *connect.Request[apipb.ClusterInstanceRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.ClusterService.AddInstance is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) SetInstance(context.Context, *connect.Request[apipb.ClusterInstanceRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.ClusterService.SetInstance is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) RemoveInstance(context.Context, *connect.Request[apipb.ClusterRemoveInstanceRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.ClusterService.RemoveInstance is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) Import(context.Context, *connect.Request[apipb.ClusterImportRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.ClusterService.Import is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) Export(context.Context, *connect.Request[apipb.ClusterExportRequest]) (*connect.Response[apipb.ClusterExportResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.ClusterService.Export is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) ShowKey(context.Context, *connect.Request[apipb.ClusterShowKeyRequest]) (*connect.Response[apipb.ClusterKeyResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.ClusterService.ShowKey is not implemented"))
+}
+
+func (UnimplementedClusterServiceHandler) RotateKey(context.Context, *connect.Request[apipb.ClusterRotateKeyRequest]) (*connect.Response[apipb.ClusterChanged], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("dominion.v1.ClusterService.RotateKey is not implemented"))
 }
 
 // AdminServiceClient is a client for the dominion.v1.AdminService service.
