@@ -99,17 +99,11 @@ func (r *Run) carry(ctx context.Context, w carrier, deadline time.Time) {
 	if r.Plan.ways == nil {
 		return
 	}
-	batches := make([][]int32, len(r.Plan.ways.hops))
-	for i, h := range r.Plan.ways.best {
-		switch {
-		case h >= 0:
-			batches[h] = append(batches[h], int32(i))
-		case h == nowhere:
-			r.finish(i, call.Result{Machine: r.name(i), Code: call.UnknownName, Detail: detailNoWay})
-		}
+	for _, i := range r.Plan.ways.none {
+		r.finish(int(i), call.Result{Machine: r.name(int(i)), Code: call.UnknownName, Detail: detailNoWay})
 	}
-	for h, at := range batches {
-		r.carryBatch(ctx, w, int16(h), at, deadline, r.resumed)
+	for h := range r.Plan.ways.hops {
+		r.carryBatch(ctx, w, int16(h), r.Plan.ways.hops[h].best, deadline, r.resumed)
 	}
 }
 

@@ -15,7 +15,7 @@ import (
 // Group is a set of machines with equal results, numbered within its job from 0.
 type Group struct {
 	Number int
-	Names  []string // sorted
+	Names  []string // sorted; not to be changed
 	Folded string   // Names, folded
 	Status call.Status
 	Code   call.Code
@@ -101,7 +101,12 @@ func (f *folder) places() int { return len(f.plan.Machines()) + len(f.plan.Unkno
 func (f *folder) name(g *gathering) {
 	f.sort(g)
 	machines := f.plan.Machines()
-	g.Names, g.Took = make([]string, len(g.at)), g.took
+	g.Took = g.took
+	if len(g.at) == len(machines) && (len(g.at) == 0 || int(g.at[len(g.at)-1]) < len(machines)) {
+		g.Names, g.Folded = machines, f.plan.FoldedMachines()
+		return
+	}
+	g.Names = make([]string, len(g.at))
 	for i, at := range g.at {
 		if int(at) < len(machines) {
 			g.Names[i] = machines[at]

@@ -26,12 +26,13 @@ type Whom struct {
 type Scope struct {
 	Tree *call.Names
 
-	machines []string              // to be accounted for, sorted
-	leaf     []int32               // position of each in Tree; nil: the same
-	ways     *ways                 // nil: all machines are this overlord's own
-	own      []string              // machines that may be sent their calls from here, sorted
-	roster   func() *target.Roster // of machines
-	folded   func() string         // all of Tree
+	machines   []string              // to be accounted for, sorted
+	leaf       []int32               // position of each in Tree; nil: the same
+	ways       *ways                 // nil: all machines are this overlord's own
+	own        []string              // machines that may be sent their calls from here, sorted
+	roster     func() *target.Roster // of machines
+	folded     func() string         // all of Tree
+	foldedPart func() string         // machines
 }
 
 // NewScope makes a scope. Errors are *call.Error: BadOrder for names that no order
@@ -49,6 +50,10 @@ func NewScope(w Whom) (*Scope, error) {
 	}
 	s.roster = sync.OnceValue(func() *target.Roster { return target.NewRoster(s.machines) })
 	s.folded = sync.OnceValue(func() string { return target.Fold(tree.All()) })
+	s.foldedPart = s.folded
+	if s.leaf != nil { // not all of them
+		s.foldedPart = sync.OnceValue(func() string { return target.Fold(s.machines) })
+	}
 	return s, nil
 }
 
@@ -69,6 +74,9 @@ func (s *Scope) Folded() string { return s.folded() }
 func (s *Scope) Find(folded string) (at []int32, others []string, err error) {
 	return s.roster().Find(folded)
 }
+
+// FoldedMachines gives Machines, folded.
+func (s *Scope) FoldedMachines() string { return s.foldedPart() }
 
 // index gives the position of a machine in Machines, or false.
 func (s *Scope) index(name string) (int, bool) { return slices.BinarySearch(s.machines, name) }

@@ -28,13 +28,15 @@ type ways struct {
 	hops []hop
 	best []int16         // of each machine: the hop, direct or nowhere
 	more map[int32][]way // of machines with several ways, the best first
+	none []int32         // machines that nothing leads to
 }
 
 // hop is a sub-overlord of ours that leads to machines.
 type hop struct {
 	name   string
 	branch *fleetpb.Branch
-	depth  int // overlords on its longest way, itself included
+	depth  int     // overlords on its longest way, itself included
+	best   []int32 // positions of the machines that it is the best way to
 }
 
 // way is one way to a machine.
@@ -75,11 +77,19 @@ func (s *Scope) readReach(w Whom) error {
 		if err != nil {
 			return err
 		}
-		rd.ways.hops = append(rd.ways.hops, hop{h.GetName(), h, depth})
+		rd.ways.hops = append(rd.ways.hops, hop{name: h.GetName(), branch: h, depth: depth})
 	}
 	s.ways = rd.ways
 	if w.Part {
 		s.onlyReached()
+	}
+	for i, h := range s.ways.best {
+		switch {
+		case h >= 0:
+			s.ways.hops[h].best = append(s.ways.hops[h].best, int32(i))
+		case h == nowhere:
+			s.ways.none = append(s.ways.none, int32(i))
+		}
 	}
 	if len(s.machines) == 0 {
 		return call.Errorf(call.Invalid, "there is no machine to be reached")

@@ -178,7 +178,7 @@ func millis(ms uint64) time.Duration {
 // takeDelegated gives the job that an order belongs to here, running or closed,
 // and begins one when there is none. live, for who began it, is its live output.
 func (o *Overlord) takeDelegated(ctx context.Context, parent string, p *job.Plan, cancelled bool) (*running, store.Job, <-chan *apipb.Output, error) {
-	folded := target.Fold(p.Machines())
+	folded := p.FoldedMachines()
 	for p.ID = p.Order.Job; ; {
 		r, j, err := (fleetAPI{o}).find(ctx, p.ID.String())
 		switch {
