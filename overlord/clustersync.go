@@ -102,6 +102,7 @@ func (k *clusterKeeper) look() {
 
 // run keeps the nodes those of the inventory until ctx ends.
 func (k *clusterKeeper) run(ctx context.Context) {
+	k.renewed(ctx) // it may have been while nothing ran
 	again := time.NewTicker(lookAgain)
 	defer again.Stop()
 	gather := time.NewTimer(gatherFor)
