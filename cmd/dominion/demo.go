@@ -189,9 +189,13 @@ func (d *demo) start(ctx context.Context, minions int) error {
 	if err := os.WriteFile(file, []byte(token.Msg.GetToken()+"\n"), 0o600); err != nil {
 		return fmt.Errorf("write the token: %w", err)
 	}
-	for _, n := range names {
+	for i, n := range names {
+		config, err := d.minionConfig(n, i)
+		if err != nil {
+			return err
+		}
 		if err := d.spawn(n, "minion", "--state", filepath.Join(d.dir, n), "--name", n, "--overlord", addr, "--pin", status.GetPin(),
-			"--token-file", file, "--config", empty); err != nil {
+			"--token-file", file, "--config", config); err != nil {
 			return err
 		}
 	}
@@ -208,6 +212,18 @@ func (d *demo) start(ctx context.Context, minions int) error {
 		return fmt.Errorf("make a group: %w", err)
 	}
 	return nil
+}
+
+// minionConfig writes the configuration of one minion: all are on this machine, and
+// each answers confd queries, once it is a candidate, at a loopback address of its
+// own.
+func (d *demo) minionConfig(name string, i int) (path string, err error) {
+	path = filepath.Join(d.dir, name+".yaml")
+	text := fmt.Sprintf("confd: {listen: 127.0.%d.%d}\n", 1+i/250, 1+i%250)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		return "", fmt.Errorf("write the configuration of %s: %w", name, err)
+	}
+	return path, nil
 }
 
 func (d *demo) say(format string, args ...any) error {
