@@ -1,0 +1,300 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"dominion/vnfs"
+)
+
+func (a *app) vnfsCmd() *cobra.Command {
+	return parent("vnfs", "Keep what nodes boot and run",
+		`A VNFS capsule is a kernel, an initramfs and a root file system, below
+STATEDIR/vnfs/NAME; node scripts fetch its files with getfile vnfs/NAME/FILE. These
+commands change that directory on the overlord's host, and need no overlord that runs.`,
+		`  dominion vnfs import /srv/chroots/debian13
+  dominion vnfs list
+  dominion vnfs clone debian13 debian13-test`,
+		a.vnfsImportCmd(), a.vnfsExportCmd(), a.vnfsListCmd(), a.vnfsCloneCmd(), a.vnfsDeleteCmd())
+}
+
+// vnfsDo runs what a command does with the capsules.
+func (a *app) vnfsDo(f *statedirFlag, do func(ctx context.Context, s *vnfs.Store, words []string) error) func(*cobra.Command, []string) error {
+	return a.do(func(ctx context.Context, _ *cobra.Command, words []string) error {
+		s, err := vnfs.Open(f.path(a))
+		if err != nil {
+			return err
+		}
+		defer s.Close()
+		if err = do(ctx, s, words); errors.Is(err, vnfs.ErrName) {
+			return usagef("%v", err)
+		}
+		return err
+	})
+}
+
+// completeCapsules completes names of capsules.
+func (a *app) completeCapsules(f *statedirFlag, most int) cobra.CompletionFunc {
+	return func(_ *cobra.Command, words []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+		if most > 0 && len(words) >= most {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		s, err := vnfs.Open(f.path(a))
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		defer s.Close()
+		all, _ := s.List() // without an answer there is nothing to offer
+		var out []cobra.Completion
+		for _, c := range all {
+			out = append(out, c.Name)
+		}
+		return out, cobra.ShellCompDirectiveNoFileComp
+	}
+}
+
+// capsuleDoc is a capsule in JSON.
+type capsuleDoc struct {
+	Name      string    `json:"name"`
+	Kernel    string    `json:"kernel,omitempty"` // paths as getfile takes them
+	Initramfs string    `json:"initramfs,omitempty"`
+	Image     string    `json:"image,omitempty"`
+	Scripts   []string  `json:"nodescripts,omitempty"`
+	Size      int64     `json:"size"` // bytes
+	Made      time.Time `json:"made"`
+}
+
+func capsuleDocOf(c vnfs.Capsule) capsuleDoc {
+	return capsuleDoc{c.Name, c.Kernel, c.Initramfs, c.Image, c.Scripts, c.Size, c.Made.UTC().Truncate(time.Second)}
+}
+
+// told says what is missing for a node to boot it.
+func (a *app) capsuleMade(c vnfs.Capsule) error {
+	for _, part := range []struct{ what, path string }{{"kernel", c.Kernel}, {"initramfs", c.Initramfs}, {"image of a root file system", c.Image}} {
+		if part.path == "" {
+			a.note("capsule %s has no %s", c.Name, part.what)
+		}
+	}
+	if a.output != outText {
+		return a.document(capsuleDocOf(c))
+	}
+	return a.text("capsule %s: %s, %d node scripts\n", c.Name, bytesText(c.Size), len(c.Scripts))
+}
+
+// bytesText writes a number of bytes for people.
+func bytesText(n int64) string {
+	for _, unit := range []struct {
+		size int64
+		name string
+	}{{1 << 40, "TiB"}, {1 << 30, "GiB"}, {1 << 20, "MiB"}, {1 << 10, "KiB"}} {
+		if n >= unit.size {
+			return fmt.Sprintf("%.1f %s", float64(n)/float64(unit.size), unit.name)
+		}
+	}
+	return fmt.Sprintf("%d B", n)
+}
+
+func (a *app) vnfsImportCmd() *cobra.Command {
+	var f statedirFlag
+	var in vnfs.Import
+	cmd := &cobra.Command{
+		Use: "import SOURCE [NAME]", Short: "Make a capsule of a directory or a tar",
+		Long: `Import makes a capsule of SOURCE: a directory, or a tar that may be compressed with
+gzip, bzip2 or zstd.
+
+A root file system (etc/ and usr/ or bin/ at its top) is packed as it is, without what
+is mounted below it, into rootfs.tar.zst; kernel and initramfs are the newest in its
+boot/. A capsule (kernel, initramfs, an image or nodescripts/ at its top), what
+export wrote and Perceus' .vnfs files too, is taken over file by file.
+
+Scripts in nodescripts/STATE/ are linked to where nodes of the capsule get them.
+NAME is that of SOURCE without its ending when it is left out.`,
+		Example: "  dominion vnfs import /srv/chroots/debian13\n  dominion vnfs import debian13.tar.zst debian13-test --kernel bzImage",
+		Args:    args(1, 2, "a source and a name"),
+	}
+	cmd.RunE = a.vnfsDo(&f, func(ctx context.Context, s *vnfs.Store, words []string) error {
+		in.Source = words[0]
+		name := capsuleName(in.Source)
+		if len(words) == 2 {
+			name = words[1]
+		}
+		in.Progress = a.packing()
+		c, err := s.Import(ctx, name, in)
+		if err != nil {
+			return err
+		}
+		return a.capsuleMade(c)
+	})
+	f.on(cmd)
+	cmd.Flags().StringVar(&in.Kernel, "kernel", "", "`FILE` to be its kernel")
+	cmd.Flags().StringVar(&in.Initramfs, "initramfs", "", "`FILE` to be its initramfs")
+	return cmd
+}
+
+// packing tells on a terminal how far an import has come.
+func (a *app) packing() func(int64) {
+	if !a.errTerm {
+		return nil
+	}
+	var last time.Time
+	return func(n int64) {
+		if now := time.Now(); now.Sub(last) >= time.Second {
+			if !last.IsZero() {
+				a.note("%s packed", bytesText(n))
+			}
+			last = now
+		}
+	}
+}
+
+// capsuleName is what a source is called when nobody says otherwise.
+func capsuleName(source string) string {
+	if abs, err := filepath.Abs(source); err == nil {
+		source = abs
+	}
+	name := filepath.Base(source)
+	for _, end := range []string{".zst", ".gz", ".bz2", ".tar", ".tgz", ".tbz", ".vnfs"} {
+		name = strings.TrimSuffix(name, end)
+	}
+	return name
+}
+
+func (a *app) vnfsExportCmd() *cobra.Command {
+	var f statedirFlag
+	cmd := &cobra.Command{
+		Use: "export NAME [FILE]", Short: "Write a capsule to a tar",
+		Long: `Export writes a capsule to FILE, NAME.tar.zst when it is left out, "-" for standard
+output. It is compressed as its ending says: .tar, .tar.gz or .tgz, else zstd. A
+FILE that is there is not written over.`,
+		Example: "  dominion vnfs export debian13\n  dominion vnfs export debian13 - | ssh other dominion vnfs import /dev/stdin debian13",
+		Args:    args(1, 2, "a capsule and a file"),
+	}
+	cmd.RunE = a.vnfsDo(&f, func(ctx context.Context, s *vnfs.Store, words []string) error {
+		file := words[0] + ".tar.zst"
+		if len(words) == 2 {
+			file = words[1]
+		}
+		how := vnfs.Zstd
+		switch {
+		case strings.HasSuffix(file, ".gz"), strings.HasSuffix(file, ".tgz"):
+			how = vnfs.Gzip
+		case strings.HasSuffix(file, ".tar"):
+			how = vnfs.Plain
+		}
+		if file == "-" {
+			return s.Export(ctx, words[0], a.out, how)
+		}
+		if _, err := s.Get(words[0]); err != nil { // before there is a file
+			return err
+		}
+		return exportTo(file, func(w io.Writer) error { return s.Export(ctx, words[0], w, how) })
+	})
+	f.on(cmd)
+	cmd.ValidArgsFunction = a.completeCapsules(&f, 1)
+	return cmd
+}
+
+// exportTo writes a new file, which is not there when that fails.
+func exportTo(file string, write func(io.Writer) error) error {
+	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	if err = errors.Join(write(out), out.Close()); err != nil {
+		return errors.Join(err, os.Remove(file))
+	}
+	return nil
+}
+
+func (a *app) vnfsListCmd() *cobra.Command {
+	var f statedirFlag
+	cmd := &cobra.Command{
+		Use: "list", Short: "List the capsules",
+		Example: "  dominion vnfs list\n  dominion vnfs list -o json",
+		Args:    args(0, 0, "flags only"),
+	}
+	cmd.RunE = a.vnfsDo(&f, func(_ context.Context, s *vnfs.Store, _ []string) error {
+		all, err := s.List()
+		if err != nil {
+			return err
+		}
+		var docs []capsuleDoc
+		for _, c := range all {
+			docs = append(docs, capsuleDocOf(c))
+		}
+		if len(docs) == 0 && a.output == outText {
+			return a.text("no capsules; make one with: dominion vnfs import SOURCE\n")
+		}
+		return list(a, "capsules", docs, []string{"NAME", "SIZE", "KERNEL", "INITRAMFS", "IMAGE", "SCRIPTS", "MADE"}, func(d capsuleDoc) []string {
+			row := []string{d.Name, bytesText(d.Size)}
+			for _, p := range []string{d.Kernel, d.Initramfs, d.Image} {
+				if p = filepath.Base(p); p == "." {
+					p = "-"
+				}
+				row = append(row, p)
+			}
+			return append(row, fmt.Sprint(len(d.Scripts)), d.Made.Format("2006-01-02 15:04"))
+		})
+	})
+	f.on(cmd)
+	return cmd
+}
+
+func (a *app) vnfsCloneCmd() *cobra.Command {
+	var f statedirFlag
+	cmd := &cobra.Command{
+		Use: "clone NAME NEW", Short: "Copy a capsule",
+		Long:    "Clone copies a capsule with its node scripts, so that a change can be tried on a few nodes.",
+		Example: "  dominion vnfs clone debian13 debian13-test",
+		Args:    args(2, 2, "a capsule and a new name"),
+	}
+	cmd.RunE = a.vnfsDo(&f, func(_ context.Context, s *vnfs.Store, words []string) error {
+		c, err := s.Clone(words[0], words[1])
+		if err != nil {
+			return err
+		}
+		return a.capsuleMade(c)
+	})
+	f.on(cmd)
+	cmd.ValidArgsFunction = a.completeCapsules(&f, 1)
+	return cmd
+}
+
+func (a *app) vnfsDeleteCmd() *cobra.Command {
+	var f statedirFlag
+	cmd := &cobra.Command{
+		Use: "delete NAME…", Short: "Remove capsules",
+		Long: `Delete removes capsules and the links to their node scripts. Scripts of a site's own
+in nodescripts/STATE/vnfs/NAME/ stay, and are named.`,
+		Example: "  dominion vnfs delete debian12 debian12-test",
+		Args:    args(1, 1000, "capsules"),
+	}
+	cmd.RunE = a.vnfsDo(&f, func(_ context.Context, s *vnfs.Store, words []string) error {
+		for _, name := range words { // all of them are there, or nothing is removed
+			if _, err := s.Get(name); err != nil {
+				return err
+			}
+		}
+		for _, name := range words {
+			stays, err := s.Delete(name)
+			for _, file := range stays {
+				a.note("%s is not the capsule's, and stays", file)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	f.on(cmd)
+	cmd.ValidArgsFunction = a.completeCapsules(&f, 0)
+	return cmd
+}
