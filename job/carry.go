@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -32,9 +33,9 @@ type Told struct {
 	Others []string // names that are none of Plan.Machines
 	Code   call.Code
 	Detail string
-	Output []byte          // JSON
-	Cut    uint64          // bytes of output that were not kept
-	Took   []time.Duration // of each of At; nil: not told
+	Output []byte   // JSON
+	Cut    uint64   // bytes of output that were not kept
+	Took   []uint64 // microseconds, of each of At; nil: not told
 }
 
 // ErrGivenUp is wrapped by the cause of a delegation's end when the sub-overlord is
@@ -490,26 +491,35 @@ func (b *batch) take(ctx context.Context, g Told) {
 	b.r.finishAll(left, res, g.Took)
 }
 
-// finishAll gives machines one result, except those that have one.
-func (r *Run) finishAll(at []int32, res call.Result, took []time.Duration) {
-	ended, times := make([]int32, 0, len(at)), make([]time.Duration, len(at))
+// finishAll gives machines one result, except those that have one. took are their
+// times in microseconds; nil: not known. The list of machines is not changed.
+func (r *Run) finishAll(at []int32, res call.Result, took []uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	doubted := len(at) > 0 && (len(r.begun) > 0 || r.resumed) && neverBegan(res)
+	ended, all := at, true
 	for k, i := range at {
-		if !r.advance(int(i), call.Finished) {
-			continue
+		counts := r.advance(int(i), call.Finished)
+		if counts && doubted && r.otherwiseLocked(int(i)) {
+			r.addAllLocked([]int32{i}, honest(res))
+			counts = false
 		}
-		if doubted && r.otherwiseLocked(int(i)) {
-			r.addAllLocked([]int32{i}, []time.Duration{0}, honest(res))
-			continue
+		switch {
+		case counts && took != nil:
+			r.fold.took[i] = Micros(took[k])
+		case !counts && all:
+			ended, all = slices.Clone(at[:k]), false
 		}
-		if took != nil {
-			times[len(ended)] = took[k]
+		if counts && !all {
+			ended = append(ended, i)
 		}
-		ended = append(ended, i)
 	}
 	if len(ended) > 0 {
-		r.addAllLocked(ended, times[:len(ended)], res)
+		r.addAllLocked(ended, res)
 	}
+}
+
+// Micros gives a time that a machine names in microseconds, whatever it is.
+func Micros(us uint64) time.Duration {
+	return time.Duration(min(us, uint64(math.MaxInt64/time.Microsecond))) * time.Microsecond
 }

@@ -17,7 +17,7 @@ type hopsAtOnce struct {
 	noMachines
 	plan   *job.Plan
 	folded map[string]string
-	took   []time.Duration
+	took   []uint64
 }
 
 type noMachines struct{}
@@ -39,7 +39,7 @@ func (h *hopsAtOnce) Delegate(_ context.Context, hop string, _ *fleetpb.Delegate
 // behind 10 sub-overlords: a part of what a leaf costs the overlord at the top.
 func BenchmarkDelegated(b *testing.B) {
 	const hops, each = 10, 500
-	h := &hopsAtOnce{folded: make(map[string]string), took: make([]time.Duration, each)}
+	h := &hopsAtOnce{folded: make(map[string]string), took: make([]uint64, each)}
 	reach := &fleetpb.Branch{Name: "top"}
 	var all []string
 	for i := range hops {

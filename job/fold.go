@@ -2,7 +2,6 @@ package job
 
 import (
 	"bytes"
-	"cmp"
 	"crypto/sha256"
 	"hash/maphash"
 	"slices"
@@ -23,7 +22,7 @@ type Group struct {
 	Output []byte            // JSON; nil when there is none or it was not kept
 	Cut    uint64            // bytes of output that were not kept
 	Sum    [sha256.Size]byte // of the output as the machines sent it
-	Took   []time.Duration   // of each machine, in the order of Names
+	Took   []time.Duration   // of each machine, in the order of Names; not to be changed
 }
 
 // folder folds equal results into groups. A machine is its place among those that
@@ -31,38 +30,41 @@ type Group struct {
 type folder struct {
 	plan   *Plan
 	seed   maphash.Seed
+	took   []time.Duration // of each place whose result is known
 	groups []*gathering
 	byHash map[uint64][]*gathering
 }
 
-// gathering is a group that may grow. Its machines and their times are here.
+// gathering is a group that may grow. Its machines are here.
 type gathering struct {
 	Group
-	at   []int32
-	took []time.Duration // of each of at
+	at []int32
 }
 
 func newFolder(p *Plan) *folder {
-	return &folder{plan: p, seed: maphash.MakeSeed(), byHash: make(map[uint64][]*gathering)}
+	f := &folder{plan: p, seed: maphash.MakeSeed(), byHash: make(map[uint64][]*gathering)}
+	f.took = make([]time.Duration, f.places())
+	return f
 }
 
-// add puts a result of the machines at some places, whose times are in the same order,
-// into its group, and may keep both lists. It keeps r.Output when the group is new and keep
+// places is how many machines the job accounts for.
+func (f *folder) places() int { return len(f.plan.Machines()) + len(f.plan.Unknown) }
+
+// add puts a result of the machines at some places, whose times are set already, into its
+// group, and may keep the list. It keeps r.Output when the group is new and keep
 // allows that many bytes more; otherwise it only counts them.
-func (f *folder) add(at []int32, took []time.Duration, r call.Result, keep func(n int) bool) {
+func (f *folder) add(at []int32, r call.Result, keep func(n int) bool) {
 	h := maphash.Bytes(f.seed, r.Output) ^ maphash.String(f.seed, r.Detail) ^ uint64(r.Code)
 	for _, g := range f.byHash[h] {
 		if g.Code == r.Code && g.Detail == r.Detail && g.sameOutput(r) {
 			if n := len(g.at); n+len(at) > cap(g.at) { // soon it has all machines, most often
 				g.at = slices.Grow(g.at, min(max(4*n, len(at)), f.places()))
-				g.took = slices.Grow(g.took, cap(g.at)-n)
 			}
 			g.at = append(g.at, at...)
-			g.took = append(g.took, took...)
 			return
 		}
 	}
-	g := &gathering{Group: Group{Status: r.Status(), Code: r.Code, Detail: r.Detail, Output: r.Output, Cut: r.Cut}, at: at, took: took}
+	g := &gathering{Group: Group{Status: r.Status(), Code: r.Code, Detail: r.Detail, Output: r.Output, Cut: r.Cut}, at: slices.Clip(at)}
 	if len(r.Output) > 0 && !keep(len(r.Output)) {
 		g.Sum = sha256.Sum256(r.Output)
 		g.Output, g.Cut = nil, r.Cut+uint64(len(r.Output))
@@ -94,20 +96,17 @@ func (f *folder) fold(first int) []Group {
 	return out
 }
 
-// places is how many machines the job accounts for.
-func (f *folder) places() int { return len(f.plan.Machines()) + len(f.plan.Unknown) }
-
-// name gives a group its machines' names and times in the order of the names.
+// name gives a group its machines' names, and their times in the order of the names.
 func (f *folder) name(g *gathering) {
-	f.sort(g)
 	machines := f.plan.Machines()
-	g.Took = g.took
-	if len(g.at) == len(machines) && (len(g.at) == 0 || int(g.at[len(g.at)-1]) < len(machines)) {
-		g.Names, g.Folded = machines, f.plan.FoldedMachines()
+	if len(g.at) == len(machines) && len(f.plan.Unknown) == 0 { // it has them all
+		g.Names, g.Took, g.Folded = machines, f.took, f.plan.FoldedMachines()
 		return
 	}
-	g.Names = make([]string, len(g.at))
+	f.sort(g)
+	g.Names, g.Took = make([]string, len(g.at)), make([]time.Duration, len(g.at))
 	for i, at := range g.at {
+		g.Took[i] = f.took[at]
 		if int(at) < len(machines) {
 			g.Names[i] = machines[at]
 		} else {
@@ -129,27 +128,20 @@ func (f *folder) sort(g *gathering) {
 	if slices.IsSorted(g.at) {
 		return
 	}
-	at, took := make([]int32, 0, len(g.at)), make([]time.Duration, 0, len(g.at))
-	places := f.places()
-	if 16*len(g.at) < places {
-		order := make([]int, len(g.at))
-		for i := range order {
-			order[i] = i
-		}
-		slices.SortFunc(order, func(a, b int) int { return cmp.Compare(g.at[a], g.at[b]) })
-		for _, i := range order {
-			at, took = append(at, g.at[i]), append(took, g.took[i])
-		}
-	} else {
-		from := make([]int32, places) // where each place is in g, plus one
-		for i, place := range g.at {
-			from[place] = int32(i) + 1
-		}
-		for place, i := range from {
-			if i > 0 {
-				at, took = append(at, int32(place)), append(took, g.took[i-1])
-			}
+	g.at = slices.Clone(g.at) // it may be the scope's
+	if 16*len(g.at) < f.places() {
+		slices.Sort(g.at)
+		return
+	}
+	in := make([]bool, f.places())
+	for _, at := range g.at {
+		in[at] = true
+	}
+	sorted := g.at[:0]
+	for at, is := range in {
+		if is {
+			sorted = append(sorted, int32(at))
 		}
 	}
-	g.at, g.took = at, took
+	g.at = sorted
 }

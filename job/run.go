@@ -215,12 +215,13 @@ func (r *Run) name(i int) string { return r.Plan.Machines()[i] }
 func (r *Run) at(i int) call.State { return call.State(r.state[i].Load()) }
 
 func (r *Run) addLocked(place int, res call.Result) {
-	r.addAllLocked([]int32{int32(place)}, []time.Duration{res.Took}, res)
+	r.fold.took[place] = res.Took
+	r.addAllLocked([]int32{int32(place)}, res)
 }
 
-// addAllLocked takes one result of the machines at several places.
-func (r *Run) addAllLocked(at []int32, took []time.Duration, res call.Result) {
-	r.fold.add(at, took, res, r.keepLocked)
+// addAllLocked takes one result of the machines at several places, whose times are set.
+func (r *Run) addAllLocked(at []int32, res call.Result) {
+	r.fold.add(at, res, r.keepLocked)
 	r.counts.Add(res.Status(), len(at))
 	if r.counts.Done() == r.counts.Targeted {
 		close(r.complete)

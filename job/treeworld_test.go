@@ -152,7 +152,7 @@ func told(p *job.Plan, g job.Group) job.Told {
 	}
 	t := job.Told{At: at, Others: others, Code: g.Code, Detail: g.Detail, Output: g.Output, Cut: g.Cut}
 	if len(g.Took) == len(at) && len(others) == 0 {
-		t.Took = g.Took
+		t.Took = micros(g.Took)
 	}
 	return t
 }
@@ -250,4 +250,13 @@ func twoLevels() (*level, *subOverlord, *subOverlord, *fleetpb.Branch, []string)
 	rack1 := dc1.below("rack1", "b1")
 	reach := branch("top", []string{"m1"}, branch("dc1", []string{"a1", "a2"}, branch("rack1", []string{"b1"})))
 	return &top, dc1, rack1, reach, []string{"a1", "a2", "b1", "m1"}
+}
+
+// micros gives times as they are told.
+func micros(took []time.Duration) []uint64 {
+	out := make([]uint64, len(took))
+	for i, t := range took {
+		out[i] = uint64(t.Microseconds())
+	}
+	return out
 }

@@ -192,7 +192,7 @@ func (a *asking) answer(doc []byte, err error) job.Answer {
 	case err == nil && p.State == session.JobFinished:
 		out.State = job.Finished
 		out.Result = call.Result{
-			Code: call.Code(p.Code), Detail: cutText(p.Detail, session.MaxDetail), Output: p.Output, Took: tookOf(p.TookUs),
+			Code: call.Code(p.Code), Detail: cutText(p.Detail, session.MaxDetail), Output: p.Output, Took: job.Micros(p.TookUs),
 		}
 	default:
 		out.Err, out.State = nil, job.Finished

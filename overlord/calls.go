@@ -81,27 +81,13 @@ func (r *running) Result(s *session.Session, id uint64, body []byte) {
 		return
 	}
 	res := call.Result{
-		Machine: machine, Code: call.Code(p.Code), Detail: p.Detail, Output: p.Output, Took: tookOf(p.TookUs),
+		Machine: machine, Code: call.Code(p.Code), Detail: p.Detail, Output: p.Output, Took: job.Micros(p.TookUs),
 	}
 	if p.OutputStream == 0 {
 		r.run.Deliver(res)
 		return
 	}
 	go r.awaitOutput(s, id, p.OutputStream, res) // one for each call of the session; ends with it
-}
-
-// timesOf is tookOf of many.
-func timesOf(us []uint64) []time.Duration {
-	out := make([]time.Duration, len(us))
-	for i, t := range us {
-		out[i] = tookOf(t)
-	}
-	return out
-}
-
-// tookOf gives a duration that a machine names, whatever it is.
-func tookOf(us uint64) time.Duration {
-	return time.Duration(min(us, uint64(math.MaxInt64/time.Microsecond))) * time.Microsecond
 }
 
 // Lost implements session.Waiter.

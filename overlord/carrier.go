@@ -489,7 +489,7 @@ func toldOfPB(scope *job.Scope, p *apipb.ResultGroup) (job.Told, error) {
 	}
 	g := job.Told{At: at, Others: others, Code: call.Code(p.Code), Detail: cutText(p.Detail, session.MaxDetail), Output: p.Output, Cut: p.Cut}
 	if len(p.TookUs) == len(at) && len(others) == 0 {
-		g.Took = timesOf(p.TookUs)
+		g.Took = p.TookUs
 	}
 	return g, nil
 }

@@ -75,7 +75,10 @@ func FuzzEvents(f *testing.F) {
 			if len(g.At)+len(g.Others) == 0 || int64(g.Cut) < 0 || len(g.Took) != 0 && len(g.Took) != len(g.At) {
 				t.Fatalf("%+v", g)
 			}
-			same := job.Group{Names: slices.Clone(g.Others), Code: g.Code, Detail: g.Detail, Output: g.Output, Cut: g.Cut, Took: g.Took}
+			same := job.Group{Names: slices.Clone(g.Others), Code: g.Code, Detail: g.Detail, Output: g.Output, Cut: g.Cut}
+			for _, us := range g.Took {
+				same.Took = append(same.Took, job.Micros(us))
+			}
 			for _, i := range g.At {
 				same.Names = append(same.Names, scope.Machines()[i])
 			}
