@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"io"
 
@@ -71,7 +72,7 @@ func (h *Header) Unpack(packed []byte) ([]byte, error) {
 		return nil, fmt.Errorf("%w: unpacking %d bytes: %v", ErrSnapshot, h.Size, err)
 	}
 	// The end must come now; it is also where the checksum is looked at.
-	if n, err := r.Read(make([]byte, 1)); n != 0 || err != io.EOF {
+	if n, err := r.Read(make([]byte, 1)); n != 0 || !errors.Is(err, io.EOF) {
 		return nil, fmt.Errorf("%w: there are more than %d bytes, or they do not end well: %v", ErrSnapshot, h.Size, err)
 	}
 	return out, nil

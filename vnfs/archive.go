@@ -166,7 +166,7 @@ const (
 )
 
 // Export writes a capsule as a tar that Import reads.
-func (s *Store) Export(ctx context.Context, name string, to io.Writer, c Compression) error {
+func (s *Store) Export(ctx context.Context, name string, to io.Writer, c Compression) (err error) {
 	if _, err := s.Get(name); err != nil {
 		return err
 	}
@@ -187,7 +187,7 @@ func (s *Store) Export(ctx context.Context, name string, to io.Writer, c Compres
 	if err != nil {
 		return fmt.Errorf("export capsule %q: %w", name, err)
 	}
-	defer root.Close()
+	defer func() { err = errors.Join(err, root.Close()) }()
 	w := tar.NewWriter(out)
 	p := &packer{s: s, ctx: ctx, top: make(map[string]bool)}
 	if err = p.fromDir(w, root); err == nil {

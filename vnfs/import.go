@@ -115,7 +115,7 @@ func (p *packer) pack(source string) (err error) {
 	if err != nil {
 		return err
 	}
-	out, err := p.s.root.OpenFile(p.file(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	out, err := p.s.root.OpenFile(p.file(), os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) // a root file system holds secrets
 	if err != nil {
 		return err
 	}
@@ -129,8 +129,7 @@ func (p *packer) pack(source string) (err error) {
 	if info.IsDir() {
 		var root *os.Root
 		if root, err = os.OpenRoot(source); err == nil {
-			err = p.fromDir(w, root)
-			root.Close()
+			err = errors.Join(p.fromDir(w, root), root.Close())
 		}
 	} else {
 		err = p.fromTar(w, source)
@@ -388,7 +387,7 @@ func (p *packer) unpack() error {
 		case tar.TypeSymlink:
 			return p.s.root.Symlink(h.Linkname, at)
 		case tar.TypeLink:
-			return p.s.root.Link(path.Join(p.at, h.Linkname), at)
+			return p.s.root.Link(path.Join(p.at, h.Linkname), at) //nolint:gosec // it is within the tar (entry), and os.Root follows no link out
 		}
 		return nil // as copyTree
 	})

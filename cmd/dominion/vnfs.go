@@ -204,7 +204,7 @@ FILE that is there is not written over.`,
 
 // exportTo writes a new file, which is not there when that fails.
 func exportTo(file string, write func(io.Writer) error) error {
-	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

@@ -79,7 +79,7 @@ func (c *Candidate) serve(ctx context.Context, s *confd.Server) (served bool, er
 				continue
 			}
 			stop()
-			<-done
+			_ = <-done // nobody is answered any more, whatever it was
 			c.note(func() { c.bound = nil })
 			return true, nil
 		case err := <-done:
