@@ -56,7 +56,7 @@ func (s *Store) build(ctx context.Context, at string, in Import) error {
 	}
 	switch {
 	case p.looksLikeCapsule():
-		if err := p.unpack(); err != nil {
+		if err := errors.Join(p.unpack(), p.call(kernelNames), p.call(initramfsNames)); err != nil {
 			return err
 		}
 	case p.looksLikeRoot():
@@ -76,6 +76,15 @@ func (s *Store) build(ctx context.Context, at string, in Import) error {
 		if err := s.takeFile(given.from, path.Join(at, given.name)); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// call gives a file of a capsule, under whatever name of its role it came, the first
+// one, by which nodes boot it.
+func (p *packer) call(names []string) error {
+	if i := slices.IndexFunc(names, func(n string) bool { return p.top[n] }); i > 0 {
+		return p.s.root.Symlink(names[i], path.Join(p.at, names[0]))
 	}
 	return nil
 }

@@ -143,7 +143,7 @@ func TestCapsule(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Kernel != "vnfs/sles/vmlinuz" || c.Image != "vnfs/sles/vnfs.img" || !slices.Equal(c.Scripts, []string{"init/10-fetch", "ready/50-x"}) || c.Size == 0 {
+	if c.Kernel != "vnfs/sles/kernel" || read(t, dir, c.Kernel) != "k" || c.Image != "vnfs/sles/vnfs.img" || !slices.Equal(c.Scripts, []string{"init/10-fetch", "ready/50-x"}) || c.Size == 0 {
 		t.Errorf("%+v", c)
 	}
 	script := func(name string) string {
@@ -161,7 +161,7 @@ func TestCapsule(t *testing.T) {
 	if got := script("sles"); !strings.Contains(got, "getfile vnfs/sles/vnfs.img") {
 		t.Errorf("a node of the capsule runs %q", got)
 	}
-	if c, err = s.Clone("sles", "sles2"); err != nil || c.Kernel != "vnfs/sles2/vmlinuz" {
+	if c, err = s.Clone("sles", "sles2"); err != nil || c.Kernel != "vnfs/sles2/kernel" {
 		t.Fatalf("%+v, %v", c, err)
 	}
 	if got := script("sles2"); !strings.Contains(got, "getfile vnfs/sles2/vnfs.img") {
