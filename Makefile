@@ -6,10 +6,11 @@ LDFLAGS = -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := build
 
-## build: bin/dominion
+## build: bin/dominion, and bin/provisiond for initial file systems
 .PHONY: build
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/dominion ./cmd/dominion
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/provisiond ./cmd/provisiond
 
 ## demo: an overlord and 12 minions on this machine, until Ctrl-C
 .PHONY: demo
