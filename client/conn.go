@@ -59,6 +59,7 @@ type Conn struct {
 	Admin apipbconnect.AdminServiceClient
 	Audit apipbconnect.AuditServiceClient
 	Maps  apipbconnect.MapServiceClient
+	Nodes apipbconnect.NodeServiceClient
 
 	where   string
 	state   string     // not empty: over the socket in it
@@ -221,6 +222,7 @@ func newConn(tr *http.Transport, base string, mapper errorMapper, set func(*Conn
 	c.Admin = apipbconnect.NewAdminServiceClient(hc, base, opts...)
 	c.Audit = apipbconnect.NewAuditServiceClient(hc, base, opts...)
 	c.Maps = apipbconnect.NewMapServiceClient(hc, base, opts...)
+	c.Nodes = apipbconnect.NewNodeServiceClient(hc, base, opts...)
 	return c
 }
 

@@ -63,6 +63,9 @@ type Config struct {
 	// certificate. Default: wait until an operator signs the request.
 	TokenFile string `yaml:"token_file"`
 
+	// Machines that are made from bare metal.
+	Provision ProvisionConfig `yaml:"provision"`
+
 	// Token is a join token given by other means than a file; it wins over TokenFile.
 	Token string `yaml:"-"`
 	// Version of the program, shown to clients. Empty: "devel".
@@ -170,6 +173,9 @@ func (c Config) settle() (Config, error) {
 		}
 	}
 	if err := c.settleParent(); err != nil {
+		return c, err
+	}
+	if err := c.Provision.settle(c.State); err != nil {
 		return c, err
 	}
 	return c, c.checkAutosign()

@@ -65,6 +65,10 @@ func (k *keep) setGroup(ctx context.Context, c caller, name string, members []st
 		if err := tx.PutGroup(ctx, store.Group{Name: name, Members: target.Fold(members)}); err != nil {
 			return err
 		}
+		// A node that is a member no more has no primary group.
+		if err := tx.DropPrimary(ctx, name, func(n string) bool { _, is := slices.BinarySearch(members, n); return is }); err != nil {
+			return err
+		}
 		_, err = tx.Audit(&auditpb.Record{Actor: c.actor(), Action: "group.set", Subject: name, Detail: cutText(target.Fold(members), 4000)})
 		return err
 	})
@@ -81,6 +85,9 @@ func (k *keep) deleteGroup(ctx context.Context, c caller, name string) error {
 			return call.Errorf(call.NotFound, "no group %q; dominion group list shows them", name)
 		}
 		if err != nil {
+			return err
+		}
+		if err := tx.DropPrimary(ctx, name, func(string) bool { return false }); err != nil {
 			return err
 		}
 		_, err = tx.Audit(&auditpb.Record{Actor: c.actor(), Action: "group.delete", Subject: name})

@@ -28,6 +28,9 @@ func (o *Overlord) prepare(ctx context.Context) error {
 	if err := o.loadFleet(ctx); err != nil {
 		return err
 	}
+	if err := o.prepareProvision(); err != nil {
+		return err
+	}
 	if o.keep.auditProblem() != "" {
 		return nil // open jobs stay open: nothing can be written
 	}
