@@ -19,7 +19,7 @@ demo: build
 
 ## test: everything that must hold before a change lands
 .PHONY: test
-test: setup vet unit fleet fuzz-short
+test: setup vet unit fleet test-boot fuzz-short
 	@cat .test/summary
 
 ## setup: what the tests need beyond Go (Debian packages, when root)
@@ -36,6 +36,7 @@ vet:
 	$(GO) vet -tags soak ./fleettest/
 	$(GO) vet -tags bench ./confd/ ./delegation/ ./fleettest/ ./nodescript/ ./store/
 	$(GO) vet -tags faults ./session/
+	$(GO) vet -tags boottest ./boot/
 	$(TOOL) staticcheck ./...
 	@out=$$(git ls-files '*.go' | grep -v '\.pb\.go$$\|\.connect\.go$$' | xargs $(TOOL) gofumpt -l); \
 	  if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
@@ -55,6 +56,12 @@ build-faults:
 .PHONY: fleet
 fleet: build build-faults
 	@DOMINION_BINARY=$(CURDIR)/bin/dominion DOMINION_FAULTS_BINARY=$(CURDIR)/bin/dominion-faults tools/testrun.sh fleet -tags fleet -run 'Fleet' -timeout 10m ./...
+
+## test-boot: virtual machines boot from an overlord (Debian packages and a kernel, when root)
+.PHONY: test-boot
+test-boot: build
+	@mkdir -p .test && tools/setup-boot.sh .test/boot
+	@DOMINION_BINARY=$(CURDIR)/bin/dominion DOMINION_BOOT_KERNEL=$(CURDIR)/.test/boot/kernel tools/testrun.sh boot -tags boottest -run TestBoot -count=1 -timeout 10m ./boot/
 
 ## soak: 200 machines, 20 orders, and 40 by the map, everything breaks meanwhile (three quarters of an hour; DOMINION_SEED repeats a run)
 .PHONY: soak

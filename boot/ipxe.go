@@ -47,6 +47,7 @@ func (b IPXE) Script() ([]byte, error) {
 	if err := b.check(); err != nil {
 		return nil, err
 	}
+	b.HWAddr = strings.ToLower(b.HWAddr) // as the kernel shows it
 	var s strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&s, format+"\n", args...) }
 	who := b.HWAddr
@@ -116,10 +117,19 @@ func (b IPXE) check() error {
 	if !word(b.Pin, ":") || !word(b.Nonce, "-_=") {
 		return fmt.Errorf("%w: the pin %.80q, or the nonce", ErrText, b.Pin)
 	}
-	for _, c := range []byte(b.Args) {
-		if c < ' ' || c > '~' || strings.IndexByte("${}|&#", c) >= 0 {
-			return fmt.Errorf("%w: words for the kernel %.200q", ErrText, b.Args)
+	return CheckArgs(b.Args)
+}
+
+// CheckArgs says whether words for a kernel may stand in a script: printable
+// ASCII, and nothing that iPXE takes for its own.
+func CheckArgs(args string) error {
+	for _, c := range []byte(args) {
+		if c < ' ' || c > '~' || strings.IndexByte("${}|&#\\", c) >= 0 {
+			return fmt.Errorf("%w: words for the kernel %.200q", ErrText, args)
 		}
+	}
+	if len(args) > 1024 {
+		return fmt.Errorf("%w: %d bytes of words for the kernel", ErrText, len(args))
 	}
 	return nil
 }

@@ -1,26 +1,21 @@
 package overlord
 
 import (
-	"fmt"
-	"strings"
-
+	"dominion/boot"
 	"dominion/provision"
 )
 
-// ipxe writes the script that a node's firmware runs.
-func ipxe(b provision.BootScript) []byte {
-	var s strings.Builder
-	s.WriteString("#!ipxe\n")
-	switch b.Boot {
-	case provision.BootLocal:
-		s.WriteString("sanboot --no-describe --drive 0x80 || exit\n")
-	case provision.BootProvision:
-		fmt.Fprintf(&s, "kernel http://%s/boot/kernel/%s dominion.pin=%s dominion.server=%s dominion.nonce=%s dominion.mac=%s initrd=initramfs || goto again\n",
-			b.Files, b.VNFS, b.Pin, b.Server, b.Nonce, b.HWAddr)
-		fmt.Fprintf(&s, "initrd --name initramfs http://%s/boot/initramfs/%s || goto again\nboot || goto again\n", b.Files, b.VNFS)
-		fmt.Fprintf(&s, ":again\nsleep 10\nchain http://%s/boot/ipxe?mac=%s\n", b.Files, b.HWAddr)
-	default:
-		fmt.Fprintf(&s, "echo Dominion: %s\nsleep 10\nchain http://%s/boot/ipxe?mac=%s\n", b.Why, b.Files, b.HWAddr)
+// ipxe gives what writes the script that a node's firmware runs; args are more
+// words for its kernel.
+func ipxe(args string) func(provision.BootScript) []byte {
+	return func(b provision.BootScript) []byte {
+		text, err := boot.IPXE{
+			Kind: boot.Kind(b.Boot), Files: b.Files, HWAddr: b.HWAddr, Node: b.Node, Why: b.Why,
+			VNFS: b.VNFS, Server: b.Server, Pin: b.Pin, Nonce: b.Nonce, Args: args,
+		}.Script()
+		if err != nil { // what is in it was checked when it was stored
+			return []byte("#!ipxe\necho dominion: no script can be written for this machine\nsleep 60\nexit 1\n")
+		}
+		return text
 	}
-	return []byte(s.String())
 }

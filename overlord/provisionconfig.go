@@ -13,6 +13,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"dominion/boot"
 	"dominion/nodescript"
 	"dominion/provision"
 )
@@ -39,6 +40,8 @@ type ProvisionConfig struct {
 	VNFS VNFSConfig `yaml:"vnfs"`
 	// Address of /boot, plain HTTP, host:port. Default ":51237". Port 0 lets the kernel choose; STATE/boot_address tells.
 	Listen string `yaml:"listen"`
+	// More words for the command line of the kernels that nodes boot, such as console=ttyS0. Default: none.
+	KernelArgs string `yaml:"kernel_args"`
 	// Address of the old plain-text protocol. This version does not speak it: must be left out.
 	LegacyListen string `yaml:"legacy_listen"`
 	// Nodes that are approved at first contact: all, or a list of {mac, network}. Default: none, an operator approves them.
@@ -104,6 +107,9 @@ func (c *ProvisionConfig) settle(state string) error {
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("provision.listen: %q is not host:port", c.Listen)
+	}
+	if err := boot.CheckArgs(c.KernelArgs); err != nil {
+		return fmt.Errorf("provision.kernel_args: %w", err)
 	}
 	if _, err := nodescript.ParseRules(c.Rules); err != nil {
 		return fmt.Errorf("provision.rules: %w", err)
