@@ -97,30 +97,40 @@ func (l *lab) answers(name string, began time.Time) {
 	l.t.Logf("%s answers a call %.1f s after its power button", name, took.Seconds())
 }
 
+// step is a record of the audit log.
+type step struct {
+	Time    time.Time `json:"time"`
+	Action  string    `json:"action"`
+	Subject string    `json:"subject"`
+	Detail  string    `json:"detail"`
+}
+
 // audited looks for each step of a boot in the audit log, and prints when it was.
 func (l *lab) audited(nodes ...string) {
 	l.t.Helper()
+	var steps []step
+	for line := range strings.Lines(l.dominion("audit", "list", "-o", "jsonl")) {
+		var r step
+		if err := json.Unmarshal([]byte(line), &r); err != nil {
+			l.t.Fatalf("%v: %s", err, line)
+		}
+		steps = append(steps, r)
+	}
+	slices.SortStableFunc(steps, func(a, b step) int { return a.Time.Compare(b.Time) })
 	for _, node := range nodes {
-		var first time.Time
+		var booted time.Time
 		var seen []string
-		for line := range strings.Lines(l.dominion("audit", "list", "-o", "jsonl")) {
-			var r struct {
-				Time    time.Time `json:"time"`
-				Action  string    `json:"action"`
-				Subject string    `json:"subject"`
-				Detail  string    `json:"detail"`
-			}
-			if err := json.Unmarshal([]byte(line), &r); err != nil {
-				l.t.Fatalf("%v: %s", err, line)
-			}
+		for _, r := range steps {
 			if r.Subject != node && !strings.HasSuffix(r.Subject, "/"+node) {
 				continue
 			}
 			if r.Action == "node.boot" {
-				first = r.Time
+				booted = r.Time
 			}
 			seen = append(seen, r.Action)
-			l.t.Logf("%s %+6.1f s %s %s", node, r.Time.Sub(first).Seconds(), r.Action, r.Detail)
+			if !booted.IsZero() {
+				l.t.Logf("%s %+5.1f s %-12s %.100s", node, r.Time.Sub(booted).Seconds(), r.Action, r.Detail)
+			}
 		}
 		for _, want := range []string{"node.boot", "node.script", "node.join", "node.file", "node.result"} {
 			if !slices.Contains(seen, want) {

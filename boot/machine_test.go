@@ -96,7 +96,7 @@ func newLab(t *testing.T) *lab {
 	}
 	l.state, l.files = filepath.Join(l.dir, "state"), filepath.Join(l.dir, "files")
 	for _, args := range []string{
-		"link set lo up", "link add " + bridge + " type bridge", "addr add " + master + "/24 dev " + bridge, "link set " + bridge + " up",
+		"link set lo up", "link add " + bridge + " type bridge", "addr add " + master + "/24 dev " + bridge, "addr add fd77::1/64 dev " + bridge + " nodad", "link set " + bridge + " up",
 	} {
 		l.run("ip", strings.Fields(args)...)
 	}
@@ -190,7 +190,8 @@ func (l *lab) dnsmasq() {
 	config := l.write(filepath.Join(l.dir, "dnsmasq.conf"), l.dominion("boot", "dhcp-config",
 		"--network", network, "--range", "10.77.0.100-10.77.0.199", "--files", master+":51237", "--interface", bridge), 0o644)
 	l.run("dnsmasq", "--test", "-C", config)
-	l.start("dnsmasq", exec.CommandContext(l.t.Context(), "dnsmasq", "--keep-in-foreground", "--port=0", "--user=root", "--log-facility=-",
+	// iPXE waits 13 s for a router of IPv6 where there is none; so there is one.
+	l.start("dnsmasq", exec.CommandContext(l.t.Context(), "dnsmasq", "--keep-in-foreground", "--port=0", "--user=root", "--log-facility=-", "--enable-ra", "--dhcp-range=fd77::,ra-only,64,1h",
 		"--dhcp-leasefile="+filepath.Join(l.dir, "leases"), "-C", config))
 }
 

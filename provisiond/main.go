@@ -289,7 +289,10 @@ func (d *daemon) sleep(ctx context.Context, length time.Duration, soon chan os.S
 		return true
 	case <-ctx.Done():
 	case s := <-soon:
-		soon <- s // whoever looks next is to know it, too
+		select { // whoever looks next is to know it, too
+		case soon <- s:
+		default: // another came meanwhile
+		}
 	}
 	return false
 }
