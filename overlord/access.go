@@ -85,9 +85,14 @@ func (o *Overlord) callerOf(r *http.Request) (caller, error) {
 func (o *Overlord) guard(h http.Handler) http.Handler {
 	refuse := connect.NewErrorWriter()
 	stranger := hurried(h, strangerBody)
+	node := hurried(o.prov.handler(), strangerBody)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/"+apipbconnect.EnrolServiceName+"/") || o.prov != nil && strings.HasPrefix(r.URL.Path, provision.Path) {
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/"+apipbconnect.EnrolServiceName+"/"):
 			stranger.ServeHTTP(w, r)
+			return
+		case strings.HasPrefix(r.URL.Path, provision.Path):
+			node.ServeHTTP(w, r)
 			return
 		}
 		c, err := o.callerOf(r)

@@ -19,7 +19,6 @@ import (
 	"dominion/delegation"
 	"dominion/enrol"
 	"dominion/pki"
-	"dominion/provision"
 	"dominion/session"
 )
 
@@ -112,9 +111,6 @@ func (o *Overlord) newServer() *http.Server {
 	mux.Handle(apipbconnect.NewAuditServiceHandler(auditAPI{o}, opts...))
 	mux.Handle(apipbconnect.NewMapServiceHandler(&mapAPI{o: o}, opts...))
 	mux.Handle(apipbconnect.NewNodeServiceHandler(nodeAPI{o}, opts...))
-	if o.prov != nil {
-		mux.Handle(provision.Path, o.prov.service.Handler())
-	}
 	mux.Handle("GET /metrics", o.metrics.handler())
 	p := new(http.Protocols)
 	p.SetHTTP1(true)

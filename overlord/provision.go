@@ -89,6 +89,14 @@ func (o *Overlord) prepareProvision() error {
 	return nil
 }
 
+// handler serves provision/1.
+func (p *provisioning) handler() http.Handler {
+	if p == nil {
+		return http.NotFoundHandler()
+	}
+	return p.service.Handler()
+}
+
 func (p *provisioning) close() error {
 	if p == nil {
 		return nil

@@ -169,6 +169,9 @@ func (m *metal) post(what string, r provision.Request) answer {
 	return m.do(req)
 }
 
+// script asks for the script of init.
+func (m *metal) script() answer { return m.post("script", provision.Request{State: "init"}) }
+
 // file asks for a file; the header is for ranges.
 func (m *metal) file(method, path string, header http.Header) answer {
 	m.s.T.Helper()

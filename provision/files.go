@@ -27,7 +27,7 @@ func (s *Service) file(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	name := r.PathValue("path")
+	name := strings.TrimPrefix(r.URL.Path, Path+filesPath)
 	n, session, err := s.mayRead(r, from)
 	if err != nil {
 		if f, ok := errors.AsType[*Refusal](err); ok {

@@ -128,15 +128,35 @@ func New(cfg Config) (*Service, error) {
 // Close ends the use of the directory of files.
 func (s *Service) Close() error { return s.root.Close() }
 
-// Handler serves provision/1, whose paths begin with Path.
+// Handler serves provision/1, whose paths begin with Path. It must get them as
+// they came: an http.ServeMux in front of it would answer those with ".." in
+// them, and nobody would hear of it.
 func (s *Service) Handler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+Path+"script", s.handle("node.script", s.script))
-	mux.HandleFunc("POST "+Path+"join", s.handle("node.join", s.join))
-	mux.HandleFunc("POST "+Path+"result", s.handle("node.result", s.result))
-	mux.HandleFunc("GET "+Path+"files/{path...}", s.handle("node.file", s.file)) // and HEAD
-	return mux
+	script, join, result := s.handle("node.script", s.script), s.handle("node.join", s.join), s.handle("node.result", s.result)
+	file := s.handle("node.file", s.file)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		what := strings.TrimPrefix(r.URL.Path, Path)
+		get := r.Method == http.MethodGet || r.Method == http.MethodHead
+		isFile := strings.HasPrefix(what, filesPath)
+		switch post := r.Method == http.MethodPost; {
+		case isFile && get:
+			file(w, r)
+		case what == "script" && post:
+			script(w, r)
+		case what == "join" && post:
+			join(w, r)
+		case what == "result" && post:
+			result(w, r)
+		case isFile, what == "script", what == "join", what == "result":
+			(&Refusal{Status: http.StatusMethodNotAllowed, Code: "invalid", Detail: "not with this method"}).write(w)
+		default:
+			(&Refusal{Status: http.StatusNotFound, Code: "not_found", Detail: "there is nothing of that name in provision/1"}).write(w)
+		}
+	})
 }
+
+// filesPath is where files begin below Path.
+const filesPath = "files/"
 
 // Path is where provision/1 begins on the overlord's port.
 const Path = "/provision/v1/"

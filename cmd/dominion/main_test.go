@@ -67,6 +67,8 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": cmdExits,
 			"fleet": cmdFleet,
+			"site":  cmdSite,
+			"boots": cmdBoots,
 			"enrol": cmdEnrol,
 			"leave": cmdLeave,
 			"await": cmdAwait,
