@@ -10,21 +10,29 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"connectrpc.com/connect"
-
-	"dominion/api/apipb"
-	"dominion/client"
 )
 
 // bootTime is how long a machine may take from its power button to its answer,
 // in software emulation on a machine that does other things.
 const bootTime = 4 * time.Minute
 
-// From a bare machine to an answer: two virtual machines without disks boot by
-// iPXE from a real overlord, run init, fetch a capsule with getfile, become that
-// system, and their minions enrol and answer. One is known before; the other is
-// held at its first contact, and goes on by itself when it is approved.
+// failsOnce is a node script that ends the first boot of its node with a failure.
+const failsOnce = `#!/bin/sh
+if [ ! -e "${STATEDIR}failed-$NODENAME" ]; then
+	touch "${STATEDIR}failed-$NODENAME"
+	echo 'fail "on purpose"'
+fi
+`
+
+const readyScript = `#!/bin/sh
+echo 'cd /tmp && getfile greeting && cat greeting'
+`
+
+// From a bare machine to an answer: virtual machines boot by iPXE from a real
+// overlord, run init, fetch a capsule with getfile, become that system, and their
+// minions enrol and answer. One is known before. One is held at its first contact,
+// and goes on by itself when it is approved; its script fails once, and it starts
+// again. One boots from its own disk.
 func TestBoot(t *testing.T) {
 	if !inside(t) {
 		return
@@ -43,44 +51,67 @@ func TestBoot(t *testing.T) {
 	if err := os.CopyFS(filepath.Join(l.files, "nodescripts/init"), os.DirFS("../examples/nodescripts/init")); err != nil {
 		t.Fatal(err)
 	}
+	l.write(filepath.Join(l.files, "nodescripts/init/group/clumsy/10-fails"), failsOnce, 0o755)
+	l.write(filepath.Join(l.files, "nodescripts/ready/all/10-file"), readyScript, 0o755)
+	l.write(filepath.Join(l.files, "greeting"), "hello\n", 0o644)
 	l.overlord()
+	l.dominion("node", "add", "52:54:00:00:00:01", "n0001", "--vnfs", "deb")
+	l.dominion("node", "add", "52:54:00:00:00:03", "n0003")
+	l.dominion("node", "set", "n0003", "boot", "local")
 	l.dnsmasq()
-	conn, err := client.Dial(t.Context(), client.Endpoint{State: l.state})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	if _, err := conn.Nodes.AddNode(t.Context(), connect.NewRequest(&apipb.AddNodeRequest{Hwaddr: "52:54:00:00:00:01", Name: "n0001", Vnfs: "deb"})); err != nil {
-		t.Fatal(err)
-	}
 
 	began := time.Now()
-	l.machine("tap1", "52:54:00:00:00:01")
+	l.machine("tap1", "52:54:00:00:00:01", "")
 	l.answers("n0001", began)
+	l.ready("n0001")
 
 	began = time.Now()
-	l.machine("tap2", "52:54:00:00:00:02")
-	var held string
+	l.machine("tap2", "52:54:00:00:00:02", "")
+	local := l.machine("tap3", "52:54:00:00:00:03", l.disk("the local disk boots\n"))
+	held := ""
 	l.await("the unknown machine to be held", bootTime, func() bool {
-		resp, err := conn.Nodes.Nodes(t.Context(), connect.NewRequest(&apipb.NodesRequest{}))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, n := range resp.Msg.Nodes {
-			if strings.EqualFold(n.Hwaddr, "52:54:00:00:00:02") && n.ApprovedMs == 0 {
+		for _, n := range l.nodes() {
+			if strings.EqualFold(n.HWAddr, "52:54:00:00:00:02") && n.Approved == nil {
 				held = n.Name
 			}
 		}
 		return held != ""
 	})
-	if _, err := conn.Nodes.SetNodes(t.Context(), connect.NewRequest(&apipb.SetNodesRequest{Target: held, Vnfs: new("deb")})); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := conn.Nodes.ApproveNodes(t.Context(), connect.NewRequest(&apipb.ApproveNodesRequest{Target: held})); err != nil {
-		t.Fatal(err)
-	}
+	l.dominion("node", "set", held, "vnfs=deb", "group=clumsy")
+	l.dominion("node", "approve", held)
 	l.answers(held, began)
+	l.await("the machine with a disk to boot from that", bootTime, func() bool { return l.printed(local, "the local disk boots") })
 	l.audited("n0001", held)
+}
+
+// node is what the overlord says of one.
+type node struct {
+	Name     string     `json:"name"`
+	HWAddr   string     `json:"hwaddr"`
+	Approved *time.Time `json:"approved"`
+}
+
+func (l *lab) nodes() []node {
+	l.t.Helper()
+	var nodes []node
+	for line := range strings.Lines(l.dominion("node", "show", "-o", "jsonl")) {
+		var n node
+		if err := json.Unmarshal([]byte(line), &n); err != nil {
+			l.t.Fatalf("%v: %s", err, line)
+		}
+		nodes = append(nodes, n)
+	}
+	return nodes
+}
+
+// ready has a machine ask for its script in state ready, with the certificate of
+// its minion.
+func (l *lab) ready(name string) {
+	l.t.Helper()
+	out := l.dominion("run", "-o", "jsonl", name, "--", "dominion", "provisiond", "-v", master, "ready")
+	if !strings.Contains(out, `"exit":0`) || !strings.Contains(out, `"stdout":"hello\n"`) {
+		l.t.Errorf("in state ready %s gives %s", name, out)
+	}
 }
 
 // answers waits until a machine's minion answers a call, and says how long that took.

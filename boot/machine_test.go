@@ -178,6 +178,7 @@ listen: %s:51235
 provision:
   enabled: true
   statedir: %s
+  listen: %[2]s:51237
   kernel_args: console=ttyS0 panic=5
 `, l.state, master, l.files), 0o600)
 	l.start("overlord", exec.CommandContext(l.t.Context(), l.binary, "overlord", "--config", config))
@@ -188,24 +189,53 @@ provision:
 func (l *lab) dnsmasq() {
 	l.t.Helper()
 	config := l.write(filepath.Join(l.dir, "dnsmasq.conf"), l.dominion("boot", "dhcp-config",
-		"--network", network, "--range", "10.77.0.100-10.77.0.199", "--files", master+":51237", "--interface", bridge), 0o644)
+		"--network", network, "--range", "10.77.0.100-10.77.0.199", "--interface", bridge), 0o644)
 	l.run("dnsmasq", "--test", "-C", config)
 	// iPXE waits 13 s for a router of IPv6 where there is none; so there is one.
 	l.start("dnsmasq", exec.CommandContext(l.t.Context(), "dnsmasq", "--keep-in-foreground", "--port=0", "--user=root", "--log-facility=-", "--enable-ra", "--dhcp-range=fd77::,ra-only,64,1h",
 		"--dhcp-leasefile="+filepath.Join(l.dir, "leases"), "-C", config))
 }
 
-// machine starts a bare virtual machine without a disk, which boots from the
-// network by the iPXE of its card.
-func (l *lab) machine(tap, mac string) {
+// machine starts a virtual machine, which boots from the network by the iPXE of
+// its card, and gives the file with what it prints on its serial port. A bare one
+// has no disk.
+func (l *lab) machine(tap, mac, disk string) (serial string) {
 	l.t.Helper()
 	l.run("ip", "tuntap", "add", tap, "mode", "tap")
 	l.run("ip", "link", "set", tap, "master", bridge, "up")
-	serial := filepath.Join(l.dir, tap+".serial")
-	l.start("qemu-"+tap, exec.CommandContext(l.t.Context(), "qemu-system-x86_64", "-accel", "tcg", "-M", "pc", "-m", "640",
-		"-display", "none", "-no-reboot", "-serial", "file:"+serial,
-		"-netdev", "tap,id=n,ifname="+tap+",script=no,downscript=no", "-device", "virtio-net-pci,netdev=n,mac="+mac))
+	serial = filepath.Join(l.dir, tap+".serial")
+	args := []string{
+		"-accel", "tcg", "-M", "pc", "-m", "640", "-display", "none", "-serial", "file:" + serial,
+		"-netdev", "tap,id=n,ifname=" + tap + ",script=no,downscript=no", "-device", "virtio-net-pci,netdev=n,bootindex=1,mac=" + mac,
+	}
+	if disk != "" {
+		args = append(args, "-drive", "if=none,id=d,format=raw,file="+disk, "-device", "ide-hd,drive=d,bootindex=2")
+	}
+	l.start("qemu-"+tap, exec.CommandContext(l.t.Context(), "qemu-system-x86_64", args...))
 	l.t.Cleanup(func() { l.show(serial) })
+	return serial
+}
+
+// disk makes a disk whose boot sector writes a text to the serial port.
+func (l *lab) disk(text string) string {
+	l.t.Helper()
+	sector := []byte{
+		0x31, 0xc0, 0x8e, 0xd8, // xor ax, ax; mov ds, ax
+		0xbe, 0x15, 0x7c, // mov si, text
+		0xac, 0x84, 0xc0, 0x74, 0x06, // next: lodsb; test al, al; jz end
+		0xba, 0xf8, 0x03, 0xee, 0xeb, 0xf5, // mov dx, 0x3f8; out dx, al; jmp next
+		0xf4, 0xeb, 0xfd, // end: hlt; jmp end
+	}
+	disk := make([]byte, 1<<20)
+	copy(disk, append(sector, text...))
+	disk[510], disk[511] = 0x55, 0xaa
+	return l.write(filepath.Join(l.dir, "disk"), string(disk), 0o600)
+}
+
+// printed says whether a machine wrote a text to its serial port.
+func (l *lab) printed(serial, text string) bool {
+	b, err := os.ReadFile(serial)
+	return err == nil && bytes.Contains(b, []byte(text))
 }
 
 // await polls until something holds.

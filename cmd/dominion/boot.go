@@ -7,13 +7,16 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 
+	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
+	"dominion/api/apipb"
 	"dominion/boot"
 )
 
@@ -21,8 +24,8 @@ func (a *app) bootCmd() *cobra.Command {
 	return parent("boot", "Make what machines boot with",
 		`Machines boot by iPXE: the DHCP server of the site names the overlord's script,
 which loads a kernel and an initramfs, whose provisiond asks for the node's
-script. These commands make the initramfs and the configuration of the DHCP
-server; they need no overlord that runs.`,
+script. These commands make the initramfs, without an overlord, and the
+configuration of the DHCP server.`,
 		`  dominion boot build-initramfs initramfs --root /srv/kernel --copy-kernel kernel
   dominion boot dhcp-config --network 192.0.2.0/24 --range 192.0.2.100-192.0.2.199 --files 192.0.2.1:51237`,
 		a.bootInitramfsCmd(), a.bootDHCPCmd())
@@ -176,18 +179,19 @@ type dhcpFlags struct {
 func (a *app) bootDHCPCmd() *cobra.Command {
 	var f dhcpFlags
 	cmd := &cobra.Command{
-		Use:   "dhcp-config --network NET --range FIRST-LAST --files HOST:PORT",
+		Use:   "dhcp-config --network NET --range FIRST-LAST",
 		Short: "Print the configuration of a DHCP server",
 		Long: `Dhcp-config prints what dnsmasq, ISC dhcpd or Kea needs so that machines boot
 from an overlord: by iPXE if they have it, and with --tftp-root by loading iPXE
-first. --hosts gives the machines that are to have fixed names and addresses, one
-on a line: HARDWARE-ADDRESS NAME [ADDRESS].`,
+first. The overlord's approved nodes get their names. Instead of them --hosts
+gives machines that are to have fixed names and perhaps addresses, one on a line:
+HARDWARE-ADDRESS NAME [ADDRESS]; the overlord is not asked then.`,
 		Example: `  dominion boot dhcp-config --network 192.0.2.0/24 --range 192.0.2.100-192.0.2.199 --files 192.0.2.1:51237
   dominion boot dhcp-config --for kea --network 192.0.2.0/24 --range 192.0.2.100-192.0.2.199 --files dc1:51237 --hosts machines`,
 		Args: args(0, 0, "flags only"),
 	}
-	cmd.RunE = a.do(func(context.Context, *cobra.Command, []string) error {
-		d, err := f.read(a)
+	cmd.RunE = a.do(func(ctx context.Context, _ *cobra.Command, _ []string) error {
+		d, err := f.read(ctx, a)
 		if err != nil {
 			return err
 		}
@@ -204,21 +208,21 @@ on a line: HARDWARE-ADDRESS NAME [ADDRESS].`,
 	fl.StringVar(&f.server, "for", boot.Dnsmasq, "the `SERVER`: dnsmasq, isc, kea")
 	fl.StringVar(&f.network, "network", "", "the `NET`work, such as 192.0.2.0/24")
 	fl.StringVar(&f.pool, "range", "", "the addresses to give, `FIRST-LAST`")
-	fl.StringVar(&f.files, "files", "", "`HOST:PORT` of the overlord's boot files (provision.listen, port 51237)")
+	fl.StringVar(&f.files, "files", "", "`HOST:PORT` of the overlord's boot files (default: what provision.listen names, if that is an address)")
 	fl.StringVar(&f.iface, "interface", "", "`NAME` of the network interface to listen on")
 	fl.StringVar(&f.router, "router", "", "`ADDR` of the router")
 	fl.StringSliceVar(&f.dns, "dns", nil, "`ADDR` of a name server; may be repeated")
 	fl.StringVar(&f.domain, "domain", "", "the `DOMAIN` of the machines")
 	fl.StringVar(&f.tftpRoot, "tftp-root", "", "`DIR` with undionly.kpxe and ipxe.efi, for machines without iPXE")
 	fl.StringVar(&f.tftp, "tftp", "", "`ADDR` of the TFTP server, for isc and kea")
-	fl.StringVar(&f.hosts, "hosts", "", "`FILE` with machines, or - for standard input")
+	fl.StringVar(&f.hosts, "hosts", "", "`FILE` with machines, or - for standard input (default: the overlord's nodes)")
 	if err := cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions([]string{boot.Dnsmasq, boot.ISC, boot.Kea}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag does not exist: a bug here
 	}
 	return cmd
 }
 
-func (f *dhcpFlags) read(a *app) (boot.DHCP, error) {
+func (f *dhcpFlags) read(ctx context.Context, a *app) (boot.DHCP, error) {
 	d := boot.DHCP{Files: f.files, Interface: f.iface, Domain: f.domain, TFTPRoot: f.tftpRoot}
 	var bad error
 	addr := func(flag, text string) netip.Addr {
@@ -246,21 +250,48 @@ func (f *dhcpFlags) read(a *app) (boot.DHCP, error) {
 	if bad != nil {
 		return d, bad
 	}
+	if f.hosts == "" {
+		return d, f.nodes(ctx, a, &d)
+	}
 	if d.Hosts, err = f.machines(a); errors.Is(err, boot.ErrText) {
 		return d, usagef("--hosts: %v", err)
 	}
 	return d, err
 }
 
+// nodes takes from the overlord the nodes that are approved, and where it serves
+// what they boot.
+func (f *dhcpFlags) nodes(ctx context.Context, a *app, d *boot.DHCP) error {
+	conn, err := a.dial(ctx)
+	if err != nil {
+		return fmt.Errorf("ask for the nodes: %w; without an overlord --hosts FILE names the machines", err)
+	}
+	defer conn.Close() // nothing is asked of it any more
+	resp, err := conn.Nodes.Nodes(ctx, connect.NewRequest(&apipb.NodesRequest{}))
+	if err != nil {
+		return err
+	}
+	for _, n := range resp.Msg.GetNodes() {
+		if n.GetApprovedMs() != 0 {
+			d.Hosts = append(d.Hosts, boot.Host{HWAddr: n.GetHwaddr(), Name: n.GetName()})
+		}
+	}
+	if d.Files == "" {
+		d.Files = resp.Msg.GetProvision().GetBootAddress()
+		host, _, _ := net.SplitHostPort(d.Files) // none: no address either
+		if ip, err := netip.ParseAddr(host); err != nil || ip.IsUnspecified() {
+			return usagef("give --files: the overlord serves at %q, and machines need an address", d.Files)
+		}
+	}
+	return nil
+}
+
 func (f *dhcpFlags) machines(a *app) ([]boot.Host, error) {
 	var text []byte
 	var err error
-	switch f.hosts {
-	case "":
-		return nil, nil
-	case "-":
+	if f.hosts == "-" {
 		text, err = io.ReadAll(io.LimitReader(a.in, boot.MaxHosts+1))
-	default:
+	} else {
 		text, err = os.ReadFile(f.hosts)
 	}
 	if err != nil {
