@@ -9,11 +9,13 @@ import (
 	"fmt"
 	"net/http"
 	"net/netip"
+	"slices"
 	"strconv"
 	"time"
 
 	"dominion/api/auditpb"
 	"dominion/call"
+	"dominion/target"
 )
 
 // BootScript is what the script says that a node boots with.
@@ -177,6 +179,23 @@ func (s *Service) meet(tx Tx, hwaddr string, from netip.Addr) (Node, error) {
 	})
 }
 
+// forget makes room of nodes that were held and not heard of for long.
+func (s *Service) forget(tx Tx, stale []string) error {
+	for _, name := range stale {
+		if err := tx.DeleteNode(name); err != nil {
+			return err
+		}
+	}
+	if len(stale) == 0 {
+		return nil
+	}
+	slices.Sort(stale)
+	return tx.Audit(&auditpb.Record{
+		TimeMs: s.cfg.Now().UnixMilli(), Actor: "overlord", Action: "node.delete", Subject: cut(target.Fold(stale), 1000),
+		Detail: fmt.Sprintf("held, and not heard of for %s", HeldFor),
+	})
+}
+
 // room sees to it that there is room for a new node.
 func (s *Service) room(tx Tx, n Node) error {
 	names, err := tx.Names()
@@ -198,10 +217,8 @@ func (s *Service) room(tx Tx, n Node) error {
 		if err != nil {
 			return err
 		}
-		for _, name := range stale {
-			if err := tx.DeleteNode(name); err != nil {
-				return err
-			}
+		if err := s.forget(tx, stale); err != nil {
+			return err
 		}
 		if all, ofSource, err = tx.Held(n.Source); err != nil {
 			return err

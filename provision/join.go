@@ -1,7 +1,9 @@
 package provision
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
@@ -49,7 +51,7 @@ func (s *Service) join(w http.ResponseWriter, r *http.Request) error {
 	}
 	token, id, err := s.cfg.Token(r.Context(), name)
 	if err != nil {
-		return fmt.Errorf("make the join token of %s: %w", name, err)
+		return errors.Join(fmt.Errorf("make the join token of %s: %w", name, err), s.unclaim(r.Context(), p))
 	}
 	err = s.cfg.Store.Update(r.Context(), func(tx Tx) error {
 		n, nonce, err := s.bootingNow(tx, p)
@@ -79,6 +81,18 @@ func (s *Service) join(w http.ResponseWriter, r *http.Request) error {
 	h.Set("Cache-Control", "no-store")
 	_, _ = w.Write(b) // who left has none; its next boot gets another
 	return nil
+}
+
+// unclaim lets a boot ask again for the token that could not be made.
+func (s *Service) unclaim(ctx context.Context, p proof) error {
+	return s.cfg.Store.Update(context.WithoutCancel(ctx), func(tx Tx) error {
+		_, nonce, err := s.bootingNow(tx, p)
+		if err != nil || nonce.Token != "" {
+			return nil // it is over: nobody asks again
+		}
+		nonce.Claimed = time.Time{}
+		return tx.PutNonce(nonce)
+	})
 }
 
 // result is POST result. In init it counts also after the nonce was used: the

@@ -62,7 +62,7 @@ func (s *Service) broken(r *http.Request, action string, err error) *Refusal {
 	if r.Context().Err() != nil {
 		return &Refusal{Status: http.StatusServiceUnavailable, Code: "unavailable", Detail: "the request was given up"}
 	}
-	if code := call.CodeOf(err); code == call.Unavailable || code == call.AuditRefused {
+	if code := call.CodeOf(err); code == call.Unavailable || code == call.AuditRefused || code == call.Busy {
 		s.cfg.Log.Error("request of a node not answered", "from", r.RemoteAddr, "action", action, "error", err)
 		return &Refusal{Status: http.StatusServiceUnavailable, Code: "unavailable", Detail: "the overlord takes no requests now; ask again"}
 	}
