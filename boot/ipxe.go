@@ -37,7 +37,7 @@ type IPXE struct {
 
 // ErrText is wrapped by every error about a text that may not stand where it
 // should.
-var ErrText = errors.New("not fit for a boot script")
+var ErrText = errors.New("not usable for a boot")
 
 // HoldTime is how many seconds a machine that is held waits before it asks again.
 const HoldTime = 15

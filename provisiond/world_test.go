@@ -52,6 +52,7 @@ type world struct {
 	files   http.HandlerFunc // nil: none
 	noReply bool             // result is refused
 	cert    tls.Certificate  // of the server
+	macs    []string         // of this machine's interfaces
 }
 
 // request is one that the server saw.
@@ -69,7 +70,7 @@ func newWorld(t *testing.T) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{t: t, root: root, dir: t.TempDir()}
+	w := &world{t: t, root: root, dir: t.TempDir(), macs: []string{"02:00:00:00:00:01", testMAC}}
 	w.cert = w.leaf(root, pki.Identity{Role: pki.Overlord, Name: "dc1"}, root.Cert)
 	w.addr = w.listen()
 	return w
@@ -240,7 +241,7 @@ func (w *world) boot(cmdline string, args ...string) outcome {
 	p := &program{
 		Invocation: Invocation{Args: args, Environ: append(os.Environ(), "DIR="+w.dir), Stdout: out, Stderr: errs},
 		pause:      time.Millisecond, cmdline: filepath.Join(tmp, "cmdline"), pinFile: filepath.Join(tmp, "pin"),
-		hwaddrs:    func() ([]string, error) { return []string{"02:00:00:00:00:01", testMAC}, nil },
+		hwaddrs:    func() ([]string, error) { return w.macs, nil },
 		executable: os.Executable,
 	}
 	o := outcome{exit: p.main(w.t.Context())}

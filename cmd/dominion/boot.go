@@ -264,11 +264,12 @@ func (f *dhcpFlags) read(ctx context.Context, a *app) (boot.DHCP, error) {
 func (f *dhcpFlags) nodes(ctx context.Context, a *app, d *boot.DHCP) error {
 	conn, err := a.dial(ctx)
 	if err != nil {
-		return fmt.Errorf("ask for the nodes: %w; without an overlord --hosts FILE names the machines", err)
+		return err
 	}
 	defer conn.Close() // nothing is asked of it any more
 	resp, err := conn.Nodes.Nodes(ctx, connect.NewRequest(&apipb.NodesRequest{}))
 	if err != nil {
+		a.note("without an overlord --hosts FILE names the machines")
 		return err
 	}
 	for _, n := range resp.Msg.GetNodes() {

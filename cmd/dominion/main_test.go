@@ -26,7 +26,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"dominion": main, funcBuildMap: main})
+	testscript.Main(m, map[string]func(){"dominion": main, funcBuildMap: main, "provisiond": main, "getfile": main})
 }
 
 // The keys of what scripts keep in their environment.
