@@ -110,19 +110,19 @@ func checkStatic(b []byte) error {
 }
 
 func (i Initramfs) modules(ctx context.Context, a *archive) ([]string, error) {
-	c, err := readCatalog(ctx, i.Modules)
+	c, err := readCatalog(i.Modules)
 	if err != nil {
 		return nil, err
 	}
 	for _, w := range networkModules {
 		for _, name := range c.match(w) {
-			if err := c.take(name); err != nil {
+			if err := c.take(ctx, name); err != nil {
 				return nil, err
 			}
 		}
 	}
 	for _, name := range i.Extra {
-		if err := c.take(canonical(name)); err != nil {
+		if err := c.take(ctx, canonical(name)); err != nil {
 			return nil, err
 		}
 	}

@@ -152,7 +152,9 @@ func checkAddress(what, s string) error {
 // word says that s has letters, digits, and some others, and is not empty.
 func word(s, others string) bool {
 	for _, c := range []byte(s) {
-		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.IndexByte(others, c) >= 0) {
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte(others, c) >= 0:
+		default:
 			return false
 		}
 	}

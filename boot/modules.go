@@ -51,7 +51,6 @@ func canonical(s string) string { return strings.ReplaceAll(s, "-", "_") }
 
 // catalog is where the modules of a kernel are.
 type catalog struct {
-	ctx     context.Context //nolint:containedctx // of one call of Write, for xz and zstd
 	fsys    fs.FS
 	files   map[string]string // canonical name to path below the tree
 	builtin map[string]bool
@@ -60,8 +59,8 @@ type catalog struct {
 }
 
 // readCatalog finds the modules below the folder of one kernel.
-func readCatalog(ctx context.Context, fsys fs.FS) (*catalog, error) {
-	c := &catalog{ctx: ctx, fsys: fsys, files: map[string]string{}, builtin: map[string]bool{}, taken: map[string]*module{}}
+func readCatalog(fsys fs.FS) (*catalog, error) {
+	c := &catalog{fsys: fsys, files: map[string]string{}, builtin: map[string]bool{}, taken: map[string]*module{}}
 	err := fs.WalkDir(fsys, ".", func(p string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -124,7 +123,7 @@ func (c *catalog) match(word string) []string {
 }
 
 // take adds a module and what it needs.
-func (c *catalog) take(name string) error {
+func (c *catalog) take(ctx context.Context, name string) error {
 	if _, ok := c.taken[name]; ok || c.builtin[name] {
 		return nil
 	}
@@ -132,7 +131,7 @@ func (c *catalog) take(name string) error {
 	if !ok {
 		return fmt.Errorf("the module %s is needed, and the kernel has none", name)
 	}
-	b, err := c.read(p)
+	b, err := c.read(ctx, p)
 	if err != nil {
 		return err
 	}
@@ -149,7 +148,7 @@ func (c *catalog) take(name string) error {
 		}
 	}
 	for _, n := range m.needs {
-		if err := c.take(n); err != nil {
+		if err := c.take(ctx, n); err != nil {
 			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
@@ -159,7 +158,7 @@ func (c *catalog) take(name string) error {
 
 // read gives a module's object. What xz or zstd compressed is read with their
 // programs.
-func (c *catalog) read(p string) ([]byte, error) {
+func (c *catalog) read(ctx context.Context, p string) ([]byte, error) {
 	b, err := fs.ReadFile(c.fsys, p)
 	if err != nil {
 		return nil, fmt.Errorf("read module: %w", err)
@@ -175,9 +174,9 @@ func (c *catalog) read(p string) ([]byte, error) {
 		}
 	case ".xz", ".zst":
 		tool := map[string]string{".xz": "xz", ".zst": "zstd"}[path.Ext(p)]
-		ctx, cancel := context.WithTimeout(c.ctx, time.Minute)
+		ctx, cancel := context.WithTimeout(ctx, time.Minute)
 		defer cancel()
-		cmd := exec.CommandContext(ctx, tool, "-dc") //nolint:gosec // one of two words
+		cmd := exec.CommandContext(ctx, tool, "-dc")
 		cmd.Stdin = bytes.NewReader(b)
 		if b, err = cmd.Output(); err != nil {
 			return nil, fmt.Errorf("read module %s with %s: %w", p, tool, err)

@@ -156,7 +156,7 @@ func (f *fetcher) once(ctx context.Context, name string) (grew bool, err error) 
 	if len(part) > 255 {
 		part = "." + hex.EncodeToString(r.digest[:]) + ".part"
 	}
-	file, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o644)
+	file, err := os.OpenFile(part, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o644) //nolint:gosec // of a new system; the script's umask counts
 	if err != nil {
 		return false, err
 	}

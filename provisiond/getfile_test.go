@@ -18,7 +18,7 @@ func serves(content []byte, limit int) http.HandlerFunc {
 	return func(rw http.ResponseWriter, r *http.Request) {
 		rw.Header().Set("Digest", digestOf(content))
 		rw.Header().Set("ETag", `"`+digestOf(content)[8:20]+`"`)
-		var to http.ResponseWriter = rw
+		to := rw
 		if limit > 0 && r.Method != http.MethodHead {
 			to = &cutter{ResponseWriter: rw, left: limit}
 		}
