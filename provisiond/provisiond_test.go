@@ -8,6 +8,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"dominion/pki"
 )
@@ -187,6 +188,7 @@ func TestExitCodes(t *testing.T) {
 		want   int
 	}{
 		{"success", nil, []string{"-", "init"}, 0},
+		{"a large script", sends(strings.Repeat("# nothing happens in this line\n", 300_000) + "exit 42\n"), []string{"-", "init"}, 42},
 		{"a status", sends("exit 200"), []string{"-", "init"}, 200},
 		{"the script's shell is killed", sends("kill -9 $$"), []string{"-", "init"}, 137},
 		{"another shell", sends("x\ny\n"), []string{"-s", "grep -c x >/dev/null", "-", "init"}, 0},
@@ -256,5 +258,43 @@ func TestInterval(t *testing.T) {
 	}
 	if res := w.seen("/provision/v1/result"); len(res) != 2 || res[1].body["exit"] != 3.0 {
 		t.Errorf("the results were %v", res)
+	}
+}
+
+// SIGINT ends it at once, the script with it.
+func TestInterrupt(t *testing.T) {
+	w := newWorld(t)
+	w.script = sends("kill -INT $PPID; sleep 20; echo late >$DIR/late")
+	o := w.provisiond("-i", "1", "--foreground", "-s", "exec /bin/sh", "-", "init")
+	if o.exit != exitNoScript || w.exists("late") {
+		t.Errorf("exit %d, the script went on: %v (%s)", o.exit, w.exists("late"), o.errors)
+	}
+}
+
+// With -i it starts itself once more, in a session of its own, and returns.
+func TestBackground(t *testing.T) {
+	dir := t.TempDir()
+	self := filepath.Join(dir, "self")
+	if err := os.WriteFile(self, []byte("#!/bin/sh\necho $$ $(cut -d' ' -f6 /proc/$$/stat) \"$@\" >"+dir+"/new && mv "+dir+"/new "+dir+"/args\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	p := &program{
+		Invocation: Invocation{Args: []string{"-i", "300", "dc1", "ready"}, Environ: os.Environ(), Stdout: os.Stdout, Stderr: os.Stderr},
+		executable: func() (string, error) { return self, nil },
+	}
+	if code := p.main(t.Context()); code != 0 {
+		t.Fatalf("exit %d", code)
+	}
+	var got []byte
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.Now().Add(30 * time.Second); got == nil && time.Now().Before(end); <-tick.C {
+		if b, err := os.ReadFile(filepath.Join(dir, "args")); err == nil {
+			got = b
+		}
+	}
+	f := strings.Fields(string(got))
+	if len(f) < 2 || f[0] != f[1] || strings.Join(f[2:], " ") != "--foreground -i 300 dc1 ready" {
+		t.Errorf("it was started as %q: process, session, words", got)
 	}
 }

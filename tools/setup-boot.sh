@@ -24,6 +24,10 @@ if [ -n "$need" ]; then
 fi
 if [ -z "$kernel" ]; then
 	image=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | tail -n 1)
+	if [ -z "$image" ]; then
+		echo "setup-boot: this Debian has no cloud kernel for this architecture" >&2
+		exit 0
+	fi
 	echo "setup-boot: downloading $image"
 	mkdir -p "$dir"
 	dir=$(cd "$dir" && pwd)
