@@ -46,6 +46,8 @@ type Config struct {
 	// Peer gives the name of the minion whose certificate a connection shows; the
 	// error says why there is none that counts, for the log alone.
 	Peer func(r *http.Request) (name string, err error)
+	// Proven is told of each request whose node has proved itself. Nil: nobody is.
+	Proven func(r *http.Request)
 	// Token makes a join token for the minion of a node, which it may use once, in
 	// the place of one that it had.
 	Token func(ctx context.Context, node string) (text, id string, err error)
@@ -101,6 +103,9 @@ type Service struct {
 func New(cfg Config) (*Service, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Proven == nil {
+		cfg.Proven = func(*http.Request) {}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -190,6 +195,15 @@ func reached(r *http.Request) netip.Addr {
 		return netip.Addr{}
 	}
 	return ap.Addr().Unmap()
+}
+
+// admit is enter for a node that has proved itself.
+func (s *Service) admit(r *http.Request, node string) (leave func(), err error) {
+	leave, err = s.enter(node)
+	if err == nil {
+		s.cfg.Proven(r)
+	}
+	return leave, err
 }
 
 // enter takes a place for a request of a node, which leave gives back.
