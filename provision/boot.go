@@ -104,11 +104,11 @@ func (s *Service) Claim(ctx context.Context, hwaddr string, from netip.Addr) (Bo
 	})
 	if second != nil && err == nil {
 		s.cfg.Log.Warn("second claim on a node", "node", second.Subject, "from", from.String())
-		s.record(ctx, second)
+		s.record(ctx, s.meter, second)
 	}
 	if full, ok := errors.AsType[*call.Error](err); ok && full.Code == call.Busy {
 		s.cfg.Log.Warn("no room for a new node", "hwaddr", hwaddr, "from", from.String(), "why", full.Detail)
-		s.record(ctx, &auditpb.Record{Actor: "address/" + from.String(), Action: "denied", Subject: hwaddr, Detail: "node.create: " + full.Detail})
+		s.record(ctx, s.meter, &auditpb.Record{Actor: "address/" + from.String(), Action: "denied", Subject: hwaddr, Detail: "node.create: " + full.Detail})
 		return BootScript{Boot: BootHold, HWAddr: hwaddr, Why: holdAll}, nil
 	}
 	return out, err

@@ -3,7 +3,6 @@ package provision
 import (
 	"context"
 	"crypto/sha256"
-
 	"fmt"
 	"log/slog"
 	"net"
@@ -92,6 +91,7 @@ type Service struct {
 	sums  sums
 	seen  seen         // files of which the audit log says already that a node got them
 	meter *audit.Meter // of refusals and claims on the audit log
+	asked *audit.Meter // of what nodes asked for that is not there
 
 	mu     sync.Mutex
 	all    int            // requests that are worked on
@@ -127,7 +127,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the directory of node scripts and files: %w", err)
 	}
-	return &Service{cfg: cfg, root: root, meter: audit.NewMeter(cfg.Now), ofNode: make(map[string]int)}, nil
+	return &Service{cfg: cfg, root: root, meter: audit.NewMeter(cfg.Now), asked: audit.NewMeter(cfg.Now), ofNode: make(map[string]int)}, nil
 }
 
 // Close ends the use of the directory of files.

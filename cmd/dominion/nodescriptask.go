@@ -75,8 +75,10 @@ func (f *showFlags) asProvisioned(cmd *cobra.Command) {
 		to    *string
 		value string
 	}{
-		{"on-failure", &f.onFailure, f.overlord.GetOnFailure()}, {"shell", &f.shell, f.overlord.GetShell()},
-		{"method", &f.transfer.Method, f.overlord.GetMethod()}, {"master", &f.transfer.Master, f.overlord.GetMaster()},
+		{"on-failure", &f.onFailure, f.overlord.GetOnFailure()},
+		{"shell", &f.shell, f.overlord.GetShell()},
+		{"method", &f.transfer.Method, f.overlord.GetMethod()},
+		{"master", &f.transfer.Master, f.overlord.GetMaster()},
 		{"prefix", &f.transfer.Prefix, f.overlord.GetPrefix()},
 	} {
 		if !cmd.Flags().Changed(x.flag) {

@@ -227,10 +227,23 @@ func (a *app) showNode(d *nodeInfo) error {
 		return stamp(t.UnixMilli())
 	}
 	fields := [][2]string{
-		{"hwaddr", d.HWAddr}, {"group", d.Group}, {"vnfs", d.VNFS}, {"enabled", fmt.Sprint(d.Enabled)}, {"debug", fmt.Sprint(d.Debug)}, {"boot", d.Boot},
-		{"desc", d.Description}, {"status", d.status()}, {"state", d.State}, {"address", d.Address}, {"last_contact", at(d.Contact)},
-		{"created", at(d.Created)}, {"source", d.Source}, {"approved", at(d.Approved)}, {"approved_by", d.ApprovedBy},
-		{"script_sha256", d.Script}, {"failure", d.Failure},
+		{"hwaddr", d.HWAddr},
+		{"group", d.Group},
+		{"vnfs", d.VNFS},
+		{"enabled", fmt.Sprint(d.Enabled)},
+		{"debug", fmt.Sprint(d.Debug)},
+		{"boot", d.Boot},
+		{"desc", d.Description},
+		{"status", d.status()},
+		{"state", d.State},
+		{"address", d.Address},
+		{"last_contact", at(d.Contact)},
+		{"created", at(d.Created)},
+		{"source", d.Source},
+		{"approved", at(d.Approved)},
+		{"approved_by", d.ApprovedBy},
+		{"script_sha256", d.Script},
+		{"failure", d.Failure},
 	}
 	if d.Result != nil {
 		fields = append(fields, [2]string{"result", d.result()}, [2]string{"result_at", at(d.Result.At)}, [2]string{"result_detail", d.Result.Detail})
