@@ -87,10 +87,10 @@ func (s *Service) Claim(ctx context.Context, hwaddr string, from netip.Addr) (Bo
 		if err != nil {
 			return err
 		}
-		if had && old.Source != from && (old.open(s.cfg.Now()) || n.Claim.IsValid()) {
+		if from == n.Claim || had && old.Source != from && (old.open(s.cfg.Now()) || n.Claim.IsValid()) {
 			second = &auditpb.Record{
 				Actor: "address/" + from.String(), Action: "node.claim", Subject: n.Name,
-				Detail: fmt.Sprintf("%s wants to boot as the node that booted from %s; held", from, old.Source),
+				Detail: fmt.Sprintf("%s wants to boot as the node that booted from %s; held", from, addrOr(old.Source, "another address")),
 			}
 			n.Claim, n.ClaimAt = from, s.cfg.Now()
 			return tx.PutNode(n)

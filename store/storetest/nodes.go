@@ -76,6 +76,9 @@ func testNonces(t *testing.T, db *store.DB) {
 	if got, err := db.Nonce(ctx, second.Hash); err != nil || !cmp.Equal(got, second) {
 		t.Errorf("Nonce: %v\n%s", err, cmp.Diff(second, got))
 	}
+	if got, err := db.Nonces(ctx); err != nil || !cmp.Equal(got, []store.Nonce{second}) {
+		t.Errorf("Nonces() = %v, %v", got, err)
+	}
 	Update(t, db, func(tx *store.Tx) error {
 		return errors.Join(tx.UseNonce(ctx, "other", at), tx.UseNonce(ctx, second.Token, at.Add(2e9)), tx.UseNonce(ctx, second.Token, at.Add(3e9)))
 	})
