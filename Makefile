@@ -34,7 +34,7 @@ vet:
 	$(GO) vet ./...
 	$(GO) vet -tags fleet ./...
 	$(GO) vet -tags soak ./fleettest/
-	$(GO) vet -tags bench ./confd/ ./delegation/ ./fleettest/ ./nodescript/ ./store/
+	$(GO) vet -tags bench ./confd/ ./delegation/ ./fleettest/ ./nodescript/ ./overlord/ ./store/
 	$(GO) vet -tags faults ./session/
 	$(GO) vet -tags boottest ./boot/
 	$(TOOL) staticcheck ./...
@@ -81,7 +81,7 @@ fuzz:
 ## bench: every budget beside its measured figure
 .PHONY: bench
 bench: build
-	@DOMINION_BINARY=$(CURDIR)/bin/dominion $(GO) test -tags bench -run TestBudgets -count=1 -v -timeout 30m ./confd/ ./delegation/ ./fleettest/ ./nodescript/ ./store/
+	@DOMINION_BINARY=$(CURDIR)/bin/dominion $(GO) test -tags bench -run TestBudgets -count=1 -v -timeout 30m ./confd/ ./delegation/ ./fleettest/ ./nodescript/ ./overlord/ ./store/
 
 ## lint: golangci-lint with the rules of .golangci.yml
 .PHONY: lint

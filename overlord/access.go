@@ -36,14 +36,18 @@ type callerKey struct{}
 
 type connKey struct{}
 
+// netConnKey is of the connection that a request came by; the socket's is not kept.
+type netConnKey struct{}
+
 // localConn marks requests that came over the socket.
 type localConn struct{ uid uint32 }
 
-// connContext notes what the socket's peer is; it is http.Server.ConnContext.
+// connContext notes the connection, and of the socket what its peer is; it is
+// http.Server.ConnContext.
 func connContext(ctx context.Context, c net.Conn) context.Context {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
-		return ctx
+		return context.WithValue(ctx, netConnKey{}, c)
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {

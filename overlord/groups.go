@@ -38,6 +38,22 @@ func (k *keep) loadGroups(ctx context.Context) error {
 	return nil
 }
 
+// machinesAndNodes gives all names that a group may have: those of enrolled machines,
+// and of nodes that have not enrolled yet.
+func (o *Overlord) machinesAndNodes(ctx context.Context) ([]string, error) {
+	known := o.fleet.list()
+	if o.prov == nil {
+		return known, nil
+	}
+	nodes, err := o.keep.db.NodeNames(ctx)
+	if err != nil {
+		return nil, err
+	}
+	known = slices.Concat(known, nodes)
+	slices.Sort(known)
+	return slices.Compact(known), nil
+}
+
 // setGroup changes the members of a group and gives them as they are then.
 func (k *keep) setGroup(ctx context.Context, c caller, name string, members []string, mode apipb.SetGroupRequest_Mode) ([]string, error) {
 	err := k.db.Update(ctx, func(tx *store.Tx) error {

@@ -116,8 +116,12 @@ func (o *Overlord) newServer() *http.Server {
 	p.SetHTTP1(true)
 	p.SetHTTP2(true)
 	p.SetUnencryptedHTTP2(true) // on the socket
+	d := newDoor(o)
+	if o.prov != nil {
+		o.prov.door = d
+	}
 	return &http.Server{
-		Handler: withPatience(o.guard(mux), readerPatience), ConnContext: connContext, ConnState: newDoor(o).state, Protocols: p,
+		Handler: withPatience(o.guard(mux), readerPatience), ConnContext: connContext, ConnState: d.state, Protocols: p,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerConnection: strangerWindow, MaxReceiveBufferPerStream: strangerWindow},
 		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: 64 << 10, ErrorLog: quietLog(o.log),
 	}

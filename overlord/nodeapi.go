@@ -41,8 +41,8 @@ func (a nodeAPI) resolve(ctx context.Context, s *provision.Service, expr, exclud
 	return nodes, boots, res.Unknown, nil
 }
 
-// names gives the names of the nodes of an expression that is to change them.
-// A literal name that nobody has is an error, and so is nobody at all.
+// names gives the names of the nodes of an expression that is to change them, and,
+// folded, the literal names that nobody has. Nobody at all is an error.
 func (a nodeAPI) names(ctx context.Context, s *provision.Service, expr string) (names []string, unknown string, err error) {
 	nodes, _, missing, err := a.resolve(ctx, s, expr, "")
 	if err != nil {
@@ -102,7 +102,7 @@ func (a nodeAPI) Nodes(ctx context.Context, r *connect.Request[apipb.NodesReques
 
 // AddNode implements NodeServiceHandler.
 func (a nodeAPI) AddNode(ctx context.Context, r *connect.Request[apipb.AddNodeRequest]) (*connect.Response[apipb.AddNodeResponse], error) {
-	s, c, err := a.admit(ctx, "node.add", cutText(r.Msg.Name+" "+r.Msg.Hwaddr, 300))
+	s, c, err := a.admitIn(ctx, "node.add", cutText(r.Msg.Name+" "+r.Msg.Hwaddr, 300))
 	if err != nil {
 		return nil, err
 	}
@@ -113,6 +113,16 @@ func (a nodeAPI) AddNode(ctx context.Context, r *connect.Request[apipb.AddNodeRe
 		return nil, err
 	}
 	return connect.NewResponse(&apipb.AddNodeResponse{Node: nodePB(n, provision.Nonce{})}), nil
+}
+
+// admitIn is admit for what lets a machine in, under a name that may be in use: a
+// token that replaces does the same, so it takes that right as well.
+func (a nodeAPI) admitIn(ctx context.Context, action, subject string) (*provision.Service, caller, error) {
+	s, c, err := a.admit(ctx, action, subject)
+	if err == nil {
+		_, err = a.o.admit(ctx, "token.create", subject)
+	}
+	return s, c, err
 }
 
 // admit gives the service to those who may do an action.
@@ -151,7 +161,7 @@ func (a nodeAPI) SetNodes(ctx context.Context, r *connect.Request[apipb.SetNodes
 
 // ApproveNodes implements NodeServiceHandler.
 func (a nodeAPI) ApproveNodes(ctx context.Context, r *connect.Request[apipb.ApproveNodesRequest]) (*connect.Response[apipb.ApproveNodesResponse], error) {
-	s, c, err := a.admit(ctx, "node.approve", r.Msg.Target)
+	s, c, err := a.admitIn(ctx, "node.approve", r.Msg.Target)
 	if err != nil {
 		return nil, err
 	}
@@ -193,7 +203,7 @@ func (a nodeAPI) ReplaceNode(ctx context.Context, r *connect.Request[apipb.Repla
 	if err != nil {
 		return nil, call.Errorf(call.Invalid, "%v", err)
 	}
-	s, c, err := a.admit(ctx, "node.replace", name)
+	s, c, err := a.admitIn(ctx, "node.replace", name)
 	if err != nil {
 		return nil, err
 	}

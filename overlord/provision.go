@@ -28,7 +28,7 @@ const fileBootAddress = "boot_address"
 // Limits of the port for firmware.
 const (
 	maxBootConns   = 4096
-	maxBootSource  = 16 // of one address
+	maxBootSource  = 256 // of one address
 	bootWrite      = 15 * time.Minute
 	bootHeaders    = 8 << 10
 	joinTokenLife  = time.Hour
@@ -42,6 +42,7 @@ type provisioning struct {
 	port     string // of sessions and the API
 	boot     string // host:port of /boot
 	bootPort string
+	door     *door // of that port
 }
 
 // prepareProvision opens the directory of node scripts and files, which it
@@ -80,7 +81,7 @@ func (o *Overlord) prepareProvision() error {
 	p := &provisioning{cfg: c}
 	p.service, err = provision.New(provision.Config{
 		Store: provStore{o.keep}, Scripts: scripts, Statedir: c.Statedir, States: c.States, Approve: approve, Names: c.pattern(),
-		Peer: o.nodePeer, Token: o.nodeToken, IPXE: ipxe(c.KernelArgs), At: p.at, Pin: o.keys.pin(), Log: o.log,
+		Peer: o.nodePeer, Proven: p.proven, Token: o.nodeToken, IPXE: ipxe(c.KernelArgs), At: p.at, Pin: o.keys.pin(), Log: o.log,
 	})
 	if err != nil {
 		return err
@@ -107,6 +108,13 @@ func (p *provisioning) close() error {
 // at gives our ports at an address by which this host was reached.
 func (p *provisioning) at(reached netip.Addr) (server, boot string) {
 	return net.JoinHostPort(reached.String(), p.port), net.JoinHostPort(reached.String(), p.bootPort)
+}
+
+// proven notes that a connection is a node's, so that others do not push it aside.
+func (p *provisioning) proven(r *http.Request) {
+	if c, ok := r.Context().Value(netConnKey{}).(net.Conn); ok {
+		p.door.isNode(c)
+	}
 }
 
 // nodePeer gives the name of the minion of ours whose certificate a connection

@@ -269,6 +269,8 @@ func TestProvisionFromBareMetalToMinion(t *testing.T) {
 		script.header.Get("Dominion-Node") != "n0000" || script.header.Get("Content-Type") != "text/x-shellscript" || script.header.Get("Content-Length") != fmt.Sprint(len(want)) {
 		t.Fatalf("script is %v with %v", script, script.header)
 	}
+	s.Down() // the boot goes on where it was
+	s.Up()
 	joined := m.post("join", provision.Request{})
 	var j provision.Joining
 	if err := json.Unmarshal(joined.body, &j); err != nil || j.Name != "n0000" || j.Pin != s.Pin || !slices.Equal(j.Overlords, []string{s.Address}) {

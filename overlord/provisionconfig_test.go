@@ -26,11 +26,26 @@ func TestProvisionStatedirIsNotTheState(t *testing.T) {
 	for _, x := range []struct {
 		statedir, want string
 	}{
-		{"", ""}, {filepath.Join(state, "perceus"), ""}, {filepath.Join(dir, "other"), ""}, {filepath.Join(dir, "toother"), ""}, {filepath.Join(dir, "new", "deep"), ""},
-		{filepath.Join(state, "..", "..", "other"), ""}, {filepath.Join(dir, "srv", "state2"), ""}, {filepath.Join(dir, "tostate", "perceus"), ""},
-		{state, "contains it"}, {state + "/", "contains it"}, {filepath.Join(state, "x", ".."), "contains it"}, {filepath.Dir(state), "contains it"}, {dir, "contains it"}, {"/", "contains it"},
-		{filepath.Join(dir, "tostate"), "contains it"}, {filepath.Join(dir, "tosrv"), "contains it"}, {filepath.Join(dir, "tosrv", "state"), "contains it"},
-		{filepath.Join(state, "ca"), "own files"}, {filepath.Join(state, "ca", "x"), "own files"}, {filepath.Join(state, "minion"), "own files"},
+		{"", ""},
+		{filepath.Join(state, "perceus"), ""},
+		{filepath.Join(dir, "other"), ""},
+		{filepath.Join(dir, "toother"), ""},
+		{filepath.Join(dir, "new", "deep"), ""},
+		{filepath.Join(state, "..", "..", "other"), ""},
+		{filepath.Join(dir, "srv", "state2"), ""},
+		{filepath.Join(dir, "tostate", "perceus"), ""},
+		{state, "contains it"},
+		{state + "/", "contains it"},
+		{filepath.Join(state, "x", ".."), "contains it"},
+		{filepath.Dir(state), "contains it"},
+		{dir, "contains it"},
+		{"/", "contains it"},
+		{filepath.Join(dir, "tostate"), "contains it"},
+		{filepath.Join(dir, "tosrv"), "contains it"},
+		{filepath.Join(dir, "tosrv", "state"), "contains it"},
+		{filepath.Join(state, "ca"), "own files"},
+		{filepath.Join(state, "ca", "x"), "own files"},
+		{filepath.Join(state, "minion"), "own files"},
 		{filepath.Join(dir, "dead"), "leads nowhere"},
 	} {
 		for _, st := range []string{state, filepath.Join(dir, "tostate")} {

@@ -1,8 +1,8 @@
 package overlord_test
 
 import (
+	"context"
 	"crypto/tls"
-
 	"encoding/json"
 	"net"
 	"net/http"
@@ -252,16 +252,20 @@ func TestProvisionClientRefusesAMinionAsServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if resp, err := m.secure.Do(req); err == nil || !strings.Contains(err.Error(), "overlord") {
-		t.Errorf("a minion passes for an overlord: %v, %v", resp, err)
+	resp, err := m.secure.Do(req)
+	if err == nil {
+		resp.Body.Close()
+	}
+	if err == nil || !strings.Contains(err.Error(), "overlord") {
+		t.Errorf("a minion passes for an overlord: %v", err)
 	}
 }
 
 // The socket of the host's root is no way round.
 func TestProvisionNotOverTheSocket(t *testing.T) {
 	s := newSite(t, nil)
-	tr := &http.Transport{Dial: func(string, string) (net.Conn, error) {
-		return net.Dial("unix", filepath.Join(s.State, "overlord.sock"))
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(s.State, "overlord.sock"))
 	}}
 	defer tr.CloseIdleConnections()
 	resp, err := (&http.Client{Transport: tr}).Post("http://x"+provision.Path+"script", "application/json", strings.NewReader(`{"hwaddr":["52:54:00:00:00:01"],"state":"ready"}`))

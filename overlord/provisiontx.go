@@ -41,6 +41,7 @@ type nodeReader interface {
 	Nodes(ctx context.Context) ([]store.Node, error)
 	Nonce(ctx context.Context, hash []byte) (store.Nonce, error)
 	NonceOf(ctx context.Context, node string) (store.Nonce, error)
+	Nonces(ctx context.Context) ([]store.Nonce, error)
 }
 
 // provView lives as long as the function that got it, so it may hold the
@@ -94,6 +95,16 @@ func (v provView) Nonce(hash [32]byte) (provision.Nonce, bool, error) {
 func (v provView) NonceOf(node string) (provision.Nonce, bool, error) {
 	row, err := v.r.NonceOf(v.ctx, node)
 	return found(row, err, fromNonce)
+}
+
+// Nonces implements provision.NonceView.
+func (v provView) Nonces() ([]provision.Nonce, error) {
+	rows, err := v.r.Nonces(v.ctx)
+	out := make([]provision.Nonce, len(rows))
+	for i, r := range rows {
+		out[i] = fromNonce(r)
+	}
+	return out, err
 }
 
 func parseAddr(s string) netip.Addr {

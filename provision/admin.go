@@ -93,16 +93,13 @@ func (s *Service) Nodes(ctx context.Context) (nodes []Node, boots map[string]Non
 		if nodes, err = v.Nodes(); err != nil {
 			return err
 		}
-		for _, n := range nodes {
-			nonce, ok, err := v.NonceOf(n.Name)
-			if err != nil {
-				return err
-			}
-			if ok && nonce.open(s.cfg.Now()) {
-				boots[n.Name] = nonce
+		nonces, err := v.Nonces()
+		for _, nonce := range nonces {
+			if nonce.open(s.cfg.Now()) {
+				boots[nonce.Node] = nonce
 			}
 		}
-		return nil
+		return err
 	})
 	return nodes, boots, err
 }

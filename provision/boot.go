@@ -87,10 +87,10 @@ func (s *Service) Claim(ctx context.Context, hwaddr string, from netip.Addr) (Bo
 		if err != nil {
 			return err
 		}
-		if had && old.Source != from && (old.open(s.cfg.Now()) || n.Claim.IsValid()) {
+		if from == n.Claim || had && old.Source != from && (old.open(s.cfg.Now()) || n.Claim.IsValid()) {
 			second = &auditpb.Record{
 				Actor: "address/" + from.String(), Action: "node.claim", Subject: n.Name,
-				Detail: fmt.Sprintf("%s wants to boot as the node that booted from %s; held", from, old.Source),
+				Detail: fmt.Sprintf("%s wants to boot as the node that booted from %s; held", from, addrOr(old.Source, "another address")),
 			}
 			n.Claim, n.ClaimAt = from, s.cfg.Now()
 			return tx.PutNode(n)
@@ -104,11 +104,11 @@ func (s *Service) Claim(ctx context.Context, hwaddr string, from netip.Addr) (Bo
 	})
 	if second != nil && err == nil {
 		s.cfg.Log.Warn("second claim on a node", "node", second.Subject, "from", from.String())
-		s.record(ctx, second)
+		s.record(ctx, s.meter, second)
 	}
 	if full, ok := errors.AsType[*call.Error](err); ok && full.Code == call.Busy {
 		s.cfg.Log.Warn("no room for a new node", "hwaddr", hwaddr, "from", from.String(), "why", full.Detail)
-		s.record(ctx, &auditpb.Record{Actor: "address/" + from.String(), Action: "denied", Subject: hwaddr, Detail: "node.create: " + full.Detail})
+		s.record(ctx, s.meter, &auditpb.Record{Actor: "address/" + from.String(), Action: "denied", Subject: hwaddr, Detail: "node.create: " + full.Detail})
 		return BootScript{Boot: BootHold, HWAddr: hwaddr, Why: holdAll}, nil
 	}
 	return out, err

@@ -81,6 +81,14 @@ func TestSecondClaimIsHeld(t *testing.T) {
 	if got := b.claim(macA, "192.0.2.1"); got.Nonce == "" {
 		t.Error("the machine itself is held")
 	}
+	for _, what := range []Boot{BootLocal, BootProvision} {
+		if _, err := b.Set(t.Context(), "operator/alice", []string{"n0000"}, Change{Boot: &what}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := b.claim(macA, "192.0.2.66"); got.Nonce != "" {
+		t.Error("the claim is not held any more once the boot was ended")
+	}
 	if _, err := b.Approve(t.Context(), "operator/alice", []string{"n0000"}); err != nil {
 		t.Fatal(err)
 	}

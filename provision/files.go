@@ -35,7 +35,7 @@ func (s *Service) file(w http.ResponseWriter, r *http.Request) error {
 		}
 		return err
 	}
-	leave, err := s.enter(n.Name)
+	leave, err := s.admit(r, n.Name)
 	if err != nil {
 		return err
 	}

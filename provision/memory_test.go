@@ -98,6 +98,8 @@ func (t memoryTx) NonceOf(node string) (Nonce, bool, error) {
 	return n, ok, nil
 }
 
+func (t memoryTx) Nonces() ([]Nonce, error) { return slices.Collect(maps.Values(t.m.nonces)), nil }
+
 func (t memoryTx) PutNode(n Node) error { t.m.nodes[n.Name] = n; return nil }
 
 func (t memoryTx) DeleteNode(name string) error {

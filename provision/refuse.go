@@ -9,6 +9,7 @@ import (
 	"strconv"
 
 	"dominion/api/auditpb"
+	"dominion/audit"
 	"dominion/call"
 )
 
@@ -51,7 +52,11 @@ func (s *Service) refuse(r *http.Request, action string, err error) *Refusal {
 		why = f.Detail
 	}
 	s.cfg.Log.Warn("node refused", "from", r.RemoteAddr, "action", action, "node", f.node, "why", cut(why, 500))
-	s.record(r.Context(), &auditpb.Record{
+	meter := s.meter
+	if f.Status == http.StatusNotFound { // of a node, so that it does not hide what strangers do
+		meter = s.asked
+	}
+	s.record(r.Context(), meter, &auditpb.Record{
 		Actor: "address/" + host(r.RemoteAddr), Action: "denied", Subject: cut(f.node, 260), Detail: action + ": " + cut(why, 500),
 	})
 	return f
@@ -72,8 +77,8 @@ func (s *Service) broken(r *http.Request, action string, err error) *Refusal {
 
 // record puts what strangers cause on the audit log: at most 60 records a
 // minute; the next one says how many were left out.
-func (s *Service) record(ctx context.Context, rec *auditpb.Record) {
-	more, ok := s.meter.Take()
+func (s *Service) record(ctx context.Context, meter *audit.Meter, rec *auditpb.Record) {
+	more, ok := meter.Take()
 	if !ok {
 		return
 	}

@@ -81,7 +81,7 @@ func (s *Service) script(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return s.firstContact(r, req, from, err)
 	}
-	leave, err := s.enter(n.Name)
+	leave, err := s.admit(r, n.Name)
 	if err != nil {
 		return err
 	}

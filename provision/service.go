@@ -3,7 +3,6 @@ package provision
 import (
 	"context"
 	"crypto/sha256"
-
 	"fmt"
 	"log/slog"
 	"net"
@@ -46,6 +45,8 @@ type Config struct {
 	// Peer gives the name of the minion whose certificate a connection shows; the
 	// error says why there is none that counts, for the log alone.
 	Peer func(r *http.Request) (name string, err error)
+	// Proven is told of each request whose node has proved itself. Nil: nobody is.
+	Proven func(r *http.Request)
 	// Token makes a join token for the minion of a node, which it may use once, in
 	// the place of one that it had.
 	Token func(ctx context.Context, node string) (text, id string, err error)
@@ -90,6 +91,7 @@ type Service struct {
 	sums  sums
 	seen  seen         // files of which the audit log says already that a node got them
 	meter *audit.Meter // of refusals and claims on the audit log
+	asked *audit.Meter // of what nodes asked for that is not there
 
 	mu     sync.Mutex
 	all    int            // requests that are worked on
@@ -101,6 +103,9 @@ type Service struct {
 func New(cfg Config) (*Service, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
+	}
+	if cfg.Proven == nil {
+		cfg.Proven = func(*http.Request) {}
 	}
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
@@ -122,7 +127,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the directory of node scripts and files: %w", err)
 	}
-	return &Service{cfg: cfg, root: root, meter: audit.NewMeter(cfg.Now), ofNode: make(map[string]int)}, nil
+	return &Service{cfg: cfg, root: root, meter: audit.NewMeter(cfg.Now), asked: audit.NewMeter(cfg.Now), ofNode: make(map[string]int)}, nil
 }
 
 // Close ends the use of the directory of files.
@@ -190,6 +195,15 @@ func reached(r *http.Request) netip.Addr {
 		return netip.Addr{}
 	}
 	return ap.Addr().Unmap()
+}
+
+// admit is enter for a node that has proved itself.
+func (s *Service) admit(r *http.Request, node string) (leave func(), err error) {
+	leave, err = s.enter(node)
+	if err == nil {
+		s.cfg.Proven(r)
+	}
+	return leave, err
 }
 
 // enter takes a place for a request of a node, which leave gives back.

@@ -34,6 +34,7 @@ type NodeView interface {
 type NonceView interface {
 	Nonce(hash [32]byte) (n Nonce, ok bool, err error)
 	NonceOf(node string) (n Nonce, ok bool, err error)
+	Nonces() ([]Nonce, error)
 }
 
 // Tx is one transaction.

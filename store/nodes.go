@@ -177,6 +177,11 @@ func (r *reader) NonceOf(ctx context.Context, node string) (Nonce, error) {
 	return one(ctx, r.q, scanNonce, "nonce of "+node, "SELECT "+nonceColumns+" FROM provision_nonces WHERE node = $1", node)
 }
 
+// Nonces gives the nonces of all nodes, sorted by node.
+func (r *reader) Nonces(ctx context.Context) ([]Nonce, error) {
+	return all(ctx, r.q, scanNonce, "SELECT "+nonceColumns+" FROM provision_nonces ORDER BY node")
+}
+
 // NameTaken says whether a certificate was ever granted to a machine or an
 // overlord of that name.
 func (r *reader) NameTaken(ctx context.Context, name string) (bool, error) {

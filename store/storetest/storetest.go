@@ -79,6 +79,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Place) {
 		{"an error is nobody else's", testIsolation},
 		{"what was written is there after opening again", testReopen},
 		{"outputs of old jobs make room", testRoom},
+		{"nodes and nonces", testNodes},
 		{"many at once", testMany},
 		{"verification beside writes", testVerifyBesideWrites},
 	} {
@@ -368,6 +369,10 @@ func testAbsent(t *testing.T, p Place) {
 		"Group":        read(db.Group(ctx, "x")),
 		"Revocations":  read(db.Revocations(ctx)),
 		"Meta":         read(db.Meta(ctx, "x")),
+		"Node":         read(db.Node(ctx, "x")),
+		"NodeOf":       read(db.NodeOf(ctx, "x")),
+		"Nonce":        read(db.Nonce(ctx, []byte("x"))),
+		"NonceOf":      read(db.NonceOf(ctx, "x")),
 		"Record":       read(db.Record(ctx, 0)),
 		"CountResults": read(db.CountResults(ctx, id)),
 		"CancelJob": write(func(tx *store.Tx) error {
