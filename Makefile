@@ -62,6 +62,7 @@ fleet: build build-faults
 test-boot: build
 	@mkdir -p .test && tools/setup-boot.sh .test/boot
 	@DOMINION_BINARY=$(CURDIR)/bin/dominion DOMINION_BOOT_KERNEL=$(CURDIR)/.test/boot/kernel tools/testrun.sh boot -tags boottest -run TestBoot -count=1 -timeout 10m ./boot/
+	@sed -n 's/.*: *\([^ ]* answers a call .*button\).*/boot: \1/p' .test/boot.json | tee -a .test/summary
 
 ## soak: 200 machines, 20 orders, and 40 by the map, everything breaks meanwhile (three quarters of an hour; DOMINION_SEED repeats a run)
 .PHONY: soak

@@ -70,6 +70,7 @@ func (b IPXE) Script() ([]byte, error) {
 			of = "/" + b.VNFS
 		}
 		args := "initrd=initramfs dominion.mac=" + b.HWAddr + " dominion.server=" + b.Server + " dominion.pin=" + b.Pin + " dominion.nonce=" + b.Nonce
+		args += " dominion.ip=${netX/ip}" // the nonce is bound to it, so the same address is asked for again
 		if b.Args != "" {
 			args += " " + b.Args
 		}

@@ -27,7 +27,7 @@ func TestScript(t *testing.T) {
 		{"provision", provision(), `#!ipxe
 echo dominion: n0001 (52:54:00:12:34:ab) is provisioned
 imgfree
-kernel http://192.0.2.1:51237/boot/kernel/debian13 initrd=initramfs dominion.mac=52:54:00:12:34:ab dominion.server=192.0.2.1:51235 dominion.pin=` + testPin + ` dominion.nonce=` + testNonce + ` console=ttyS0 quiet || goto again
+kernel http://192.0.2.1:51237/boot/kernel/debian13 initrd=initramfs dominion.mac=52:54:00:12:34:ab dominion.server=192.0.2.1:51235 dominion.pin=` + testPin + ` dominion.nonce=` + testNonce + ` dominion.ip=${netX/ip} console=ttyS0 quiet || goto again
 initrd --name initramfs http://192.0.2.1:51237/boot/initramfs/debian13 || goto again
 boot || goto again
 :again
@@ -104,7 +104,7 @@ func FuzzScript(f *testing.F) {
 		if strings.Count(s, "\n") != lines || strings.Count(s, "||") != pipes || strings.ContainsAny(s, "\r\x00\t") {
 			t.Fatalf("the script is %q", s)
 		}
-		if kind != "local" && strings.Contains(s, "$") {
+		if strings.Count(s, "$") != map[string]int{"provision": 1, "hold": 0, "local": 1}[kind] {
 			t.Fatalf("a variable in %q", s)
 		}
 	})
