@@ -219,6 +219,9 @@ func (t provTx) Held(source netip.Addr) (all, ofSource int, err error) {
 // Stale implements provision.RoomTx.
 func (t provTx) Stale(since time.Time) ([]string, error) { return t.tx.StaleNodes(t.ctx, since) }
 
+// Count implements provision.RoomTx.
+func (t provTx) Count() (int, error) { return t.tx.CountNodes(t.ctx) }
+
 // Names implements provision.RoomTx.
 func (t provTx) Names() ([]string, error) { return t.tx.NodeNames(t.ctx) }
 

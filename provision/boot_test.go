@@ -143,6 +143,7 @@ func TestClaimsAreBounded(t *testing.T) {
 func TestHeldNodesAreBounded(t *testing.T) {
 	b := newBench(t, nil)
 	boot := func(i int, from string) BootScript {
+		b.pass(meetEvery)
 		return b.claim(fmt.Sprintf("52:54:00:00:%02X:%02X", i>>8, i&255), from)
 	}
 	for i := range MaxHeldSource + 10 {
@@ -170,6 +171,31 @@ func TestHeldNodesAreBounded(t *testing.T) {
 	}
 	if b.logged("overlord node.delete n[0000-0999] held, and not heard of") != 1 {
 		t.Error("the log does not say that they were forgotten")
+	}
+}
+
+// Machines that nobody knows cost the store a search for a name: so many at once
+// become known, and then 50 in a second; the others ask again.
+func TestNewMachinesArePaced(t *testing.T) {
+	b := newBench(t, func(c *Config) { c.Approve = []Rule{{MAC: "*"}} })
+	boot := func(i int) BootScript {
+		return b.claim(fmt.Sprintf("52:54:00:00:%02X:%02X", i>>8, i&255), "192.0.2.1")
+	}
+	for i := range meetBurst + 100 {
+		if got := boot(i); (got.Nonce != "") != (i < meetBurst) {
+			t.Fatalf("machine %d: %+v", i, got)
+		}
+	}
+	b.pass(time.Second)
+	for i := range meetBurst {
+		boot(meetBurst + i)
+	}
+	if got := len(b.m.nodes); got != meetBurst+50 {
+		t.Errorf("%d nodes a second later; want %d", got, meetBurst+50)
+	}
+	b.pass(nonceEvery)
+	if b.claim("52:54:00:00:00:00", "192.0.2.1").Boot != BootProvision {
+		t.Error("a node that is known has to wait with them")
 	}
 }
 

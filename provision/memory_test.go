@@ -142,6 +142,7 @@ func (t memoryTx) Stale(since time.Time) (out []string, err error) {
 	return out, nil
 }
 
+func (t memoryTx) Count() (int, error)             { return len(t.m.nodes), nil }
 func (t memoryTx) Names() ([]string, error)        { return slices.Sorted(maps.Keys(t.m.nodes)), nil }
 func (t memoryTx) Taken(name string) (bool, error) { return t.m.taken[name], nil }
 func (t memoryTx) Audit(r *auditpb.Record) error   { t.m.log = append(t.m.log, r); return nil }

@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/hex"
@@ -154,20 +155,35 @@ func (s *Service) firstContact(r *http.Request, req Request, from netip.Addr, wh
 	if req.State != StateInit || req.Nonce != "" {
 		return why
 	}
-	err := s.cfg.Store.Update(r.Context(), func(tx Tx) error {
+	known := func(v View) (n Node, ok bool, err error) {
 		for _, hw := range req.HWAddr {
-			n, ok, err := tx.NodeOf(hw)
-			if err != nil {
-				return err
-			}
-			if ok && n.held() {
-				return s.heard(tx, n, from)
-			}
-			if ok {
-				return nil
+			if n, ok, err = v.NodeOf(hw); err != nil || ok {
+				break
 			}
 		}
-		_, err := s.meet(tx, req.HWAddr[0], from)
+		return n, ok, err
+	}
+	idle := false
+	err := s.cfg.Store.View(r.Context(), func(v View) error {
+		n, ok, err := known(v)
+		idle = ok && (!n.held() || n.Addr == from && s.cfg.Now().Sub(n.Contact) < contactEvery)
+		if !ok && err == nil {
+			idle = !s.meets.take(s.cfg.Now())
+		}
+		return err
+	})
+	if err != nil || idle {
+		return cmp.Or(err, why)
+	}
+	err = s.cfg.Store.Update(r.Context(), func(tx Tx) error {
+		n, ok, err := known(tx)
+		if err != nil || ok && !n.held() {
+			return err
+		}
+		if ok {
+			return s.heard(tx, n, from)
+		}
+		_, err = s.meet(tx, req.HWAddr[0], from)
 		return err
 	})
 	if err != nil && call.CodeOf(err) != call.Busy {

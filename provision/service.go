@@ -28,6 +28,8 @@ const (
 	NonceLife     = time.Hour
 	nonceEvery    = 2 * time.Second  // of one node
 	contactEvery  = 10 * time.Second // between writes of when a node that gets nothing was heard of
+	meetBurst     = 500              // machines that become known at once
+	meetEvery     = 20 * time.Millisecond
 	maxAtOnce     = 1024             // requests that are worked on
 	maxOfNode     = 16               // of these of one node
 	recordTime    = 10 * time.Second // for the record of a refusal
@@ -90,6 +92,7 @@ type Service struct {
 	root  *os.Root
 	sums  sums
 	seen  seen         // files of which the audit log says already that a node got them
+	meets *pace        // of machines that are not known yet
 	meter *audit.Meter // of refusals and claims on the audit log
 	asked *audit.Meter // of what nodes asked for that is not there
 
@@ -127,7 +130,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the directory of node scripts and files: %w", err)
 	}
-	return &Service{cfg: cfg, root: root, meter: audit.NewMeter(cfg.Now), asked: audit.NewMeter(cfg.Now), ofNode: make(map[string]int)}, nil
+	return &Service{cfg: cfg, root: root, meets: &pace{burst: meetBurst, every: meetEvery}, meter: audit.NewMeter(cfg.Now), asked: audit.NewMeter(cfg.Now), ofNode: make(map[string]int)}, nil
 }
 
 // Close ends the use of the directory of files.

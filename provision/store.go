@@ -73,7 +73,8 @@ type RoomTx interface {
 	Held(source netip.Addr) (all, ofSource int, err error)
 	// Stale gives the names of the nodes that are held and were not heard of since.
 	Stale(since time.Time) ([]string, error)
-	// Names gives the names of all nodes.
+	// Count gives how many nodes there are, and Names their names.
+	Count() (int, error)
 	Names() ([]string, error)
 	// Taken says whether a machine or an overlord has, or had, a certificate of
 	// this name.

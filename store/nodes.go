@@ -89,6 +89,12 @@ func (r *reader) Nodes(ctx context.Context) ([]Node, error) {
 	return all(ctx, r.q, scanNode, "SELECT "+nodeColumns+" FROM provision_nodes ORDER BY name")
 }
 
+// CountNodes gives how many nodes there are.
+func (r *reader) CountNodes(ctx context.Context) (int, error) {
+	n, err := one(ctx, r.q, scanInt, "nodes", "SELECT count(*) FROM provision_nodes")
+	return int(n), err
+}
+
 // NodeNames gives the names of all nodes, sorted.
 func (r *reader) NodeNames(ctx context.Context) ([]string, error) {
 	return all(ctx, r.q, scanText, "SELECT name FROM provision_nodes ORDER BY name")

@@ -34,6 +34,9 @@ func testNodes(t *testing.T, p Place) {
 	if got, err := db.Nodes(ctx); err != nil || len(got) != 2 || got[0].Name != "n1" {
 		t.Errorf("Nodes() = %v, %v", got, err)
 	}
+	if got, err := db.CountNodes(ctx); err != nil || got != 2 {
+		t.Errorf("CountNodes() = %d, %v", got, err)
+	}
 	if got, err := db.NodeNames(ctx); err != nil || !slices.Equal(got, []string{"n1", "n2"}) {
 		t.Errorf("NodeNames() = %q, %v", got, err)
 	}
@@ -92,9 +95,9 @@ func testNonces(t *testing.T, db *store.DB) {
 	if taken, err := db.NameTaken(ctx, "n1"); err != nil || taken {
 		t.Errorf("NameTaken = %t, %v", taken, err)
 	}
-	for role, want := range map[string]bool{"operator": false, "minion": true} {
+	for _, role := range []string{"operator", "minion"} { // in this order
 		Update(t, db, func(tx *store.Tx) error { return tx.PutCert(ctx, store.Cert{Serial: role, Role: role, Name: "n1"}) })
-		if taken, err := db.NameTaken(ctx, "n1"); err != nil || taken != want {
+		if taken, err := db.NameTaken(ctx, "n1"); err != nil || taken != (role == "minion") {
 			t.Errorf("NameTaken with a certificate of role %s = %t, %v", role, taken, err)
 		}
 	}
