@@ -80,12 +80,11 @@ func kernelRoot(t *testing.T) string {
 
 // lab is the overlord's host: its network, the overlord, and the DHCP server.
 type lab struct {
-	t       *testing.T
-	dir     string
-	binary  string // dominion
-	state   string // of the overlord
-	files   string // provision.statedir
-	serials []string
+	t      *testing.T
+	dir    string
+	binary string // dominion
+	state  string // of the overlord
+	files  string // provision.statedir
 }
 
 func newLab(t *testing.T) *lab {

@@ -23,6 +23,7 @@ command line), in every other state the certificate of this machine's minion.`,
 		Example: `  dominion provisiond dc1 ready
   dominion provisiond -i 300 dc1,dc2 ready
   dominion provisiond -v - init`,
+		Args:               cobra.ArbitraryArgs, // it reads its words itself
 		DisableFlagParsing: true,
 		RunE: a.raw(func(ctx context.Context, _ *cobra.Command, words []string) error {
 			if code := runProvisiond(ctx, provisiond.Name, words); code != 0 {
