@@ -229,3 +229,31 @@ func TestShell(t *testing.T) {
 		}
 	}
 }
+
+// Newer Debian compresses its modules.
+func TestCompressedModules(t *testing.T) {
+	for tool, end := range map[string]string{"xz": ".xz", "zstd": ".zst"} {
+		t.Run(tool, func(t *testing.T) {
+			if _, err := exec.LookPath(tool); err != nil {
+				t.Skipf("%s is missing", tool)
+			}
+			cmd := exec.CommandContext(t.Context(), tool, "-c")
+			cmd.Stdin = bytes.NewReader(object(t, "depends=virtio"))
+			packed, err := cmd.Output()
+			if err != nil {
+				t.Fatal(err)
+			}
+			tree := kernel(t)
+			tree["kernel/drivers/net/virtio_net.ko"+end] = &fstest.MapFile{Data: packed}
+			delete(tree, "kernel/drivers/net/virtio_net.ko")
+			plain, built := build(t, Initramfs{Busybox: static(t), Provisiond: static(t), Modules: tree, Version: "6.1"})
+			if !slices.Contains(built.Modules, "virtio_net") || !bytes.Contains(plain, []byte("kernel/drivers/net/virtio_net.ko: kernel/drivers/virtio/virtio.ko")) {
+				t.Errorf("modules %v", built.Modules)
+			}
+			tree["kernel/drivers/net/virtio_net.ko"+end].Data = []byte("x")
+			if _, err := (Initramfs{Busybox: static(t), Provisiond: static(t), Modules: tree, Version: "6.1"}).Write(t.Context(), io.Discard); err == nil || !strings.Contains(err.Error(), "with "+tool) {
+				t.Errorf("what %s cannot read: %v", tool, err)
+			}
+		})
+	}
+}
