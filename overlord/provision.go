@@ -80,7 +80,7 @@ func (o *Overlord) prepareProvision() error {
 	}
 	p := &provisioning{cfg: c}
 	p.service, err = provision.New(provision.Config{
-		Store: provStore{o.keep}, Scripts: scripts, Statedir: c.Statedir, States: c.States, Approve: approve, Names: c.pattern(),
+		Store: provStore{o}, Scripts: scripts, Statedir: c.Statedir, States: c.States, Approve: approve, Names: c.pattern(),
 		Peer: o.nodePeer, Proven: p.proven, Token: o.nodeToken, IPXE: ipxe(c.KernelArgs), At: p.at, Pin: o.keys.pin(), Log: o.log,
 	})
 	if err != nil {

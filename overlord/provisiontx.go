@@ -14,24 +14,24 @@ import (
 )
 
 // provStore gives a provision.Service the store in its own words.
-type provStore struct{ keep *keep }
+type provStore struct{ o *Overlord }
 
 // Update implements provision.Store. Groups that changed are read again.
 func (s provStore) Update(ctx context.Context, fn func(provision.Tx) error) error {
 	regrouped := false
-	err := s.keep.db.Update(ctx, func(tx *store.Tx) error {
+	err := s.o.keep.db.Update(ctx, func(tx *store.Tx) error {
 		regrouped = false
-		return fn(provTx{provView{ctx, tx}, tx, &regrouped})
+		return fn(provTx{provView{ctx, tx}, tx, s.o, &regrouped})
 	})
 	if err == nil && regrouped {
-		err = s.keep.loadGroups(context.WithoutCancel(ctx)) // they are changed, whether or not the caller stays
+		err = s.o.keep.loadGroups(context.WithoutCancel(ctx)) // they are changed, whether or not the caller stays
 	}
 	return err
 }
 
 // View implements provision.Store.
 func (s provStore) View(ctx context.Context, fn func(provision.View) error) error {
-	return fn(provView{ctx, s.keep.db})
+	return fn(provView{ctx, s.o.keep.db})
 }
 
 // nodeReader is what reads in the store: its readers, or a transaction.
@@ -133,6 +133,7 @@ func fromNonce(r store.Nonce) provision.Nonce {
 type provTx struct {
 	provView
 	tx        *store.Tx
+	o         *Overlord
 	regrouped *bool
 }
 
@@ -225,8 +226,14 @@ func (t provTx) Count() (int, error) { return t.tx.CountNodes(t.ctx) }
 // Names implements provision.RoomTx.
 func (t provTx) Names() ([]string, error) { return t.tx.NodeNames(t.ctx) }
 
-// Taken implements provision.RoomTx.
-func (t provTx) Taken(name string) (bool, error) { return t.tx.NameTaken(t.ctx, name) }
+// Taken implements provision.RoomTx. The top's own certificate is not in the store,
+// nor are those of the overlords that a sub-overlord let in.
+func (t provTx) Taken(name string) (bool, error) {
+	if _, is := t.o.fleet.look(name); is || name == t.o.cfg.Name {
+		return true, nil
+	}
+	return t.tx.NameTaken(t.ctx, name)
+}
 
 // Audit implements provision.Tx.
 func (t provTx) Audit(r *auditpb.Record) error {

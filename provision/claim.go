@@ -72,7 +72,7 @@ func (s *Service) Claim(ctx context.Context, hwaddr string, from netip.Addr) (ou
 	err = s.cfg.Store.Update(ctx, func(tx Tx) error {
 		var n Node
 		if n, out, what, err = s.next(tx, hwaddr, from); err == nil && what == stepMeet {
-			if _, err = s.meet(tx, hwaddr, from); err == nil {
+			if err = s.meet(tx, hwaddr, from); err == nil {
 				n, out, what, err = s.next(tx, hwaddr, from)
 			}
 		}

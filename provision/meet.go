@@ -13,7 +13,7 @@ import (
 )
 
 // meet makes a node of who is not known yet. Without room the code is Busy.
-func (s *Service) meet(tx Tx, hwaddr string, from netip.Addr) (Node, error) {
+func (s *Service) meet(tx Tx, hwaddr string, from netip.Addr) error {
 	now := s.cfg.Now()
 	n := Node{
 		HWAddr: hwaddr, Enabled: true, Boot: BootProvision, Created: now, Source: from, Addr: from, Contact: now,
@@ -25,22 +25,22 @@ func (s *Service) meet(tx Tx, hwaddr string, from netip.Addr) (Node, error) {
 		}
 	}
 	if err := s.room(tx, n); err != nil {
-		return Node{}, err
+		return err
 	}
 	name, err := s.cfg.Names.next(tx)
 	if err != nil {
-		return Node{}, err
+		return err
 	}
 	n.Name = name
 	if err := tx.PutNode(n); err != nil {
-		return Node{}, err
+		return err
 	}
 	how := "held for approval"
 	if !n.held() {
 		how = "approved by rule"
 	}
 	s.cfg.Log.Info("new node", "node", n.Name, "hwaddr", hwaddr, "from", from.String(), "how", how)
-	return n, tx.Audit(&auditpb.Record{
+	return tx.Audit(&auditpb.Record{
 		TimeMs: now.UnixMilli(), Actor: "address/" + from.String(), Action: "node.create", Subject: n.Name, Detail: hwaddr + "; " + how,
 	})
 }

@@ -183,8 +183,7 @@ func (s *Service) firstContact(r *http.Request, req Request, from netip.Addr, wh
 		if ok {
 			return s.heard(tx, n, from)
 		}
-		_, err = s.meet(tx, req.HWAddr[0], from)
-		return err
+		return s.meet(tx, req.HWAddr[0], from)
 	})
 	if err != nil && call.CodeOf(err) != call.Busy {
 		return err

@@ -209,11 +209,12 @@ func (s *Service) admit(r *http.Request, node string) (leave func(), err error) 
 	return leave, err
 }
 
-// enter takes a place for a request of a node, which leave gives back.
+// enter takes a place for a request, which leave gives back: of a node, or, when
+// that is empty, of anybody.
 func (s *Service) enter(node string) (leave func(), err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.all >= maxAtOnce || s.ofNode[node] >= maxOfNode {
+	if s.all >= maxAtOnce || node != "" && s.ofNode[node] >= maxOfNode {
 		return nil, &Refusal{Status: http.StatusTooManyRequests, Code: "busy", Detail: "too many requests at once; ask again", node: node, quiet: true}
 	}
 	s.all++

@@ -3,7 +3,6 @@ package provision
 import (
 	"bytes"
 	"net"
-	"net/netip"
 )
 
 // cut gives at most n bytes of a text, as UTF-8.
@@ -12,14 +11,6 @@ func cut(s string, n int) string {
 		s = s[:n]
 	}
 	return string(bytes.ToValidUTF8([]byte(s), []byte("?")))
-}
-
-// addrOr gives an address, or a word when there is none.
-func addrOr(a netip.Addr, word string) string {
-	if !a.IsValid() {
-		return word
-	}
-	return a.String()
 }
 
 // host gives the address of host:port.
