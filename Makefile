@@ -6,10 +6,11 @@ LDFLAGS = -s -w -X main.version=$(VERSION)
 
 .DEFAULT_GOAL := build
 
-## build: bin/dominion
+## build: bin/dominion, and bin/provisiond for initial file systems
 .PHONY: build
 build:
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/dominion ./cmd/dominion
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/provisiond ./cmd/provisiond
 
 ## demo: an overlord and 12 minions on this machine, until Ctrl-C
 .PHONY: demo
@@ -18,7 +19,7 @@ demo: build
 
 ## test: everything that must hold before a change lands
 .PHONY: test
-test: setup vet unit fleet fuzz-short
+test: setup vet unit fleet test-boot fuzz-short
 	@cat .test/summary
 
 ## setup: what the tests need beyond Go (Debian packages, when root)
@@ -33,8 +34,9 @@ vet:
 	$(GO) vet ./...
 	$(GO) vet -tags fleet ./...
 	$(GO) vet -tags soak ./fleettest/
-	$(GO) vet -tags bench ./confd/ ./delegation/ ./fleettest/ ./nodescript/ ./store/
+	$(GO) vet -tags bench ./confd/ ./delegation/ ./fleettest/ ./nodescript/ ./overlord/ ./store/
 	$(GO) vet -tags faults ./session/
+	$(GO) vet -tags boottest ./boot/
 	$(TOOL) staticcheck ./...
 	@out=$$(git ls-files '*.go' | grep -v '\.pb\.go$$\|\.connect\.go$$' | xargs $(TOOL) gofumpt -l); \
 	  if [ -n "$$out" ]; then echo "gofumpt would change:"; echo "$$out"; exit 1; fi
@@ -55,6 +57,13 @@ build-faults:
 fleet: build build-faults
 	@DOMINION_BINARY=$(CURDIR)/bin/dominion DOMINION_FAULTS_BINARY=$(CURDIR)/bin/dominion-faults tools/testrun.sh fleet -tags fleet -run 'Fleet' -timeout 10m ./...
 
+## test-boot: virtual machines boot from an overlord (Debian packages and a kernel, when root)
+.PHONY: test-boot
+test-boot: build
+	@mkdir -p .test && tools/setup-boot.sh .test/boot
+	@DOMINION_BINARY=$(CURDIR)/bin/dominion DOMINION_BOOT_KERNEL=$(CURDIR)/.test/boot/kernel tools/testrun.sh boot -tags boottest -run TestBoot -count=1 -timeout 10m ./boot/
+	@sed -n 's/.*: *\([^ ]* answers a call .*button\).*/boot: \1/p' .test/boot.json | tee -a .test/summary
+
 ## soak: 200 machines, 20 orders, and 40 by the map, everything breaks meanwhile (three quarters of an hour; DOMINION_SEED repeats a run)
 .PHONY: soak
 soak: build-faults
@@ -73,7 +82,7 @@ fuzz:
 ## bench: every budget beside its measured figure
 .PHONY: bench
 bench: build
-	@DOMINION_BINARY=$(CURDIR)/bin/dominion $(GO) test -tags bench -run TestBudgets -count=1 -v -timeout 30m ./confd/ ./delegation/ ./fleettest/ ./nodescript/ ./store/
+	@DOMINION_BINARY=$(CURDIR)/bin/dominion $(GO) test -tags bench -run TestBudgets -count=1 -v -timeout 30m ./confd/ ./delegation/ ./fleettest/ ./nodescript/ ./overlord/ ./store/
 
 ## lint: golangci-lint with the rules of .golangci.yml
 .PHONY: lint

@@ -62,6 +62,7 @@ type Conn struct {
 	// Cluster changes the data that candidates answer confd queries from;
 	// ImportCluster, ExportCluster and ClusterKey are easier for what they do.
 	Cluster apipbconnect.ClusterServiceClient
+	Nodes   apipbconnect.NodeServiceClient
 
 	where   string
 	state   string     // not empty: over the socket in it
@@ -225,6 +226,7 @@ func newConn(tr *http.Transport, base string, mapper errorMapper, set func(*Conn
 	c.Audit = apipbconnect.NewAuditServiceClient(hc, base, opts...)
 	c.Maps = apipbconnect.NewMapServiceClient(hc, base, opts...)
 	c.Cluster = apipbconnect.NewClusterServiceClient(hc, base, opts...)
+	c.Nodes = apipbconnect.NewNodeServiceClient(hc, base, opts...)
 	return c
 }
 

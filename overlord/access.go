@@ -14,6 +14,7 @@ import (
 	"dominion/api/apipb/apipbconnect"
 	"dominion/call"
 	"dominion/pki"
+	"dominion/provision"
 )
 
 // caller is who asks, as the channel proves it.
@@ -35,14 +36,18 @@ type callerKey struct{}
 
 type connKey struct{}
 
+// netConnKey is of the connection that a request came by; the socket's is not kept.
+type netConnKey struct{}
+
 // localConn marks requests that came over the socket.
 type localConn struct{ uid uint32 }
 
-// connContext notes what the socket's peer is; it is http.Server.ConnContext.
+// connContext notes the connection, and of the socket what its peer is; it is
+// http.Server.ConnContext.
 func connContext(ctx context.Context, c net.Conn) context.Context {
 	u, ok := c.(*net.UnixConn)
 	if !ok {
-		return ctx
+		return context.WithValue(ctx, netConnKey{}, c)
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
@@ -80,13 +85,18 @@ func (o *Overlord) callerOf(r *http.Request) (caller, error) {
 }
 
 // guard lets only operators through to h, but for enrolment, which answers
-// anybody.
+// anybody, and provisioning, which knows its nodes itself.
 func (o *Overlord) guard(h http.Handler) http.Handler {
 	refuse := connect.NewErrorWriter()
 	stranger := hurried(h, strangerBody)
+	node := hurried(o.prov.handler(), strangerBody)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if strings.HasPrefix(r.URL.Path, "/"+apipbconnect.EnrolServiceName+"/") {
+		switch {
+		case strings.HasPrefix(r.URL.Path, "/"+apipbconnect.EnrolServiceName+"/"):
 			stranger.ServeHTTP(w, r)
+			return
+		case strings.HasPrefix(r.URL.Path, provision.Path):
+			node.ServeHTTP(w, r)
 			return
 		}
 		c, err := o.callerOf(r)

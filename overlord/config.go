@@ -66,6 +66,8 @@ type Config struct {
 
 	// How the agent inside a sub-overlord answers confd queries while it is a candidate of its parent.
 	Confd minion.Confd `yaml:"confd"`
+	// Machines that are made from bare metal.
+	Provision ProvisionConfig `yaml:"provision"`
 
 	// Token is a join token given by other means than a file; it wins over TokenFile.
 	Token string `yaml:"-"`
@@ -174,6 +176,9 @@ func (c Config) settle() (Config, error) {
 		}
 	}
 	if err := c.settleParent(); err != nil {
+		return c, err
+	}
+	if err := c.Provision.settle(c.State); err != nil {
 		return c, err
 	}
 	return c, c.checkAutosign()

@@ -16,6 +16,7 @@ import (
 // Limits of what the API costs before, and beside, what a request may cost.
 const (
 	maxStrangers   = 512              // connections without an operator's certificate
+	maxNodes       = 4096             // of these, that a node has shown to be its own: they are not sent away
 	maxStreams     = 16               // requests at a time on one connection of HTTP/2
 	strangerWindow = 256 << 10        // bytes of their bodies that wait to be read
 	maxShown       = 16 << 10         // bytes of one certificate of a client
@@ -26,6 +27,7 @@ const (
 // door bounds the connections of those who are no operators: enrolment answers
 // anybody, so anybody can connect. The one that came first makes room for a new
 // one, as a request takes moments; operators are neither counted nor sent away.
+// Nodes that are provisioned are counted apart: what they fetch takes minutes.
 type door struct {
 	max      int
 	operator func(certs []*x509.Certificate) bool
@@ -33,6 +35,7 @@ type door struct {
 	mu        sync.Mutex
 	strangers list.List // of net.Conn, the first to come in front
 	places    map[net.Conn]*list.Element
+	nodes     map[net.Conn]struct{}
 }
 
 func newDoor(o *Overlord) *door {
@@ -79,9 +82,26 @@ func (d *door) enter(c net.Conn) (first net.Conn) {
 	return first
 }
 
+// isNode makes of a stranger a node, if there is room.
+func (d *door) isNode(c net.Conn) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	e := d.places[c]
+	if e == nil || len(d.nodes) >= maxNodes {
+		return
+	}
+	d.strangers.Remove(e)
+	delete(d.places, c)
+	if d.nodes == nil {
+		d.nodes = make(map[net.Conn]struct{})
+	}
+	d.nodes[c] = struct{}{}
+}
+
 func (d *door) leave(c net.Conn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	delete(d.nodes, c)
 	if e := d.places[c]; e != nil {
 		d.strangers.Remove(e)
 		delete(d.places, c)

@@ -122,7 +122,10 @@ func (t enrolTx) PutToken(tok enrol.Token) error {
 	for _, n := range tok.Networks {
 		row.Networks = append(row.Networks, n.String())
 	}
-	return t.tx.PutToken(t.ctx, row)
+	if err := t.tx.PutToken(t.ctx, row); err != nil || row.Used == 0 {
+		return err
+	}
+	return t.tx.UseNonce(t.ctx, row.ID, time.Now()) // a token's use ends the boot that it was given to
 }
 
 // DeleteToken implements enrol.TokenTx.

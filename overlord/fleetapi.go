@@ -267,7 +267,11 @@ func (a fleetAPI) SetGroup(ctx context.Context, r *connect.Request[apipb.SetGrou
 	if e.UsesGroups() {
 		return nil, call.Errorf(call.Invalid, "a group's members are names, ranges and globs; %q names a group", r.Msg.Members)
 	}
-	res, err := e.Resolve(target.Env{Known: a.o.fleet.list()})
+	known, err := a.o.machinesAndNodes(ctx)
+	if err != nil {
+		return nil, err
+	}
+	res, err := e.Resolve(target.Env{Known: known})
 	if err != nil {
 		return nil, call.Errorf(call.Invalid, "%v", err)
 	}

@@ -38,6 +38,22 @@ func (k *keep) loadGroups(ctx context.Context) error {
 	return nil
 }
 
+// machinesAndNodes gives all names that a group may have: those of enrolled machines,
+// and of nodes that have not enrolled yet.
+func (o *Overlord) machinesAndNodes(ctx context.Context) ([]string, error) {
+	known := o.fleet.list()
+	if o.prov == nil {
+		return known, nil
+	}
+	nodes, err := o.keep.db.NodeNames(ctx)
+	if err != nil {
+		return nil, err
+	}
+	known = slices.Concat(known, nodes)
+	slices.Sort(known)
+	return slices.Compact(known), nil
+}
+
 // setGroup changes the members of a group and gives them as they are then.
 func (k *keep) setGroup(ctx context.Context, c caller, name string, members []string, mode apipb.SetGroupRequest_Mode) ([]string, error) {
 	err := k.db.Update(ctx, func(tx *store.Tx) error {
@@ -65,6 +81,10 @@ func (k *keep) setGroup(ctx context.Context, c caller, name string, members []st
 		if err := tx.PutGroup(ctx, store.Group{Name: name, Members: target.Fold(members)}); err != nil {
 			return err
 		}
+		// A node that is a member no more has no primary group.
+		if err := tx.DropPrimary(ctx, name, func(n string) bool { _, is := slices.BinarySearch(members, n); return is }); err != nil {
+			return err
+		}
 		_, err = tx.Audit(&auditpb.Record{Actor: c.actor(), Action: "group.set", Subject: name, Detail: cutText(target.Fold(members), 4000)})
 		return err
 	})
@@ -81,6 +101,9 @@ func (k *keep) deleteGroup(ctx context.Context, c caller, name string) error {
 			return call.Errorf(call.NotFound, "no group %q; dominion group list shows them", name)
 		}
 		if err != nil {
+			return err
+		}
+		if err := tx.DropPrimary(ctx, name, func(string) bool { return false }); err != nil {
 			return err
 		}
 		_, err = tx.Audit(&auditpb.Record{Actor: c.actor(), Action: "group.delete", Subject: name})

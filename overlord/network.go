@@ -111,13 +111,18 @@ func (o *Overlord) newServer() *http.Server {
 	mux.Handle(apipbconnect.NewAuditServiceHandler(auditAPI{o}, opts...))
 	mux.Handle(apipbconnect.NewMapServiceHandler(&mapAPI{o: o}, opts...))
 	mux.Handle(apipbconnect.NewClusterServiceHandler(clusterAPI{o}, opts...))
+	mux.Handle(apipbconnect.NewNodeServiceHandler(nodeAPI{o}, opts...))
 	mux.Handle("GET /metrics", o.metrics.handler())
 	p := new(http.Protocols)
 	p.SetHTTP1(true)
 	p.SetHTTP2(true)
 	p.SetUnencryptedHTTP2(true) // on the socket
+	d := newDoor(o)
+	if o.prov != nil {
+		o.prov.door = d
+	}
 	return &http.Server{
-		Handler: withPatience(o.guard(mux), readerPatience), ConnContext: connContext, ConnState: newDoor(o).state, Protocols: p,
+		Handler: withPatience(o.guard(mux), readerPatience), ConnContext: connContext, ConnState: d.state, Protocols: p,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: maxStreams, MaxReceiveBufferPerConnection: strangerWindow, MaxReceiveBufferPerStream: strangerWindow},
 		ReadHeaderTimeout: headerTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: 64 << 10, ErrorLog: quietLog(o.log),
 	}

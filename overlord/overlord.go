@@ -61,6 +61,8 @@ type Overlord struct {
 	parent  *parent // nil: there is none, and the root's key is here
 	passing passing // what is passed on to the parent
 
+	prov *provisioning // nil: it does not
+
 	policy  atomic.Pointer[policy.Policy] // nil: no file
 	revlist atomic.Pointer[revocations]
 
@@ -116,16 +118,27 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
 		ln.Close()
 		return err
 	}
-	if err := o.dir.WriteFile(fileAddress, []byte(ln.Addr().String()+"\n")); err != nil {
-		ln.Close()
-		sock.Close()
+	boot, err := o.listenBoot(ln)
+	if err == nil {
+		err = o.dir.WriteFile(fileAddress, []byte(ln.Addr().String()+"\n"))
+	}
+	if err != nil {
+		closeAll(ln, sock, boot)
 		return err
 	}
 	o.log.Info("overlord ready", "name", o.cfg.Name, "address", ln.Addr().String(), "state", o.dir.Path(), "pin", o.keys.pin())
 	if cfg.Ready != nil {
 		cfg.Ready(ln.Addr().String())
 	}
-	return o.run(ctx, ln, sock)
+	return o.run(ctx, ln, sock, boot)
+}
+
+func closeAll(lns ...net.Listener) {
+	for _, ln := range lns {
+		if ln != nil {
+			ln.Close()
+		}
+	}
 }
 
 // listenSocket opens the socket for root. The state directory's lock says that
@@ -148,7 +161,8 @@ func (o *Overlord) listenSocket() (net.Listener, error) {
 
 // run serves until ctx ends, then stops in the reverse of start: no new
 // requests, calls go on for the grace, sessions end, and close shuts the store.
-func (o *Overlord) run(ctx context.Context, ln, sock net.Listener) error {
+// boot is nil when nodes are not provisioned.
+func (o *Overlord) run(ctx context.Context, ln, sock, boot net.Listener) error {
 	life, endLife := context.WithCancel(context.WithoutCancel(ctx))
 	defer endLife()
 	o.life = life
@@ -167,6 +181,9 @@ func (o *Overlord) run(ctx context.Context, ln, sock net.Listener) error {
 		g.Go(func() error { return o.parent.agent.Run(gctx, time.Duration(o.cfg.Grace)) })
 		g.Go(func() error { return o.renewals(gctx) })
 		g.Go(func() error { o.rejoins(gctx); return nil })
+	}
+	if boot != nil {
+		g.Go(func() error { return o.serveBoot(gctx, boot) })
 	}
 	if o.cfg.MetricsListen != "" {
 		g.Go(func() error { return o.serveMetrics(gctx) })
@@ -289,7 +306,7 @@ func (o *Overlord) keepName() error {
 
 // close releases what open took, the store last.
 func (o *Overlord) close() error {
-	var errs []error
+	errs := []error{o.prov.close()}
 	if o.parent != nil && o.parent.agent != nil {
 		errs = append(errs, o.parent.agent.Close())
 	}

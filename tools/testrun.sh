@@ -1,6 +1,7 @@
 #!/bin/sh
 # testrun.sh NAME ARGS: go test ARGS, quiet about what passes; appends the
-# counts, and every skipped test by name, to .test/summary.
+# counts, figures (lines of a test that begin with "figure:"), and every skipped
+# test by name, to .test/summary.
 set -eu
 name=$1
 shift
@@ -12,6 +13,7 @@ mkdir -p .test
 	echo "$status" >".test/$name.status"
 } | tee "$log"
 {
+	sed -n 's/.*"Output":"[^"]*: figure: \([^"\\]*\)\\n".*/'"$name"': \1/p' ".test/$name.json"
 	grep '^=== SKIP' "$log" | sed "s/^/$name: /" || true
 	grep '^DONE ' "$log" | sed "s/^DONE/$name: DONE/" || true
 } >>.test/summary

@@ -9,10 +9,16 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+
+	"dominion/provisiond"
 )
 
 func main() {
+	name := filepath.Base(os.Args[0])
+	if provisiond.IsName(name) { // it has options and exit codes of its own
+		os.Exit(runProvisiond(context.Background(), name, os.Args[1:]))
+	}
 	a := newApp(os.Stdin, os.Stdout, os.Stderr, os.Getenv)
-	a.name = filepath.Base(os.Args[0])
+	a.name = name
 	os.Exit(a.main(context.Background(), os.Args[1:]))
 }

@@ -26,7 +26,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"dominion": main, funcBuildMap: main})
+	testscript.Main(m, map[string]func(){"dominion": main, funcBuildMap: main, "provisiond": main, "getfile": main})
 }
 
 // The keys of what scripts keep in their environment.
@@ -67,6 +67,8 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": cmdExits,
 			"fleet": cmdFleet,
+			"site":  cmdSite,
+			"boots": cmdBoots,
 			"enrol": cmdEnrol,
 			"leave": cmdLeave,
 			"await": cmdAwait,

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"dominion/api/apipb"
 	"dominion/call"
 	"dominion/client"
 	"dominion/nodescript"
@@ -21,8 +22,9 @@ import (
 func (a *app) nodescriptCmd() *cobra.Command {
 	return parent("nodescript", "Show and check what nodes run while they are provisioned",
 		`Node scripts are programs below STATEDIR/nodescripts that run on the overlord's
-host; what they print is what a node runs. These commands read that directory,
-and need no overlord that runs.`,
+host; what they print is what a node runs. These commands read that directory.
+They need no overlord that runs; explain and show ask it for what it knows of the
+node, if it is there and --statedir is not given. Flags win.`,
 		`  dominion nodescript install
   dominion nodescript explain n0001 init --vnfs debian13
   dominion nodescript show n0001 init --vnfs debian13
@@ -53,6 +55,7 @@ type nodeFlags struct {
 	statedirFlag
 	node             nodescript.Node
 	rules, onFailure string
+	overlord         *apipb.ProvisionInfo // how the overlord provisions; nil: it was not asked
 }
 
 func (f *nodeFlags) on(cmd *cobra.Command) {
@@ -75,8 +78,12 @@ func rulesFlag(cmd *cobra.Command, rules *string) {
 	}
 }
 
-// read gives the node, the state and the rules of a command line.
-func (f *nodeFlags) read(words []string) (nodescript.Node, string, nodescript.Rules, error) {
+// read gives the node, the state and the rules of a command line. What no flag
+// says the overlord is asked for, if one is there and --statedir names no other place.
+func (f *nodeFlags) read(ctx context.Context, a *app, cmd *cobra.Command, words []string) (nodescript.Node, string, nodescript.Rules, error) {
+	if err := f.askOverlord(ctx, a, cmd, words[0]); err != nil {
+		return nodescript.Node{}, "", 0, err
+	}
 	rules, err := nodescript.ParseRules(f.rules)
 	if err != nil {
 		return nodescript.Node{}, "", 0, usagef("--%v", err)
@@ -150,8 +157,8 @@ overridden, what is not executable. Nothing is run.`,
 		Example: "  dominion nodescript explain n0001 init --vnfs debian13 --group web\n  dominion nodescript explain n0001 ready --rules perceus-1.9.3",
 		Args:    args(2, 2, "a node and a state"),
 	}
-	cmd.RunE = a.do(func(_ context.Context, _ *cobra.Command, words []string) error {
-		n, state, rules, err := f.read(words)
+	cmd.RunE = a.do(func(ctx context.Context, cmd *cobra.Command, words []string) error {
+		n, state, rules, err := f.read(ctx, a, cmd, words)
 		if err != nil {
 			return err
 		}
@@ -202,11 +209,12 @@ fails, what is printed is what the node would get then, and the exit code is 1.`
 		Example: "  dominion nodescript show n0001 init --vnfs debian13 --group web\n  dominion nodescript show n0001 ready --rules perceus-1.9.3 --wire",
 		Args:    args(2, 2, "a node and a state"),
 	}
-	cmd.RunE = a.do(func(ctx context.Context, _ *cobra.Command, words []string) error {
-		n, state, rules, err := f.read(words)
+	cmd.RunE = a.do(func(ctx context.Context, cmd *cobra.Command, words []string) error {
+		n, state, rules, err := f.read(ctx, a, cmd, words)
 		if err != nil {
 			return err
 		}
+		f.asProvisioned(cmd)
 		onFailure, err := nodescript.ParseOnFailure(f.onFailure)
 		if err != nil {
 			return usagef("--on-failure %q: use stop or ignore", f.onFailure)

@@ -80,6 +80,7 @@ func Run(t *testing.T, fresh func(t *testing.T) Place) {
 		{"an error is nobody else's", testIsolation},
 		{"what was written is there after opening again", testReopen},
 		{"outputs of old jobs make room", testRoom},
+		{"nodes and nonces", testNodes},
 		{"many at once", testMany},
 		{"verification beside writes", testVerifyBesideWrites},
 	} {
@@ -373,6 +374,10 @@ func testAbsent(t *testing.T, p Place) {
 		"ClusterVersion": read(db.ClusterVersion(ctx)),
 		"ClusterKey":     read(db.ClusterKey(ctx)),
 		"CountResults":   read(db.CountResults(ctx, id)),
+		"Node":           read(db.Node(ctx, "x")),
+		"NodeOf":         read(db.NodeOf(ctx, "x")),
+		"Nonce":          read(db.Nonce(ctx, []byte("x"))),
+		"NonceOf":        read(db.NonceOf(ctx, "x")),
 		"CancelJob": write(func(tx *store.Tx) error {
 			_, err := tx.CancelJob(ctx, id, stamp())
 			return err
