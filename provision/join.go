@@ -49,24 +49,7 @@ func (s *Service) join(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	token, id, err := s.cfg.Token(r.Context(), name)
-	if err != nil {
-		return errors.Join(fmt.Errorf("make the join token of %s: %w", name, err), s.unclaim(r.Context(), p))
-	}
-	err = s.cfg.Store.Update(r.Context(), func(tx Tx) error {
-		n, nonce, err := s.bootingNow(tx, p)
-		if err != nil {
-			return err
-		}
-		nonce.Token = id
-		if err := tx.PutNonce(nonce); err != nil {
-			return err
-		}
-		return tx.Audit(&auditpb.Record{
-			TimeMs: s.cfg.Now().UnixMilli(), Actor: "node/" + n.Name, Action: "node.join", Subject: n.Name,
-			Detail: fmt.Sprintf("token/%s to %s", id, from),
-		})
-	})
+	token, err := s.token(r.Context(), p, name)
 	if err != nil {
 		return err
 	}
@@ -81,6 +64,30 @@ func (s *Service) join(w http.ResponseWriter, r *http.Request) error {
 	h.Set("Cache-Control", "no-store")
 	_, _ = w.Write(b) // who left has none; its next boot gets another
 	return nil
+}
+
+// token makes the join token of a boot that has claimed it, and notes that it is
+// given.
+func (s *Service) token(ctx context.Context, p proof, name string) (string, error) {
+	token, id, err := s.cfg.Token(ctx, name)
+	if err != nil {
+		return "", errors.Join(fmt.Errorf("make the join token of %s: %w", name, err), s.unclaim(ctx, p))
+	}
+	err = s.cfg.Store.Update(ctx, func(tx Tx) error {
+		n, nonce, err := s.bootingNow(tx, p)
+		if err != nil {
+			return err
+		}
+		nonce.Token = id
+		if err := tx.PutNonce(nonce); err != nil {
+			return err
+		}
+		return tx.Audit(&auditpb.Record{
+			TimeMs: s.cfg.Now().UnixMilli(), Actor: "node/" + n.Name, Action: "node.join", Subject: n.Name,
+			Detail: fmt.Sprintf("token/%s to %s", id, p.source),
+		})
+	})
+	return token, err
 }
 
 // unclaim lets a boot ask again for the token that could not be made.
