@@ -79,7 +79,9 @@ func (c *Candidate) serve(ctx context.Context, s *confd.Server) (served bool, er
 				continue
 			}
 			stop()
-			_ = <-done // nobody is answered any more, whatever it was
+			if err := <-done; err != nil { // nobody is answered any more, whatever it was
+				c.log.Debug("confd queries are answered by another server", "err", err)
+			}
 			c.note(func() { c.bound = nil })
 			return true, nil
 		case err := <-done:
