@@ -2,7 +2,6 @@ package vnfs
 
 import (
 	"archive/tar"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,7 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/klauspost/compress/zstd"
+	"github.com/klauspost/compress/gzip"
 )
 
 // Limits of what is imported.
@@ -29,7 +28,8 @@ type Import struct {
 	// Source is a directory, or a tar, which may be compressed with gzip, bzip2 or
 	// zstd: a capsule, or a root file system. Required.
 	Source string
-	// Kernel and Initramfs are files that take the place of what is found; empty: none do.
+	// Kernel and Initramfs are files with which its nodes boot for provisioning, in
+	// the place of those of the source; empty: none.
 	Kernel, Initramfs string
 	// Progress, when not nil, is called now and then with the bytes packed so far.
 	Progress func(bytes int64)
@@ -56,35 +56,23 @@ func (s *Store) build(ctx context.Context, at string, in Import) error {
 	}
 	switch {
 	case p.looksLikeCapsule():
-		if err := errors.Join(p.unpack(), p.call(kernelNames), p.call(initramfsNames)); err != nil {
+		if err := p.unpack(); err != nil {
 			return err
 		}
 	case p.looksLikeRoot():
 		if err := s.root.Rename(p.file(), path.Join(at, imageNames[0])); err != nil {
 			return err
 		}
-		if err := p.boot(); err != nil {
-			return err
-		}
 	default:
 		return fmt.Errorf("%w: at its top are %s", ErrSource, p.shown())
 	}
-	for _, given := range []struct{ from, name string }{{in.Kernel, kernelNames[0]}, {in.Initramfs, initramfsNames[0]}} {
+	for _, given := range []struct{ from, name string }{{in.Kernel, kernelName}, {in.Initramfs, initramfsName}} {
 		if given.from == "" {
 			continue
 		}
 		if err := s.takeFile(given.from, path.Join(at, given.name)); err != nil {
 			return err
 		}
-	}
-	return nil
-}
-
-// call gives a file of a capsule, under whatever name of its role it came, the first
-// one, by which nodes boot it.
-func (p *packer) call(names []string) error {
-	if i := slices.IndexFunc(names, func(n string) bool { return p.top[n] }); i > 0 {
-		return p.s.root.Symlink(names[i], path.Join(p.at, names[0]))
 	}
 	return nil
 }
@@ -109,14 +97,12 @@ type packer struct {
 	ctx      context.Context //nolint:containedctx // of one call of Import
 	progress func(int64)
 
-	top       map[string]bool // names at the top
-	kernels   []string        // below boot/
-	initramfs []string
-	entries   int
-	bytes     int64
+	top     map[string]bool // names at the top
+	entries int
+	bytes   int64
 }
 
-func (p *packer) file() string { return path.Join(p.at, temp+"tar.zst") }
+func (p *packer) file() string { return path.Join(p.at, temp+"tar.gz") }
 
 // pack writes the source's entries, with cleaned names, to p.file().
 func (p *packer) pack(source string) (err error) {
@@ -129,10 +115,7 @@ func (p *packer) pack(source string) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, out.Close()) }()
-	z, err := zstd.NewWriter(out)
-	if err != nil {
-		return err
-	}
+	z := gzip.NewWriter(out) // which a busybox in an initramfs unpacks
 	w := tar.NewWriter(z)
 	p.top = make(map[string]bool)
 	if info.IsDir() {
@@ -210,7 +193,8 @@ func (p *packer) entry(w *tar.Writer, h *tar.Header, content io.Reader) error {
 	if name == "." {
 		name = ""
 	} else {
-		p.note(name, h)
+		first, _, _ := strings.Cut(name, "/")
+		p.top[first] = true
 	}
 	h.Name = "./" + name
 	if h.Typeflag == tar.TypeDir && name != "" {
@@ -242,21 +226,6 @@ func within(name string) (string, error) {
 	return clean, nil
 }
 
-// note keeps what is needed to tell what a source is, and where its kernels are.
-func (p *packer) note(name string, h *tar.Header) {
-	first, rest, _ := strings.Cut(name, "/")
-	p.top[first] = true
-	if first != "boot" || h.Typeflag != tar.TypeReg {
-		return
-	}
-	switch {
-	case strings.HasPrefix(rest, "vmlinuz-"):
-		p.kernels = append(p.kernels, rest)
-	case strings.HasPrefix(rest, "initrd.img-"), strings.HasPrefix(rest, "initramfs-") && strings.HasSuffix(rest, ".img"):
-		p.initramfs = append(p.initramfs, rest)
-	}
-}
-
 // looksLikeRoot says whether the top is that of a root file system.
 func (p *packer) looksLikeRoot() bool { return p.top["etc"] && (p.top["usr"] || p.top["bin"]) }
 
@@ -264,12 +233,7 @@ func (p *packer) looksLikeCapsule() bool {
 	if p.looksLikeRoot() {
 		return false
 	}
-	for _, names := range [][]string{kernelNames, initramfsNames, imageNames, {scripts}} {
-		if slices.ContainsFunc(names, func(n string) bool { return p.top[n] }) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(slices.Concat([]string{kernelName, initramfsName, scripts, perceusKernel}, imageNames), func(n string) bool { return p.top[n] })
 }
 
 // shown names what is at the top, for people.
@@ -291,7 +255,7 @@ func (p *packer) shown() string {
 
 // read gives each entry of what was packed.
 func (p *packer) read(take func(h *tar.Header, content io.Reader) error) error {
-	f, err := p.s.root.Open(p.source())
+	f, err := p.s.root.Open(p.file())
 	if err != nil {
 		return err
 	}
@@ -314,66 +278,6 @@ func (p *packer) read(take func(h *tar.Header, content io.Reader) error) error {
 		}
 	}
 }
-
-// source is where what was packed is now.
-func (p *packer) source() string {
-	if _, err := p.s.root.Lstat(p.file()); err == nil {
-		return p.file()
-	}
-	return path.Join(p.at, imageNames[0])
-}
-
-// boot takes the newest kernel, and the initramfs that belongs to it, out of a root
-// file system.
-func (p *packer) boot() error {
-	kernel := newest(p.kernels)
-	if kernel == "" {
-		return nil
-	}
-	version := strings.TrimPrefix(kernel, "vmlinuz-")
-	want := map[string]string{"boot/" + kernel: kernelNames[0]}
-	for _, name := range []string{"initrd.img-" + version, "initramfs-" + version + ".img"} {
-		if slices.Contains(p.initramfs, name) {
-			want["boot/"+name] = initramfsNames[0]
-		}
-	}
-	return p.read(func(h *tar.Header, content io.Reader) error {
-		to, ok := want[strings.TrimPrefix(h.Name, "./")]
-		if !ok || h.Typeflag != tar.TypeReg {
-			return nil
-		}
-		delete(want, strings.TrimPrefix(h.Name, "./")) // a tar may have it twice
-		return p.s.writeFile(path.Join(p.at, to), content, 0o644, h.ModTime)
-	})
-}
-
-// newest gives the name with the highest numbers in it; empty for none.
-func newest(names []string) string {
-	return slices.MaxFunc(append(names, ""), compareVersions)
-}
-
-// compareVersions compares runs of digits as numbers, and all else as text.
-func compareVersions(a, b string) int {
-	for a != "" && b != "" {
-		x, y := digits(a), digits(b)
-		if x == 0 || y == 0 {
-			if c := cmp.Compare(a[0], b[0]); c != 0 {
-				return c
-			}
-			a, b = a[1:], b[1:]
-			continue
-		}
-		m, n := strings.TrimLeft(a[:x], "0"), strings.TrimLeft(b[:y], "0")
-		if c := cmp.Or(cmp.Compare(len(m), len(n)), cmp.Compare(m, n)); c != 0 {
-			return c
-		}
-		a, b = a[x:], b[y:]
-	}
-	return cmp.Compare(len(a), len(b))
-}
-
-// digits is how many digits a text begins with.
-func digits(s string) int { return len(s) - len(strings.TrimLeft(s, "0123456789")) }
 
 // unpack makes the files of a capsule of what was packed: directories, files and
 // links that stay inside. Owners do not matter: nodes fetch contents.

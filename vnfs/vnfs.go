@@ -2,18 +2,17 @@
 // own below STATEDIR/vnfs. STATEDIR is that of provisioning, so that nodes fetch
 // a capsule's files as vnfs/NAME/FILE.
 //
-// A capsule has a kernel, an initramfs and an image, each of which may be missing, and
-// whatever else its maker put there:
+// A capsule has these files, each of which may be missing, and whatever else its maker
+// put there:
 //
-//	kernel         or vmlinuz, bzImage: what the node boots
-//	initramfs      or initramfs.img, initrd, initrd.img
-//	rootfs.tar.zst or another rootfs.tar*, vnfs.img, rootfs.squashfs: the root file system
+//	rootfs.tar.gz  or another rootfs.tar*, rootfs.squashfs, vnfs.img: the root file system
+//	kernel         what its nodes boot to be provisioned
+//	initramfs      likewise: it holds provisiond and the modules of that kernel
 //	nodescripts/   STATE/FILE: node scripts that apply to nodes with this capsule
 //
-// A root file system is imported by packing it into rootfs.tar.zst, with owners,
-// modes, times, hard links, devices and extended attributes; kernel and initramfs
-// are the newest of its /boot. What is a capsule already, a directory or what Export
-// or Perceus wrote, is copied file by file.
+// A root file system is imported by packing it into rootfs.tar.gz, with owners,
+// modes, times, hard links, devices and extended attributes. What is a capsule
+// already, a directory or what Export or Perceus wrote, is copied file by file.
 //
 // Perceus' capsules (.vnfs, a bzip2 tar) are read, too. Their programs (mount,
 // configure, install …) are kept and never run.
@@ -166,23 +165,25 @@ func (s *Store) Get(name string) (Capsule, error) {
 	return c, nil
 }
 
-// Roles of files, the first name first that counts when there are several.
-var (
-	kernelNames    = []string{"kernel", "vmlinuz", "bzImage"}
-	initramfsNames = []string{"initramfs", "initramfs.img", "initrd", "initrd.img"}
-	imageNames     = []string{"rootfs.tar.zst", "rootfs.tar.gz", "rootfs.tar.xz", "rootfs.tar", "rootfs.squashfs", "vnfs.img"}
+// Names of files with a role; of the images the first that is there counts.
+const (
+	kernelName    = "kernel"
+	initramfsName = "initramfs"
+	perceusKernel = "vmlinuz" // of a Perceus capsule, for kexec: nothing that provisions a node
 )
+
+var imageNames = []string{"rootfs.tar.gz", "rootfs.tar.zst", "rootfs.tar.xz", "rootfs.tar", "rootfs.squashfs", "vnfs.img"}
 
 // take notes a file of the capsule.
 func (c *Capsule) take(file string) {
-	for _, role := range []struct {
-		path  *string
-		names []string
-	}{{&c.Kernel, kernelNames}, {&c.Initramfs, initramfsNames}, {&c.Image, imageNames}} {
-		rank := slices.Index(role.names, file)
-		if had := slices.Index(role.names, path.Base(*role.path)); rank >= 0 && (*role.path == "" || rank < had) {
-			*role.path = path.Join(folder, c.Name, file)
-		}
+	at := path.Join(folder, c.Name, file)
+	switch rank, had := slices.Index(imageNames, file), slices.Index(imageNames, path.Base(c.Image)); {
+	case file == kernelName:
+		c.Kernel = at
+	case file == initramfsName:
+		c.Initramfs = at
+	case rank >= 0 && (had < 0 || rank < had):
+		c.Image = at
 	}
 	if rest, ok := strings.CutPrefix(file, scripts+"/"); ok && strings.Count(rest, "/") == 1 {
 		c.Scripts = append(c.Scripts, rest)

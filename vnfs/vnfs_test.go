@@ -64,8 +64,7 @@ func tree(t *testing.T, dir string, files ...string) string {
 
 func rootFiles() []string {
 	return []string{
-		"etc/hostname=n", "usr/bin/true=ELF", "bin->usr/bin", "boot/vmlinuz-6.1.0-9-amd64=old", "boot/vmlinuz-6.1.0-28-amd64=new",
-		"boot/initrd.img-6.1.0-9-amd64=old initrd", "boot/initrd.img-6.1.0-28-amd64=new initrd", "proc",
+		"etc/hostname=n", "usr/bin/true=ELF", "bin->usr/bin", "boot/vmlinuz-6.1.0-9-amd64=k", "kernel=not of a capsule", "proc",
 	}
 }
 
@@ -81,7 +80,7 @@ func read(t *testing.T, parts ...string) string {
 // listed gives what tar(1) lists of an archive.
 func listed(t *testing.T, archive string) string {
 	t.Helper()
-	out, err := exec.Command("sh", "-c", `zstd -dc -- "$1" 2>/dev/null | tar -tvf - --numeric-owner`, "sh", archive).CombinedOutput()
+	out, err := exec.Command("sh", "-c", `gzip -dc <"$1" | tar -tvf - --numeric-owner`, "sh", archive).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -105,11 +104,8 @@ func TestImportRoot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Kernel != "vnfs/debian12/kernel" || c.Initramfs != "vnfs/debian12/initramfs" || c.Image != "vnfs/debian12/rootfs.tar.zst" || told == 0 {
+	if c.Kernel != "" || c.Initramfs != "" || c.Image != "vnfs/debian12/rootfs.tar.gz" || told == 0 {
 		t.Errorf("%+v, %d bytes told", c, told)
-	}
-	if k, i := read(t, dir, c.Kernel), read(t, dir, c.Initramfs); k != "new" || i != "new initrd" {
-		t.Errorf("the kernel is %q and the initramfs %q; want the newest", k, i)
 	}
 	list := listed(t, filepath.Join(dir, c.Image))
 	want := []string{" ./bin -> usr/bin", " ./usr/bin/yes link to ./usr/bin/true", " ./proc/"}
@@ -138,12 +134,12 @@ func TestImportRoot(t *testing.T) {
 
 func TestCapsule(t *testing.T) {
 	s, dir := open(t)
-	source := tree(t, t.TempDir(), "vmlinuz=k", "vnfs.img=image", "nodescripts/init/10-fetch=#!/bin/sh\necho getfile vnfs/$VNFS/vnfs.img\n", "nodescripts/ready/50-x=y", "rootfs/etc/x=y", "mount=#!/bin/sh\nexit 1\n")
+	source := tree(t, t.TempDir(), "kernel=k", "vmlinuz=for kexec", "vnfs.img=image", "nodescripts/init/10-fetch=#!/bin/sh\necho getfile vnfs/$VNFS/vnfs.img\n", "nodescripts/ready/50-x=y", "rootfs/etc/x=y", "mount=#!/bin/sh\nexit 1\n")
 	c, err := s.Import(t.Context(), "sles", vnfs.Import{Source: source})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Kernel != "vnfs/sles/kernel" || read(t, dir, c.Kernel) != "k" || c.Image != "vnfs/sles/vnfs.img" || !slices.Equal(c.Scripts, []string{"init/10-fetch", "ready/50-x"}) || c.Size == 0 {
+	if c.Kernel != "vnfs/sles/kernel" || c.Image != "vnfs/sles/vnfs.img" || !slices.Equal(c.Scripts, []string{"init/10-fetch", "ready/50-x"}) || c.Size == 0 {
 		t.Errorf("%+v", c)
 	}
 	script := func(name string) string {

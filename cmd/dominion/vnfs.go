@@ -76,12 +76,18 @@ func capsuleDocOf(c vnfs.Capsule) capsuleDoc {
 	return capsuleDoc{c.Name, c.Kernel, c.Initramfs, c.Image, c.Scripts, c.Size, c.Made.UTC().Truncate(time.Second)}
 }
 
-// told says what is missing for a node to boot it.
+// capsuleMade tells of a new capsule, and what nodes boot that have it.
 func (a *app) capsuleMade(c vnfs.Capsule) error {
-	for _, part := range []struct{ what, path string }{{"kernel", c.Kernel}, {"initramfs", c.Initramfs}, {"image of a root file system", c.Image}} {
-		if part.path == "" {
-			a.note("capsule %s has no %s", c.Name, part.what)
-		}
+	switch {
+	case c.Kernel == "" && c.Initramfs == "":
+		a.note("its nodes boot the kernel and initramfs of all, STATEDIR/boot/; --kernel and --initramfs give it its own")
+	case c.Initramfs == "":
+		a.note("capsule %s has a kernel and no initramfs: that of all, STATEDIR/boot/initramfs, has to have the modules of this kernel", c.Name)
+	case c.Kernel == "":
+		a.note("capsule %s has an initramfs and no kernel: it has to have the modules of that of all, STATEDIR/boot/kernel", c.Name)
+	}
+	if c.Image == "" {
+		a.note("capsule %s has no image of a root file system", c.Name)
 	}
 	if a.output != outText {
 		return a.document(capsuleDocOf(c))
@@ -111,13 +117,16 @@ func (a *app) vnfsImportCmd() *cobra.Command {
 gzip, bzip2 or zstd.
 
 A root file system (etc/ and usr/ or bin/ at its top) is packed as it is, without what
-is mounted below it, into rootfs.tar.zst; kernel and initramfs are the newest in its
-boot/. A capsule (kernel, initramfs, an image or nodescripts/ at its top), what
-export wrote and Perceus' .vnfs files too, is taken over file by file.
+is mounted below it, into rootfs.tar.gz. A capsule (kernel, initramfs, an image or
+nodescripts/ at its top), what export wrote and Perceus' .vnfs files too, is taken
+over file by file.
+
+--kernel and --initramfs are what its nodes boot to be provisioned, as made by
+dominion boot build-initramfs; without them it is what all nodes boot.
 
 Scripts in nodescripts/STATE/ are linked to where nodes of the capsule get them.
 NAME is that of SOURCE without its ending when it is left out.`,
-		Example: "  dominion vnfs import /srv/chroots/debian13\n  dominion vnfs import debian13.tar.zst debian13-test --kernel bzImage",
+		Example: "  dominion vnfs import /srv/chroots/debian13\n  dominion vnfs import debian13.tar.zst debian13-test --kernel kernel --initramfs initramfs",
 		Args:    args(1, 2, "a source and a name"),
 	}
 	cmd.RunE = a.vnfsDo(&f, func(ctx context.Context, s *vnfs.Store, words []string) error {
@@ -134,8 +143,8 @@ NAME is that of SOURCE without its ending when it is left out.`,
 		return a.capsuleMade(c)
 	})
 	f.on(cmd)
-	cmd.Flags().StringVar(&in.Kernel, "kernel", "", "`FILE` to be its kernel")
-	cmd.Flags().StringVar(&in.Initramfs, "initramfs", "", "`FILE` to be its initramfs")
+	cmd.Flags().StringVar(&in.Kernel, "kernel", "", "`FILE` with the kernel that provisions its nodes")
+	cmd.Flags().StringVar(&in.Initramfs, "initramfs", "", "`FILE` with the initramfs that belongs to it")
 	return cmd
 }
 
