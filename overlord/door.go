@@ -2,6 +2,7 @@ package overlord
 
 import (
 	"container/list"
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -139,6 +140,18 @@ type patient struct {
 	control  *http.ResponseController
 	patience time.Duration
 	set      time.Time // when the deadline was; zero: there is none
+	ending   bool      // the answer ends in a moment, and is flushed then
+}
+
+// patientKey is under which a request's context has its *patient.
+type patientKey struct{}
+
+// endAnswer says that what is sent from now on ends the answer at once, so that all of it
+// is one write.
+func endAnswer(ctx context.Context) {
+	if p, ok := ctx.Value(patientKey{}).(*patient); ok {
+		p.ending = true
+	}
 }
 
 // withPatience serves h with patient writers.
@@ -146,7 +159,7 @@ func withPatience(h http.Handler, patience time.Duration) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		p := &patient{ResponseWriter: w, control: http.NewResponseController(w), patience: patience}
 		p.deadline(time.Time{}) // the request before on this connection may have left one
-		h.ServeHTTP(p, r)
+		h.ServeHTTP(p, r.WithContext(context.WithValue(r.Context(), patientKey{}, p)))
 		p.arm() // what is not flushed yet
 	})
 }
@@ -171,6 +184,9 @@ func (p *patient) Write(b []byte) (int, error) {
 // Flush implements http.Flusher.
 func (p *patient) Flush() {
 	p.arm()
+	if p.ending {
+		return
+	}
 	if p.control.Flush() == nil {
 		p.set = time.Time{}
 		p.deadline(p.set)

@@ -82,6 +82,9 @@ func watch(ctx context.Context, r *running, w watching, out events) error {
 			}
 			seen = snap.Base
 		}
+		if snap.Closed && !r.run.Plan.Stream {
+			endAnswer(ctx)
+		}
 		for _, g := range snap.Groups {
 			if err := out.Send(&apipb.CallEvent{Event: &apipb.CallEvent_Results{Results: groupPB(g)}}); err != nil {
 				return err

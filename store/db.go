@@ -192,7 +192,7 @@ func (db *DB) report(change func(*problems)) {
 
 // outsideEvery is how far apart checkpoints are kept outside: one costs a sync of a
 // file, as much as the transaction itself on most disks.
-const outsideEvery = time.Second
+const outsideEvery = 3 * time.Second
 
 // keepOutside hands checkpoints to OnCheckpoint until the writer ends: the first at
 // once, and of those that follow close upon it the newest.

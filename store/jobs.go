@@ -67,19 +67,21 @@ func scanJob(s scanner) (Job, error) {
 // AddJob stores a new job, which must be neither closed nor cancelled. A job id that is there
 // already is an error of code Repeated.
 func (tx *Tx) AddJob(ctx context.Context, j Job) error {
-	if _, err := jobNumber(ctx, &tx.reader, j.ID); err == nil {
-		return call.Errorf(call.Repeated, "job %s was ordered before", j.ID)
-	}
 	c := j.Counts
-	err := tx.exec(ctx, "INSERT INTO jobs (num, "+jobColumns+") VALUES ("+params(29)+")",
+	n, err := tx.execCount(ctx, "INSERT INTO jobs (num, "+jobColumns+") VALUES ("+params(29)+") ON CONFLICT (id) DO NOTHING",
 		tx.nextJob, j.ID[:], j.Record, j.Operator, j.Method, bytesOrEmpty(j.Order), bytesOrEmpty(j.Signature), bytesOrEmpty(j.OperatorCert),
 		j.Args, j.Salt, j.Target, j.Names, j.Unknown, ms(j.Created), ms(j.Expires), 0,
 		c.Targeted, c.Answered, c.Failed, c.Unreachable, c.Skipped, j.Reason, 0, 0,
 		j.Timeout.Milliseconds(), bit(j.Wait), 0, bit(string(j.Args) == "{}"), j.Delegated)
-	if err == nil {
-		tx.nextJob++
+	if err != nil {
+		return err
 	}
-	return err
+	if n == 0 {
+		return call.Errorf(call.Repeated, "job %s was ordered before", j.ID)
+	}
+	tx.w.keepJob(j.ID, tx.nextJob)
+	tx.nextJob++
+	return nil
 }
 
 // CloseJob stores how an open job ended, removes its arguments and their salt,

@@ -94,12 +94,17 @@ func (tx *Tx) jobNumber(ctx context.Context, id call.JobID) (int64, error) {
 	}
 	num, err := jobNumber(ctx, &tx.reader, id)
 	if err == nil {
-		if len(jobs) >= maxJobs {
-			clear(jobs)
-		}
-		jobs[id] = num
+		tx.w.keepJob(id, num)
 	}
 	return num, err
+}
+
+// keepJob remembers the number of a job that results will come for.
+func (w *writer) keepJob(id call.JobID, num int64) {
+	if len(w.jobs) >= maxJobs {
+		clear(w.jobs)
+	}
+	w.jobs[id] = num
 }
 
 func (g *ResultGroup) record(overlord string, job call.JobID, sum [sha256.Size]byte) *auditpb.Record {
