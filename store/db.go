@@ -200,8 +200,10 @@ func (db *DB) keepOutside() {
 	var last time.Time
 	for note := range db.latest {
 		note = db.newest(note, time.Until(last.Add(outsideEvery)))
-		_ = db.outside(note) // reported
 		last = time.Now()
+		if db.outside(note) != nil { // reported; the next one shows whether it is mended
+			last = time.Time{}
+		}
 	}
 }
 
