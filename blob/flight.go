@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"hash"
 	"io"
+	"log/slog"
 	"os"
 	"time"
 
@@ -59,7 +60,7 @@ func (s *Store) launch(ctx context.Context, f *file, size int64, from From) erro
 	s.files[f.digest] = f
 	s.flights.Go(func() {
 		defer cancel(nil)
-		fl.end(fl.run(ctx))
+		fl.end(ctx, fl.run(ctx))
 	})
 	return nil
 }
@@ -191,7 +192,7 @@ func (fl *flight) arrived(have int64, whole bool) {
 }
 
 // end tells who waits how it went.
-func (fl *flight) end(err error) {
+func (fl *flight) end(ctx context.Context, err error) {
 	s, f := fl.s, fl.f
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -200,7 +201,11 @@ func (fl *flight) end(err error) {
 	if err != nil {
 		useless := f.have == fl.size // all came, and were others, or the disk does not keep them
 		f.whole, f.err = false, err
-		s.opt.Log.Warn("blob not fetched", "blob", f.digest.String(), "have", f.have, "size", fl.size, "error", err)
+		level := slog.LevelWarn
+		if useless {
+			level = slog.LevelError
+		}
+		s.opt.Log.Log(ctx, level, "blob not fetched", "blob", f.digest.String(), "have", f.have, "size", fl.size, "error", err)
 		if useless || f.have == 0 {
 			s.drop(f)
 		}

@@ -79,7 +79,12 @@ func (o *Overlord) prepareProvision() error {
 		return err
 	}
 	p := &provisioning{cfg: c}
+	var above provision.Above
+	if o.parent != nil {
+		above = newAbove(o).look
+	}
 	p.service, err = provision.New(provision.Config{
+		Above: above,
 		Store: provStore{o}, Scripts: scripts, Statedir: c.Statedir, States: c.States, Approve: approve, Names: c.pattern(),
 		Peer: o.nodePeer, Proven: p.proven, Token: o.nodeToken, IPXE: ipxe(c.KernelArgs), At: p.at, Pin: o.keys.pin(), Log: o.log,
 	})

@@ -16,8 +16,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"dominion/api/auditpb"
 )
 
 // file is GET and HEAD files/PATH.
@@ -40,25 +38,21 @@ func (s *Service) file(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer leave()
-	f, st, err := s.openFile(n.Name, name)
+	info, f, err := s.open(r.Context(), n.Name, name, 0)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	sum, err := s.sums.of(r.Context(), name, f, st)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", name, err)
-	}
-	if err := s.handFile(r, n, session, name, from, st, sum); err != nil {
+	if err := s.handFile(r, n, session, name, from, info); err != nil {
 		return err
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/octet-stream")
-	h.Set("Etag", `"sha256:`+hex.EncodeToString(sum[:])+`"`)
-	h.Set("Digest", digestHeader(sum[:]))
+	h.Set("Etag", `"sha256:`+hex.EncodeToString(info.Sum[:])+`"`)
+	h.Set("Digest", digestHeader(info.Sum[:]))
 	h.Set("Dominion-Node", n.Name)
 	h.Set("Cache-Control", "no-store")
-	http.ServeContent(w, r, "", time.Time{}, f)
+	s.serve(w, r, f)
 	return nil
 }
 
@@ -123,25 +117,12 @@ func noFile(node, name string) *Refusal {
 
 // handFile notes that a node gets a file: once for each boot, or for each hour,
 // and content, however many parts it asks for.
-func (s *Service) handFile(r *http.Request, n Node, session, name string, from netip.Addr, st fs.FileInfo, sum [32]byte) error {
+func (s *Service) handFile(r *http.Request, n Node, session, name string, from netip.Addr, info FileInfo) error {
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	now := s.cfg.Now()
-	key := seenKey{node: n.Name, session: session, path: name, sum: sum, from: from}
-	if s.seen.has(key, now) {
-		return nil
-	}
-	err := s.cfg.Store.Update(r.Context(), func(tx Tx) error {
-		return tx.Audit(&auditpb.Record{
-			TimeMs: now.UnixMilli(), Actor: "node/" + n.Name, Action: "node.file", Subject: n.Name,
-			Detail: fmt.Sprintf("%s to %s, %d bytes", cut(name, 1000), from, st.Size()), Digest: sum[:],
-		})
-	})
-	if err == nil {
-		s.seen.add(key, now)
-	}
-	return err
+	key := seenKey{node: n.Name, session: session, path: name, sum: info.Sum, from: from}
+	return s.noteFile(r.Context(), "node/"+n.Name, n.Name, key, fmt.Sprintf("%s to %s, %d bytes", cut(name, 1000), from, info.Size))
 }
 
 // sums keeps the digests of files, as long as they look unchanged.
