@@ -47,17 +47,16 @@ type source struct {
 	gate  chan struct{} // nil: open; what is beyond half waits for it
 }
 
-func (s *source) from(ctx context.Context, offset int64) (io.ReadCloser, error) {
+func (s *source) from(_ context.Context, offset int64) (io.ReadCloser, error) {
 	s.asked.Add(1)
 	part := s.data[offset:]
 	if s.cut > 0 && len(part) > s.cut {
 		part = part[:s.cut]
 	}
-	return &stream{ctx: ctx, s: s, rest: part, at: int(offset), closed: make(chan struct{})}, nil
+	return &stream{s: s, rest: part, at: int(offset), closed: make(chan struct{})}, nil
 }
 
 type stream struct {
-	ctx    context.Context
 	s      *source
 	rest   []byte
 	at     int
