@@ -163,7 +163,7 @@ func (fl *flight) ask(ctx context.Context, buf []byte) error {
 	for fl.have < fl.size {
 		n, err := src.Read(buf[:min(int64(len(buf)), fl.size-fl.have)])
 		if n > 0 {
-			if _, err := fl.file.WriteAt(buf[:n], fl.have); err != nil {
+			if err := writeSparse(fl.file, buf[:n], fl.have); err != nil {
 				return &writeError{fmt.Errorf("keep blob %s: %w", fl.f.digest, err)}
 			}
 			fl.sum.Write(buf[:n])
