@@ -2,7 +2,9 @@ package blob
 
 import (
 	"bytes"
+	"io/fs"
 	"os"
+	"syscall"
 )
 
 // block is the size of the zeros that are not written.
@@ -10,10 +12,10 @@ const block = 4096
 
 var zeros [block]byte
 
-// writeSparse writes a piece at the end of a file, behind which it has nothing, but the
+// WriteSparse writes a piece at the end of a file, behind which it has nothing, but the
 // zeros that make up a block, or what is in the piece of one: they are holes then, read
 // the same, and take no room on the disk.
-func writeSparse(f *os.File, b []byte, offset int64) error {
+func WriteSparse(f *os.File, b []byte, offset int64) error {
 	hole := false
 	for len(b) > 0 {
 		zero, n := run(b, offset)
@@ -41,4 +43,10 @@ func run(b []byte, offset int64) (zero bool, n int) {
 		zero, n = z, end
 	}
 	return zero, n
+}
+
+// Sparse says whether a file has holes.
+func Sparse(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Blocks*512 < info.Size()
 }

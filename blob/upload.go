@@ -95,7 +95,7 @@ func (s *Store) append(f *os.File, u *upload, b []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := writeSparse(f, b, u.have); err != nil {
+	if err := WriteSparse(f, b, u.have); err != nil {
 		s.mu.Lock()
 		s.used -= int64(len(b))
 		s.mu.Unlock()
@@ -263,4 +263,11 @@ func (s *Store) Pin(list []Digest) (release func()) {
 	}
 	add(1)
 	return func() { add(-1) }
+}
+
+// UploadOf gives the number of an upload that somebody chose, which is another one for
+// everybody else.
+func UploadOf(who string, number []byte) UploadID {
+	sum := sha256.Sum256(append([]byte(who+"\x00"), number...))
+	return UploadID(sum[:len(UploadID{})])
 }

@@ -206,7 +206,7 @@ func (a *Agent) perform(ctx context.Context, w *work) *fleetpb.Result {
 		defer stop()
 	}
 	env := &module.Env{
-		Machine: a.name, Job: o.Job, Operator: w.verdict.operator, Version: a.version,
+		Machine: a.name, Job: o.Job, Operator: w.verdict.operator, Version: a.version, Blob: w.blob,
 	}
 	var out, errs *live
 	if w.stream {

@@ -47,6 +47,12 @@ type Env struct {
 	Operator       string       // who ordered it
 	Version        string       // of the agent
 	Log            *slog.Logger // nil: nothing is logged
+
+	// Blob asks the overlord that brought the call for the bytes of a file from an
+	// offset on, by its digest, which the call's arguments must name. The caller holds
+	// all of it against the digest, asks again after an error from where it is, and
+	// closes what it gets; Close may come from another goroutine. Nil: there is no overlord.
+	Blob func(ctx context.Context, digest string, offset int64) (io.ReadCloser, error)
 }
 
 // MethodOptions are what few methods need to say.
