@@ -122,18 +122,22 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
 		return err
 	}
 	boot, err := o.listenBoot(ln)
+	var legacy net.Listener
+	if err == nil {
+		legacy, err = o.listenLegacy()
+	}
 	if err == nil {
 		err = o.dir.WriteFile(fileAddress, []byte(ln.Addr().String()+"\n"))
 	}
 	if err != nil {
-		closeAll(ln, sock, boot)
+		closeAll(ln, sock, boot, legacy)
 		return err
 	}
 	o.log.Info("overlord ready", "name", o.cfg.Name, "address", ln.Addr().String(), "state", o.dir.Path(), "pin", o.keys.pin())
 	if cfg.Ready != nil {
 		cfg.Ready(ln.Addr().String())
 	}
-	return o.run(ctx, ln, sock, boot)
+	return o.run(ctx, ln, sock, boot, legacy)
 }
 
 func closeAll(lns ...net.Listener) {
@@ -164,8 +168,8 @@ func (o *Overlord) listenSocket() (net.Listener, error) {
 
 // run serves until ctx ends, then stops in the reverse of start: no new
 // requests, calls go on for the grace, sessions end, and close shuts the store.
-// boot is nil when nodes are not provisioned.
-func (o *Overlord) run(ctx context.Context, ln, sock, boot net.Listener) error {
+// boot is nil when nodes are not provisioned, legacy when not by the old protocol.
+func (o *Overlord) run(ctx context.Context, ln, sock, boot, legacy net.Listener) error {
 	life, endLife := context.WithCancel(context.WithoutCancel(ctx))
 	defer endLife()
 	o.life = life
@@ -187,6 +191,9 @@ func (o *Overlord) run(ctx context.Context, ln, sock, boot net.Listener) error {
 	}
 	if boot != nil {
 		g.Go(func() error { return o.serveBoot(gctx, boot) })
+	}
+	if legacy != nil {
+		g.Go(func() error { return o.serveLegacy(gctx, legacy) })
 	}
 	if o.cfg.MetricsListen != "" {
 		g.Go(func() error { return o.serveMetrics(gctx) })

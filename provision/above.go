@@ -43,7 +43,7 @@ type Above func(ctx context.Context, name string, hops int, stranger bool) (*Rem
 // Look describes a file that nodes may have, for the overlord below which asks: ours,
 // or that of the overlord above. The error is a *Refusal when there is none for it.
 func (s *Service) Look(ctx context.Context, name string, hops int) (FileInfo, error) {
-	info, body, err := s.own(ctx, "", name)
+	info, body, err := s.own(ctx, "", s.anyFile(name))
 	if err == nil {
 		return info, body.Close()
 	}
@@ -56,7 +56,7 @@ func (s *Service) Look(ctx context.Context, name string, hops int) (FileInfo, er
 
 // Open is Look that gives the bytes as well; the caller closes them.
 func (s *Service) Open(ctx context.Context, name string) (FileInfo, Body, error) {
-	return s.open(ctx, "", name, 0)
+	return s.open(ctx, "", s.anyFile(name))
 }
 
 // Handed notes on the audit log that an overlord below gets a file: once an hour.
@@ -64,33 +64,39 @@ func (s *Service) Handed(ctx context.Context, overlord, name string, info FileIn
 	return s.noteFile(ctx, "overlord/"+overlord, overlord, seenKey{node: "overlord/" + overlord, path: name, sum: info.Sum}, fmt.Sprintf("%s, %d bytes", cut(name, 1000), info.Size))
 }
 
-// open opens a file: ours, or that of the overlord above.
-func (s *Service) open(ctx context.Context, node, name string, hops int) (FileInfo, Body, error) {
-	info, f, err := s.own(ctx, node, name)
+// anyFile asks for a file of the directory of files.
+func (s *Service) anyFile(name string) fileAsk { return fileAsk{root: s.root, below: name, name: name} }
+
+// open opens a file: ours, or that of the overlord above if any file may be asked for.
+func (s *Service) open(ctx context.Context, node string, a fileAsk) (FileInfo, Body, error) {
+	info, f, err := s.own(ctx, node, a)
 	if err == nil {
 		return info, f, nil
 	}
-	r, err := s.above(ctx, err, node, name, hops, false)
+	if a.root != s.root {
+		return FileInfo{}, nil, err
+	}
+	r, err := s.above(ctx, err, node, a.name, 0, false)
 	if err != nil {
 		return FileInfo{}, nil, err
 	}
 	body, err := r.Open(ctx)
 	if err != nil {
-		return FileInfo{}, nil, fmt.Errorf("get %s from the overlord above: %w", name, err)
+		return FileInfo{}, nil, fmt.Errorf("get %s from the overlord above: %w", a.name, err)
 	}
 	return r.FileInfo, body, nil
 }
 
 // own opens a file of ours, of which nobody else may change what is read.
-func (s *Service) own(ctx context.Context, node, name string) (FileInfo, *os.File, error) {
-	f, st, err := s.openFile(node, name)
+func (s *Service) own(ctx context.Context, node string, a fileAsk) (FileInfo, *os.File, error) {
+	f, st, err := s.openFile(node, a)
 	if err != nil {
 		return FileInfo{}, nil, err
 	}
-	sum, err := s.sums.of(ctx, name, f, st)
+	sum, err := s.sums.of(ctx, a.name, f, st)
 	if err != nil {
 		f.Close()
-		return FileInfo{}, nil, fmt.Errorf("read %s: %w", name, err)
+		return FileInfo{}, nil, fmt.Errorf("read %s: %w", a.name, err)
 	}
 	return FileInfo{Size: st.Size(), Sum: sum, Mod: st.ModTime()}, f, nil
 }

@@ -5,11 +5,13 @@ import (
 	"io/fs"
 	"net/http"
 	"os"
+	"strings"
 	"syscall"
 )
 
 // BootHandler serves /boot/ over plain HTTP: what firmware asks for. Kernels
-// and initial file systems are everybody's, and hold no secrets.
+// and initial file systems are everybody's, and hold no secrets. With the old
+// protocol it serves LegacyPath, too.
 func (s *Service) BootHandler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /boot/ipxe", s.handle("node.boot", s.boot))
@@ -18,7 +20,17 @@ func (s *Service) BootHandler() http.Handler {
 		mux.HandleFunc("GET /boot/"+what, h)
 		mux.HandleFunc("GET /boot/"+what+"/{vnfs}", h)
 	}
-	return mux
+	if s.cfg.Legacy == nil {
+		return mux
+	}
+	legacy := s.handle("node.file", s.legacyFile)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, LegacyPath) { // as it came: the mux would answer those with ".."
+			legacy(w, r)
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 // bootFile serves STATEDIR/vnfs/VNFS/kernel, or STATEDIR/boot/kernel where the
