@@ -226,7 +226,7 @@ func (c *checker) end(h header) error {
 }
 
 func (e *Entry) check() error {
-	if err := checkPath(e.Path); err != nil {
+	if err := CheckPath(e.Path); err != nil {
 		return err
 	}
 	file, link := e.Type == File, e.Type == Link
@@ -246,7 +246,8 @@ func (e *Entry) check() error {
 	return nil
 }
 
-func checkPath(p string) error {
+// CheckPath says whether a path is one that an entry can have.
+func CheckPath(p string) error {
 	if p == "." {
 		return nil
 	}

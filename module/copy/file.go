@@ -114,11 +114,13 @@ func (p *putter) file(at *place.Place, e *blob.Entry) error {
 			}
 		}
 	}
-	p.count(e)
-	if p.in.DryRun {
-		return nil
+	if !p.in.DryRun {
+		if err := p.write(at, e); err != nil {
+			return err
+		}
 	}
-	return p.write(at, e)
+	p.count(e)
+	return nil
 }
 
 // same says whether a file has the bytes that it is to have. Without checksum a file of
@@ -264,6 +266,9 @@ func (w *writer) Write(b []byte) (int, error) {
 		err = blob.WriteSparse(w.file, b, w.have)
 	} else {
 		_, err = w.file.WriteAt(b, w.have)
+	}
+	if e, ok := errors.AsType[*fs.PathError](err); ok {
+		err = e.Err // whoever tells of it names the file
 	}
 	if err != nil {
 		return 0, err
