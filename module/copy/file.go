@@ -193,14 +193,11 @@ func (p *putter) mend(at *place.Place, e *blob.Entry) (bool, error) {
 // write writes a file anew. What came is kept when the rest does not, unless the disk
 // is full.
 func (p *putter) write(at *place.Place, e *blob.Entry) error {
-	d, err := at.Resume(partName(*e.Digest))
+	d, err := p.alone(at, e)
 	if err != nil {
 		return err
 	}
 	defer d.Discard()
-	if err := unix.Flock(int(d.File.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return call.Errorf(call.Busy, "write %s: another copy writes the same file at this moment", at.Path())
-	}
 	w := &writer{p: p, file: d.File, sparse: e.Sparse, sum: sha256.New(), began: p.have}
 	if err := w.resume(e); err != nil {
 		return fmt.Errorf("write %s: %w", at.Path(), err)
@@ -222,6 +219,42 @@ func (p *putter) write(at *place.Place, e *blob.Entry) error {
 		as.UID, as.GID = &uid, &gid
 	}
 	return d.Commit(as)
+}
+
+// How long another copy that writes the same file is waited for: one that the overlord
+// has given up ends soon, and one that is about to put the file in place sooner.
+const (
+	alonePatience = time.Minute
+	kindPatience  = 3 * time.Second
+	aloneEvery    = 50 * time.Millisecond
+)
+
+// alone begins, or takes up, the draft of a file when nobody else writes it.
+func (p *putter) alone(at *place.Place, e *blob.Entry) (*place.Draft, error) {
+	for began := time.Now(); ; {
+		d, err := at.Resume(partName(*e.Digest))
+		waited := time.Since(began)
+		if err != nil && (!errors.Is(err, place.ErrKind) || waited > kindPatience) {
+			return nil, err
+		}
+		if err == nil {
+			err = unix.Flock(int(d.File.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+			if info, statErr := d.File.Stat(); err == nil && statErr == nil && place.Links(info) == 1 {
+				return d, nil
+			}
+			d.File.Close() // the other one's: it is not to be discarded
+			if err != nil && !errors.Is(err, unix.EWOULDBLOCK) || waited > alonePatience {
+				return nil, call.Errorf(call.Busy, "write %s: another copy writes the same file at this moment", at.Path())
+			}
+		}
+		t := time.NewTimer(aloneEvery)
+		select {
+		case <-t.C:
+		case <-p.ctx.Done():
+			t.Stop()
+			return nil, context.Cause(p.ctx)
+		}
+	}
 }
 
 // writer appends to a file that is written.

@@ -217,7 +217,7 @@ const (
 	mostWait     = 5 * time.Second
 	pullPatience = 2 * time.Minute
 	// An overlord that was just started again may not know the order yet.
-	deniedPatience = 20 * time.Second
+	deniedPatience = 10 * time.Second
 )
 
 // pull gets the bytes of a file from an offset on, over breaks of the connection.
