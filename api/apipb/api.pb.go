@@ -426,6 +426,7 @@ type StatusResponse struct {
 	Parent           *Parent                `protobuf:"bytes,16,opt,name=parent,proto3" json:"parent,omitempty"`                     // absent: this overlord has none
 	RootHost         string                 `protobuf:"bytes,17,opt,name=root_host,json=rootHost,proto3" json:"root_host,omitempty"` // the overlord that holds the root's key; empty: this one
 	Delegate         bool                   `protobuf:"varint,18,opt,name=delegate,proto3" json:"delegate,omitempty"`                // by its configuration orders go through the map, unless the command says otherwise
+	Nodes            *NodeCounts            `protobuf:"bytes,19,opt,name=nodes,proto3" json:"nodes,omitempty"`                       // absent: this overlord does not provision
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -584,6 +585,13 @@ func (x *StatusResponse) GetDelegate() bool {
 		return x.Delegate
 	}
 	return false
+}
+
+func (x *StatusResponse) GetNodes() *NodeCounts {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
 }
 
 // Parent is the overlord above a sub-overlord.
@@ -6568,7 +6576,7 @@ var File_apipb_api_proto protoreflect.FileDescriptor
 
 const file_apipb_api_proto_rawDesc = "" +
 	"\n" +
-	"\x0fapipb/api.proto\x12\vdominion.v1\"\x84\x01\n" +
+	"\x0fapipb/api.proto\x12\vdominion.v1\x1a\x10apipb/node.proto\"\x84\x01\n" +
 	"\fEnrolRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x14\n" +
@@ -6595,7 +6603,7 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\aPENDING\x10\x01\x12\v\n" +
 	"\aGRANTED\x10\x02\x12\f\n" +
 	"\bREJECTED\x10\x03\"\x0f\n" +
-	"\rStatusRequest\"\xc6\x04\n" +
+	"\rStatusRequest\"\xf5\x04\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\"\n" +
@@ -6615,7 +6623,8 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x03pin\x18\x0f \x01(\tR\x03pin\x12+\n" +
 	"\x06parent\x18\x10 \x01(\v2\x13.dominion.v1.ParentR\x06parent\x12\x1b\n" +
 	"\troot_host\x18\x11 \x01(\tR\brootHost\x12\x1a\n" +
-	"\bdelegate\x18\x12 \x01(\bR\bdelegate\"o\n" +
+	"\bdelegate\x18\x12 \x01(\bR\bdelegate\x12-\n" +
+	"\x05nodes\x18\x13 \x01(\v2\x17.dominion.v1.NodeCountsR\x05nodes\"o\n" +
 	"\x06Parent\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1c\n" +
@@ -7239,135 +7248,137 @@ var file_apipb_api_proto_goTypes = []any{
 	(*AuditRecoverRequest)(nil),          // 98: dominion.v1.AuditRecoverRequest
 	(*AuditRecoverResponse)(nil),         // 99: dominion.v1.AuditRecoverResponse
 	(*AuditVerifyEvent_Problem)(nil),     // 100: dominion.v1.AuditVerifyEvent.Problem
+	(*NodeCounts)(nil),                   // 101: dominion.v1.NodeCounts
 }
 var file_apipb_api_proto_depIdxs = []int32{
 	3,   // 0: dominion.v1.EnrolRequest.overlord:type_name -> dominion.v1.OverlordRequest
 	0,   // 1: dominion.v1.EnrolResponse.state:type_name -> dominion.v1.EnrolResponse.State
 	7,   // 2: dominion.v1.StatusResponse.parent:type_name -> dominion.v1.Parent
-	12,  // 3: dominion.v1.MinionsResponse.minions:type_name -> dominion.v1.Minion
-	19,  // 4: dominion.v1.PingEvent.pongs:type_name -> dominion.v1.Pong
-	20,  // 5: dominion.v1.PingEvent.closed:type_name -> dominion.v1.Counts
-	25,  // 6: dominion.v1.JobsResponse.jobs:type_name -> dominion.v1.Job
-	20,  // 7: dominion.v1.Job.counts:type_name -> dominion.v1.Counts
-	27,  // 8: dominion.v1.CallEvent.accepted:type_name -> dominion.v1.Accepted
-	28,  // 9: dominion.v1.CallEvent.output:type_name -> dominion.v1.Output
-	29,  // 10: dominion.v1.CallEvent.results:type_name -> dominion.v1.ResultGroup
-	30,  // 11: dominion.v1.CallEvent.progress:type_name -> dominion.v1.Progress
-	31,  // 12: dominion.v1.CallEvent.closed:type_name -> dominion.v1.Closed
-	20,  // 13: dominion.v1.Accepted.counts:type_name -> dominion.v1.Counts
-	20,  // 14: dominion.v1.Progress.counts:type_name -> dominion.v1.Counts
-	20,  // 15: dominion.v1.Closed.counts:type_name -> dominion.v1.Counts
-	35,  // 16: dominion.v1.GroupsResponse.groups:type_name -> dominion.v1.Group
-	1,   // 17: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
-	35,  // 18: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
-	45,  // 19: dominion.v1.BuildMapEvent.map:type_name -> dominion.v1.FleetMap
-	45,  // 20: dominion.v1.MapResponse.map:type_name -> dominion.v1.FleetMap
-	46,  // 21: dominion.v1.FleetMap.root:type_name -> dominion.v1.MapNode
-	47,  // 22: dominion.v1.FleetMap.conflicts:type_name -> dominion.v1.MapConflict
-	46,  // 23: dominion.v1.MapNode.below:type_name -> dominion.v1.MapNode
-	51,  // 24: dominion.v1.ClusterShowResponse.nodes:type_name -> dominion.v1.ClusterNode
-	52,  // 25: dominion.v1.ClusterShowResponse.candidates:type_name -> dominion.v1.ClusterCandidate
-	59,  // 26: dominion.v1.ClusterInstancesResponse.instances:type_name -> dominion.v1.ClusterInstance
-	60,  // 27: dominion.v1.ClusterInstance.nics:type_name -> dominion.v1.ClusterNIC
-	60,  // 28: dominion.v1.ClusterInstanceRequest.nics:type_name -> dominion.v1.ClusterNIC
-	71,  // 29: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
-	72,  // 30: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
-	81,  // 31: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
-	81,  // 32: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
-	81,  // 33: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
-	72,  // 34: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
-	100, // 35: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
-	2,   // 36: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
-	5,   // 37: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
-	8,   // 38: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
-	10,  // 39: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
-	13,  // 40: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
-	15,  // 41: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
-	17,  // 42: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
-	21,  // 43: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
-	22,  // 44: dominion.v1.FleetService.Watch:input_type -> dominion.v1.WatchRequest
-	23,  // 45: dominion.v1.FleetService.Jobs:input_type -> dominion.v1.JobsRequest
-	32,  // 46: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
-	34,  // 47: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
-	37,  // 48: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
-	39,  // 49: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
-	41,  // 50: dominion.v1.MapService.Build:input_type -> dominion.v1.BuildMapRequest
-	43,  // 51: dominion.v1.MapService.Map:input_type -> dominion.v1.MapRequest
-	49,  // 52: dominion.v1.ClusterService.Show:input_type -> dominion.v1.ClusterShowRequest
-	57,  // 53: dominion.v1.ClusterService.Instances:input_type -> dominion.v1.ClusterInstancesRequest
-	53,  // 54: dominion.v1.ClusterService.SetMaster:input_type -> dominion.v1.ClusterSetMasterRequest
-	54,  // 55: dominion.v1.ClusterService.SetCandidates:input_type -> dominion.v1.ClusterSetCandidatesRequest
-	55,  // 56: dominion.v1.ClusterService.SetNode:input_type -> dominion.v1.ClusterSetNodeRequest
-	56,  // 57: dominion.v1.ClusterService.RemoveNode:input_type -> dominion.v1.ClusterRemoveNodeRequest
-	61,  // 58: dominion.v1.ClusterService.AddInstance:input_type -> dominion.v1.ClusterInstanceRequest
-	61,  // 59: dominion.v1.ClusterService.SetInstance:input_type -> dominion.v1.ClusterInstanceRequest
-	62,  // 60: dominion.v1.ClusterService.RemoveInstance:input_type -> dominion.v1.ClusterRemoveInstanceRequest
-	63,  // 61: dominion.v1.ClusterService.Import:input_type -> dominion.v1.ClusterImportRequest
-	64,  // 62: dominion.v1.ClusterService.Export:input_type -> dominion.v1.ClusterExportRequest
-	66,  // 63: dominion.v1.ClusterService.ShowKey:input_type -> dominion.v1.ClusterShowKeyRequest
-	68,  // 64: dominion.v1.ClusterService.RotateKey:input_type -> dominion.v1.ClusterRotateKeyRequest
-	69,  // 65: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
-	73,  // 66: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
-	75,  // 67: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
-	77,  // 68: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
-	79,  // 69: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
-	82,  // 70: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
-	84,  // 71: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
-	86,  // 72: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
-	88,  // 73: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
-	90,  // 74: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
-	92,  // 75: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
-	94,  // 76: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
-	96,  // 77: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
-	98,  // 78: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
-	4,   // 79: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
-	6,   // 80: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
-	9,   // 81: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
-	11,  // 82: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
-	14,  // 83: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
-	16,  // 84: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
-	18,  // 85: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
-	26,  // 86: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
-	26,  // 87: dominion.v1.FleetService.Watch:output_type -> dominion.v1.CallEvent
-	24,  // 88: dominion.v1.FleetService.Jobs:output_type -> dominion.v1.JobsResponse
-	33,  // 89: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
-	36,  // 90: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
-	38,  // 91: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
-	40,  // 92: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
-	42,  // 93: dominion.v1.MapService.Build:output_type -> dominion.v1.BuildMapEvent
-	44,  // 94: dominion.v1.MapService.Map:output_type -> dominion.v1.MapResponse
-	50,  // 95: dominion.v1.ClusterService.Show:output_type -> dominion.v1.ClusterShowResponse
-	58,  // 96: dominion.v1.ClusterService.Instances:output_type -> dominion.v1.ClusterInstancesResponse
-	48,  // 97: dominion.v1.ClusterService.SetMaster:output_type -> dominion.v1.ClusterChanged
-	48,  // 98: dominion.v1.ClusterService.SetCandidates:output_type -> dominion.v1.ClusterChanged
-	48,  // 99: dominion.v1.ClusterService.SetNode:output_type -> dominion.v1.ClusterChanged
-	48,  // 100: dominion.v1.ClusterService.RemoveNode:output_type -> dominion.v1.ClusterChanged
-	48,  // 101: dominion.v1.ClusterService.AddInstance:output_type -> dominion.v1.ClusterChanged
-	48,  // 102: dominion.v1.ClusterService.SetInstance:output_type -> dominion.v1.ClusterChanged
-	48,  // 103: dominion.v1.ClusterService.RemoveInstance:output_type -> dominion.v1.ClusterChanged
-	48,  // 104: dominion.v1.ClusterService.Import:output_type -> dominion.v1.ClusterChanged
-	65,  // 105: dominion.v1.ClusterService.Export:output_type -> dominion.v1.ClusterExportResponse
-	67,  // 106: dominion.v1.ClusterService.ShowKey:output_type -> dominion.v1.ClusterKeyResponse
-	48,  // 107: dominion.v1.ClusterService.RotateKey:output_type -> dominion.v1.ClusterChanged
-	70,  // 108: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
-	74,  // 109: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
-	76,  // 110: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
-	78,  // 111: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
-	80,  // 112: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
-	83,  // 113: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
-	85,  // 114: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
-	87,  // 115: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
-	89,  // 116: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
-	91,  // 117: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
-	93,  // 118: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
-	95,  // 119: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
-	97,  // 120: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
-	99,  // 121: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
-	79,  // [79:122] is the sub-list for method output_type
-	36,  // [36:79] is the sub-list for method input_type
-	36,  // [36:36] is the sub-list for extension type_name
-	36,  // [36:36] is the sub-list for extension extendee
-	0,   // [0:36] is the sub-list for field type_name
+	101, // 3: dominion.v1.StatusResponse.nodes:type_name -> dominion.v1.NodeCounts
+	12,  // 4: dominion.v1.MinionsResponse.minions:type_name -> dominion.v1.Minion
+	19,  // 5: dominion.v1.PingEvent.pongs:type_name -> dominion.v1.Pong
+	20,  // 6: dominion.v1.PingEvent.closed:type_name -> dominion.v1.Counts
+	25,  // 7: dominion.v1.JobsResponse.jobs:type_name -> dominion.v1.Job
+	20,  // 8: dominion.v1.Job.counts:type_name -> dominion.v1.Counts
+	27,  // 9: dominion.v1.CallEvent.accepted:type_name -> dominion.v1.Accepted
+	28,  // 10: dominion.v1.CallEvent.output:type_name -> dominion.v1.Output
+	29,  // 11: dominion.v1.CallEvent.results:type_name -> dominion.v1.ResultGroup
+	30,  // 12: dominion.v1.CallEvent.progress:type_name -> dominion.v1.Progress
+	31,  // 13: dominion.v1.CallEvent.closed:type_name -> dominion.v1.Closed
+	20,  // 14: dominion.v1.Accepted.counts:type_name -> dominion.v1.Counts
+	20,  // 15: dominion.v1.Progress.counts:type_name -> dominion.v1.Counts
+	20,  // 16: dominion.v1.Closed.counts:type_name -> dominion.v1.Counts
+	35,  // 17: dominion.v1.GroupsResponse.groups:type_name -> dominion.v1.Group
+	1,   // 18: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
+	35,  // 19: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
+	45,  // 20: dominion.v1.BuildMapEvent.map:type_name -> dominion.v1.FleetMap
+	45,  // 21: dominion.v1.MapResponse.map:type_name -> dominion.v1.FleetMap
+	46,  // 22: dominion.v1.FleetMap.root:type_name -> dominion.v1.MapNode
+	47,  // 23: dominion.v1.FleetMap.conflicts:type_name -> dominion.v1.MapConflict
+	46,  // 24: dominion.v1.MapNode.below:type_name -> dominion.v1.MapNode
+	51,  // 25: dominion.v1.ClusterShowResponse.nodes:type_name -> dominion.v1.ClusterNode
+	52,  // 26: dominion.v1.ClusterShowResponse.candidates:type_name -> dominion.v1.ClusterCandidate
+	59,  // 27: dominion.v1.ClusterInstancesResponse.instances:type_name -> dominion.v1.ClusterInstance
+	60,  // 28: dominion.v1.ClusterInstance.nics:type_name -> dominion.v1.ClusterNIC
+	60,  // 29: dominion.v1.ClusterInstanceRequest.nics:type_name -> dominion.v1.ClusterNIC
+	71,  // 30: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
+	72,  // 31: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
+	81,  // 32: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
+	81,  // 33: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
+	81,  // 34: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
+	72,  // 35: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
+	100, // 36: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
+	2,   // 37: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
+	5,   // 38: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
+	8,   // 39: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
+	10,  // 40: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
+	13,  // 41: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
+	15,  // 42: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
+	17,  // 43: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
+	21,  // 44: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
+	22,  // 45: dominion.v1.FleetService.Watch:input_type -> dominion.v1.WatchRequest
+	23,  // 46: dominion.v1.FleetService.Jobs:input_type -> dominion.v1.JobsRequest
+	32,  // 47: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
+	34,  // 48: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
+	37,  // 49: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
+	39,  // 50: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
+	41,  // 51: dominion.v1.MapService.Build:input_type -> dominion.v1.BuildMapRequest
+	43,  // 52: dominion.v1.MapService.Map:input_type -> dominion.v1.MapRequest
+	49,  // 53: dominion.v1.ClusterService.Show:input_type -> dominion.v1.ClusterShowRequest
+	57,  // 54: dominion.v1.ClusterService.Instances:input_type -> dominion.v1.ClusterInstancesRequest
+	53,  // 55: dominion.v1.ClusterService.SetMaster:input_type -> dominion.v1.ClusterSetMasterRequest
+	54,  // 56: dominion.v1.ClusterService.SetCandidates:input_type -> dominion.v1.ClusterSetCandidatesRequest
+	55,  // 57: dominion.v1.ClusterService.SetNode:input_type -> dominion.v1.ClusterSetNodeRequest
+	56,  // 58: dominion.v1.ClusterService.RemoveNode:input_type -> dominion.v1.ClusterRemoveNodeRequest
+	61,  // 59: dominion.v1.ClusterService.AddInstance:input_type -> dominion.v1.ClusterInstanceRequest
+	61,  // 60: dominion.v1.ClusterService.SetInstance:input_type -> dominion.v1.ClusterInstanceRequest
+	62,  // 61: dominion.v1.ClusterService.RemoveInstance:input_type -> dominion.v1.ClusterRemoveInstanceRequest
+	63,  // 62: dominion.v1.ClusterService.Import:input_type -> dominion.v1.ClusterImportRequest
+	64,  // 63: dominion.v1.ClusterService.Export:input_type -> dominion.v1.ClusterExportRequest
+	66,  // 64: dominion.v1.ClusterService.ShowKey:input_type -> dominion.v1.ClusterShowKeyRequest
+	68,  // 65: dominion.v1.ClusterService.RotateKey:input_type -> dominion.v1.ClusterRotateKeyRequest
+	69,  // 66: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
+	73,  // 67: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
+	75,  // 68: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
+	77,  // 69: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
+	79,  // 70: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
+	82,  // 71: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
+	84,  // 72: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
+	86,  // 73: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
+	88,  // 74: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
+	90,  // 75: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
+	92,  // 76: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
+	94,  // 77: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
+	96,  // 78: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
+	98,  // 79: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
+	4,   // 80: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
+	6,   // 81: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
+	9,   // 82: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
+	11,  // 83: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
+	14,  // 84: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
+	16,  // 85: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
+	18,  // 86: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
+	26,  // 87: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
+	26,  // 88: dominion.v1.FleetService.Watch:output_type -> dominion.v1.CallEvent
+	24,  // 89: dominion.v1.FleetService.Jobs:output_type -> dominion.v1.JobsResponse
+	33,  // 90: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
+	36,  // 91: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
+	38,  // 92: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
+	40,  // 93: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
+	42,  // 94: dominion.v1.MapService.Build:output_type -> dominion.v1.BuildMapEvent
+	44,  // 95: dominion.v1.MapService.Map:output_type -> dominion.v1.MapResponse
+	50,  // 96: dominion.v1.ClusterService.Show:output_type -> dominion.v1.ClusterShowResponse
+	58,  // 97: dominion.v1.ClusterService.Instances:output_type -> dominion.v1.ClusterInstancesResponse
+	48,  // 98: dominion.v1.ClusterService.SetMaster:output_type -> dominion.v1.ClusterChanged
+	48,  // 99: dominion.v1.ClusterService.SetCandidates:output_type -> dominion.v1.ClusterChanged
+	48,  // 100: dominion.v1.ClusterService.SetNode:output_type -> dominion.v1.ClusterChanged
+	48,  // 101: dominion.v1.ClusterService.RemoveNode:output_type -> dominion.v1.ClusterChanged
+	48,  // 102: dominion.v1.ClusterService.AddInstance:output_type -> dominion.v1.ClusterChanged
+	48,  // 103: dominion.v1.ClusterService.SetInstance:output_type -> dominion.v1.ClusterChanged
+	48,  // 104: dominion.v1.ClusterService.RemoveInstance:output_type -> dominion.v1.ClusterChanged
+	48,  // 105: dominion.v1.ClusterService.Import:output_type -> dominion.v1.ClusterChanged
+	65,  // 106: dominion.v1.ClusterService.Export:output_type -> dominion.v1.ClusterExportResponse
+	67,  // 107: dominion.v1.ClusterService.ShowKey:output_type -> dominion.v1.ClusterKeyResponse
+	48,  // 108: dominion.v1.ClusterService.RotateKey:output_type -> dominion.v1.ClusterChanged
+	70,  // 109: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
+	74,  // 110: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
+	76,  // 111: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
+	78,  // 112: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
+	80,  // 113: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
+	83,  // 114: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
+	85,  // 115: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
+	87,  // 116: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
+	89,  // 117: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
+	91,  // 118: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
+	93,  // 119: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
+	95,  // 120: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
+	97,  // 121: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
+	99,  // 122: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
+	80,  // [80:123] is the sub-list for method output_type
+	37,  // [37:80] is the sub-list for method input_type
+	37,  // [37:37] is the sub-list for extension type_name
+	37,  // [37:37] is the sub-list for extension extendee
+	0,   // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_apipb_api_proto_init() }
@@ -7375,6 +7386,7 @@ func file_apipb_api_proto_init() {
 	if File_apipb_api_proto != nil {
 		return
 	}
+	file_apipb_node_proto_init()
 	file_apipb_api_proto_msgTypes[24].OneofWrappers = []any{
 		(*CallEvent_Accepted)(nil),
 		(*CallEvent_Output)(nil),
