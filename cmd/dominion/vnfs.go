@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -33,7 +34,7 @@ func (a *app) vnfsDo(f *statedirFlag, do func(ctx context.Context, s *vnfs.Store
 		if err != nil {
 			return err
 		}
-		s, err := vnfs.Open(dir)
+		s, err := a.openCapsules(dir)
 		if err != nil {
 			return err
 		}
@@ -43,6 +44,15 @@ func (a *app) vnfsDo(f *statedirFlag, do func(ctx context.Context, s *vnfs.Store
 		}
 		return err
 	})
+}
+
+// openCapsules opens STATEDIR, or says what makes it.
+func (a *app) openCapsules(dir string) (*vnfs.Store, error) {
+	s, err := vnfs.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w; an overlord with provision: {enabled: true} makes it when it starts, and dominion nodescript install does; --statedir names another", err)
+	}
+	return s, err
 }
 
 // completeCapsules completes names of capsules.
@@ -210,23 +220,41 @@ FILE that is there is not written over.`,
 		if _, err := s.Get(words[0]); err != nil { // before there is a file
 			return err
 		}
-		return exportTo(file, func(w io.Writer) error { return s.Export(ctx, words[0], w, how) })
+		size, err := exportTo(file, func(w io.Writer) error { return s.Export(ctx, words[0], w, how) })
+		if err != nil {
+			return err
+		}
+		if a.output != outText {
+			return a.document(exportDoc{words[0], file, size})
+		}
+		return a.text("%s: %s\n", file, bytesText(size))
 	})
 	f.on(cmd)
 	cmd.ValidArgsFunction = a.completeCapsules(&f, 1)
 	return cmd
 }
 
-// exportTo writes a new file, which is not there when that fails.
-func exportTo(file string, write func(io.Writer) error) error {
+// exportDoc is the answer of vnfs export in JSON.
+type exportDoc struct {
+	Name  string `json:"name"`
+	File  string `json:"file"`
+	Bytes int64  `json:"bytes"`
+}
+
+// exportTo writes a new file, which is not there when that fails, and gives its size.
+func exportTo(file string, write func(io.Writer) error) (size int64, err error) {
 	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if err = errors.Join(write(out), out.Close()); err != nil {
-		return errors.Join(err, os.Remove(file))
+	err = write(out)
+	if err == nil {
+		size, err = out.Seek(0, io.SeekCurrent)
 	}
-	return nil
+	if err = errors.Join(err, out.Close()); err != nil {
+		return 0, errors.Join(err, os.Remove(file))
+	}
+	return size, nil
 }
 
 func (a *app) vnfsListCmd() *cobra.Command {
