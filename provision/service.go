@@ -93,6 +93,7 @@ type Service struct {
 	sums  sums
 	seen  seen         // files of which the audit log says already that a node got them
 	meets *pace        // of machines that are not known yet
+	lacks *pace        // of what is asked for and is not there, on the log
 	meter *audit.Meter // of refusals and claims on the audit log
 	asked *audit.Meter // of what nodes asked for that is not there
 
@@ -130,7 +131,7 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the directory of node scripts and files: %w", err)
 	}
-	return &Service{cfg: cfg, root: root, meets: &pace{burst: meetBurst, every: meetEvery}, meter: audit.NewMeter(cfg.Now), asked: audit.NewMeter(cfg.Now), ofNode: make(map[string]int)}, nil
+	return &Service{cfg: cfg, root: root, meets: &pace{burst: meetBurst, every: meetEvery}, lacks: &pace{burst: 4, every: time.Minute}, meter: audit.NewMeter(cfg.Now), asked: audit.NewMeter(cfg.Now), ofNode: make(map[string]int)}, nil
 }
 
 // Close ends the use of the directory of files.

@@ -246,7 +246,7 @@ HARDWARE-ADDRESS NAME [ADDRESS]; the overlord is not asked then.`,
 	fl.StringSliceVar(&f.dns, "dns", nil, "`ADDR` of a name server; may be repeated")
 	fl.StringVar(&f.domain, "domain", "", "the `DOMAIN` of the machines")
 	fl.StringVar(&f.tftpRoot, "tftp-root", "", "`DIR` with undionly.kpxe and ipxe.efi, for machines without iPXE")
-	fl.StringVar(&f.tftp, "tftp", "", "`ADDR` of the TFTP server, for isc and kea")
+	fl.StringVar(&f.tftp, "tftp", "", "`ADDR` of the TFTP server, for isc (default: its own host) and kea")
 	fl.StringVar(&f.hosts, "hosts", "", "`FILE` with machines, or - for standard input (default: the overlord's nodes)")
 	if err := cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions([]string{boot.Dnsmasq, boot.ISC, boot.Kea}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag does not exist: a bug here

@@ -93,8 +93,15 @@ func capsuleDocOf(c vnfs.Capsule) capsuleDoc {
 }
 
 // capsuleMade tells of a new capsule, and what nodes boot that have it.
-func (a *app) capsuleMade(c vnfs.Capsule) error {
+func (a *app) capsuleMade(c vnfs.Capsule, statedir string) error {
+	all := true // nodes have something to boot that is not the capsule's
+	for _, name := range []string{"kernel", "initramfs"} {
+		_, err := os.Stat(filepath.Join(statedir, "boot", name))
+		all = all && err == nil
+	}
 	switch {
+	case c.Kernel == "" && c.Initramfs == "" && !all:
+		a.note("nothing boots its nodes yet: dominion boot build-initramfs makes what all nodes boot; --kernel and --initramfs give it its own")
 	case c.Kernel == "" && c.Initramfs == "":
 		a.note("its nodes boot the kernel and initramfs of all, STATEDIR/boot/; --kernel and --initramfs give it its own")
 	case c.Initramfs == "":
@@ -156,7 +163,7 @@ NAME is that of SOURCE without its ending when it is left out.`,
 		if err != nil {
 			return err
 		}
-		return a.capsuleMade(c)
+		return a.capsuleMade(c, s.Dir())
 	})
 	f.on(cmd)
 	cmd.Flags().StringVar(&in.Kernel, "kernel", "", "`FILE` with the kernel that provisions its nodes")
@@ -304,7 +311,7 @@ func (a *app) vnfsCloneCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.capsuleMade(c)
+		return a.capsuleMade(c, s.Dir())
 	})
 	f.on(cmd)
 	cmd.ValidArgsFunction = a.completeCapsules(&f, 1)
