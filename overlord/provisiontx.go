@@ -38,6 +38,7 @@ func (s provStore) View(ctx context.Context, fn func(provision.View) error) erro
 type nodeReader interface {
 	Node(ctx context.Context, name string) (store.Node, error)
 	NodeOf(ctx context.Context, hwaddr string) (store.Node, error)
+	NodeAt(ctx context.Context, address string) (store.Node, error)
 	Nodes(ctx context.Context) ([]store.Node, error)
 	Nonce(ctx context.Context, hash []byte) (store.Nonce, error)
 	NonceOf(ctx context.Context, node string) (store.Nonce, error)
@@ -72,6 +73,12 @@ func (v provView) Node(name string) (provision.Node, bool, error) {
 // NodeOf implements provision.NodeView.
 func (v provView) NodeOf(hwaddr string) (provision.Node, bool, error) {
 	row, err := v.r.NodeOf(v.ctx, hwaddr)
+	return found(row, err, fromNode)
+}
+
+// NodeAt implements provision.NodeView.
+func (v provView) NodeAt(addr netip.Addr) (provision.Node, bool, error) {
+	row, err := v.r.NodeAt(v.ctx, addr.String())
 	return found(row, err, fromNode)
 }
 

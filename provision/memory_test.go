@@ -76,6 +76,15 @@ func (t memoryTx) NodeOf(hwaddr string) (Node, bool, error) {
 	return Node{}, false, nil
 }
 
+func (t memoryTx) NodeAt(addr netip.Addr) (out Node, ok bool, err error) {
+	for _, n := range t.m.nodes {
+		if !n.held() && n.Addr == addr && (!ok || n.Contact.After(out.Contact)) {
+			out, ok = n, true
+		}
+	}
+	return out, ok, nil
+}
+
 func (t memoryTx) Nodes() ([]Node, error) {
 	var out []Node
 	for _, name := range slices.Sorted(maps.Keys(t.m.nodes)) {

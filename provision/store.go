@@ -27,6 +27,9 @@ type View interface {
 type NodeView interface {
 	Node(name string) (n Node, ok bool, err error)
 	NodeOf(hwaddr string) (n Node, ok bool, err error)
+	// NodeAt gives, of the nodes that are approved and were heard of last from an
+	// address, the one heard of last.
+	NodeAt(addr netip.Addr) (n Node, ok bool, err error)
 	Nodes() ([]Node, error) // sorted by name
 }
 

@@ -268,7 +268,9 @@ func (a *app) completeNodeSet(cmd *cobra.Command, words []string, word string) (
 	case isPair && key == "group":
 		return a.ask(cmd, func(ctx context.Context, conn *client.Conn) ([]string, error) { return groupNames(ctx, conn, "group=") })
 	case isPair && key == "vnfs":
-		return a.ask(cmd, func(ctx context.Context, conn *client.Conn) ([]string, error) { return remoteCapsules(ctx, conn, "vnfs=") })
+		return a.ask(cmd, func(ctx context.Context, conn *client.Conn) ([]string, error) {
+			return remoteCapsules(ctx, conn, "vnfs=")
+		})
 	}
 	return []string{"group=", "vnfs=", "enabled=true", "enabled=false", "debug=", "boot=provision", "boot=local", "boot=hold", "desc="},
 		cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
