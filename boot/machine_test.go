@@ -61,7 +61,7 @@ func missing(t *testing.T) {
 		t.Skip("SKIPPED there is no kernel; tools/setup-boot.sh brings one")
 	}
 	if _, err := os.Stat(filepath.Join(firmware(t), "OVMF_CODE_4M.fd")); err != nil {
-		t.Skip("there is no firmware for UEFI; tools/setup-boot.sh brings it")
+		t.Skip("SKIPPED there is no firmware for UEFI; tools/setup-boot.sh brings it")
 	}
 	if err := exec.CommandContext(t.Context(), "unshare", "-n", "ip", "tuntap", "add", "tap0", "mode", "tap").Run(); err != nil {
 		t.Skipf("SKIPPED this machine lets nobody make network interfaces: %v", err)
