@@ -30,6 +30,9 @@ commands change that directory on the overlord's host, and need no overlord that
 // vnfsDo runs what a command does with the capsules.
 func (a *app) vnfsDo(f *statedirFlag, do func(ctx context.Context, s *vnfs.Store, words []string) error) func(*cobra.Command, []string) error {
 	return a.do(func(ctx context.Context, _ *cobra.Command, words []string) error {
+		if a.overlord != "" || a.context != "" {
+			return usagef("capsules are changed on the overlord's own host, without --overlord and --context")
+		}
 		dir, err := f.find(ctx, a)
 		if err != nil {
 			return err
