@@ -149,7 +149,7 @@ type writeIn struct {
 	Content module.Bytes `json:"content" doc:"what the file shall have" required:"true" secret:"true"`
 	Access
 	New    bool   `json:"new" doc:"only write a file that does not exist yet"`
-	SHA256 string `json:"sha256" doc:"only replace a file with this digest, in hexadecimal" pattern:"|[0-9a-f]{64}"`
+	SHA256 string `json:"sha256" doc:"only replace a file with this digest, in hexadecimal" pattern:"([0-9a-f]{64})?"`
 	Show
 }
 

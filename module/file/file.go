@@ -59,7 +59,7 @@ type Plan struct {
 
 // Access is the input of methods that give a file to somebody.
 type Access struct {
-	Mode  string `json:"mode" doc:"mode in octal, such as 0644" pattern:"|0?[0-7]{3,4}"`
+	Mode  string `json:"mode" doc:"mode in octal, such as 0644" pattern:"(0?[0-7]{3,4})?"`
 	Owner string `json:"owner" doc:"owner, by name or number" max:"256"`
 	Group string `json:"group" doc:"group, by name or number" max:"256"`
 }
