@@ -11,13 +11,11 @@ import (
 	"io/fs"
 	"os"
 	"slices"
-	"unicode/utf8"
-
-	"github.com/rogpeppe/go-internal/diff"
 
 	"dominion/call"
 	"dominion/module"
 	"dominion/module/place"
+	"dominion/module/textdiff"
 )
 
 // Result is the answer of methods that change what a file has.
@@ -103,7 +101,7 @@ func (e *edit) replace(ctx context.Context, content []byte, d dress, fresh bool,
 	other := large || !bytes.Equal(old, content)
 	out.Changed = out.Created || other || d.differs(e.info)
 	if (show.Diff || show.DryRun) && other && !large {
-		out.Diff, out.DiffCut = unified(e.place.Path(), old, content)
+		out.Diff, out.DiffCut = textdiff.Unified(e.place.Path(), old, content)
 	}
 	if !out.Changed || show.DryRun {
 		return out, nil
@@ -125,23 +123,6 @@ func (e *edit) commit(d dress, fresh bool, fill func(to io.Writer) error) error 
 		return fmt.Errorf("write %s: %w", e.place.Path(), err)
 	}
 	return draft.Commit(place.As{Mode: d.mode, UID: d.uid, GID: d.gid, New: fresh})
-}
-
-// unified shows what changes between two texts. There is none for what is no
-// text.
-func unified(name string, old, content []byte) (text string, cut uint64) {
-	for _, b := range [][]byte{old, content} {
-		if !utf8.Valid(b) || bytes.IndexByte(b, 0) >= 0 {
-			return "", 0
-		}
-	}
-	all := diff.Diff(name, old, name, content)
-	if _, rest, found := bytes.Cut(all, []byte{'\n'}); found && bytes.HasPrefix(all, []byte("diff ")) {
-		all = rest // that line is a program's command
-	}
-	kept := module.Limit{Max: maxDiff}
-	_, _ = kept.Write(all)
-	return string(bytes.ToValidUTF8(kept.Bytes(), nil)), kept.Cut()
 }
 
 type writeIn struct {

@@ -26,7 +26,6 @@ import (
 // Bounds.
 const (
 	maxAnswer = 700 << 10 // of what an answer holds of a file, in bytes as written in JSON
-	maxDiff   = 64 << 10  // of a difference, likewise
 	maxText   = 4 << 20   // of a file that is compared or edited in memory
 	maxCopy   = 256 << 20 // of a file that append copies
 )

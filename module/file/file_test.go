@@ -13,6 +13,7 @@ import (
 
 	"dominion/call"
 	"dominion/module"
+	"dominion/module/textdiff"
 )
 
 func must(t *testing.T, err error) {
@@ -215,7 +216,7 @@ func TestLargeDiffIsCut(t *testing.T) {
 	must(t, err)
 	var r Result
 	must(t, json.Unmarshal([]byte(out), &r))
-	if len(r.Diff) > maxDiff || r.DiffCut == 0 || !r.Changed {
+	if len(r.Diff) > textdiff.Max || r.DiffCut == 0 || !r.Changed {
 		t.Errorf("diff of %d bytes, %d cut", len(r.Diff), r.DiffCut)
 	}
 }
