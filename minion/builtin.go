@@ -4,10 +4,12 @@ import (
 	"dominion/module"
 	"dominion/module/command"
 	"dominion/module/facts"
+	"dominion/module/group"
 	"dominion/module/service"
 	"dominion/module/test"
+	"dominion/module/user"
 )
 
 // Builtin is the table of the modules that every minion offers. Reading it
 // shows what runs. It is never written.
-var Builtin = []module.Module{test.Module, command.Module, facts.Module, service.Module}
+var Builtin = []module.Module{test.Module, command.Module, facts.Module, service.Module, user.Module, group.Module}

@@ -2,7 +2,7 @@
 # Installs what the tests use beyond Go: ClusterShell's nodeset (the oracle of
 # folded names), curl (the API's plainest client), openssl (a second opinion
 # on certificates), ganeti (its confd daemon and client, with which package
-# confd is compared), python3-yaml (reads our maps as Func's tools do) busybox (whose
+# confd is compared), python3-yaml (reads our maps as Func's tools do), busybox (whose
 # shell runs node scripts in an initramfs), and systemd with dbus (a machine in namespaces, for what it does). Without root it says what is missing; the tests that need it are then skipped by name.
 set -eu
 need=""

@@ -34,7 +34,7 @@ func (m machine) act(ctx context.Context, in ActIn, a action) (Acted, error) {
 		return Acted{}, err
 	}
 	defer s.conn.Close()
-	u, err := s.load(ctx, in.Name.Name)
+	u, err := s.load(ctx, in.Name)
 	if err != nil {
 		return Acted{}, err
 	}

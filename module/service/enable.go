@@ -16,7 +16,7 @@ func (m machine) enabling(ctx context.Context, in EnableIn, on bool) (Enabled, e
 		return Enabled{}, err
 	}
 	defer s.conn.Close()
-	u, err := s.load(ctx, in.Name.Name)
+	u, err := s.load(ctx, in.Name)
 	if err != nil {
 		return Enabled{}, err
 	}

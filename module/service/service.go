@@ -32,8 +32,8 @@ var Module = module.Module{
 // unless the unit says otherwise.
 var actTime = module.MethodOptions{Timeout: 3*time.Minute + 10*time.Second}
 
-// Name is the input of methods about one unit.
-type Name struct {
+// Which is the input of methods about one unit.
+type Which struct {
 	Name string `json:"name" doc:"the unit; without a suffix a service" required:"true" min:"1" max:"255" pattern:"[A-Za-z0-9:_.\\\\@-]+"`
 }
 
@@ -81,7 +81,7 @@ type Unit struct {
 
 // ActIn is the input of start, stop, restart and reload.
 type ActIn struct {
-	Name
+	Which
 	DryRun bool `json:"dry_run" doc:"only say what would change"`
 }
 
@@ -97,7 +97,7 @@ type Acted struct {
 
 // EnableIn is the input of enable and disable.
 type EnableIn struct {
-	Name
+	Which
 	Now    bool `json:"now" doc:"start it, or stop it, too"`
 	DryRun bool `json:"dry_run" doc:"only say what would change"`
 }
@@ -111,7 +111,7 @@ type Enabled struct {
 	Active  string   `json:"active" doc:"its state afterwards"`
 }
 
-func (m machine) status(ctx context.Context, _ *module.Env, in Name) (Status, error) {
+func (m machine) status(ctx context.Context, _ *module.Env, in Which) (Status, error) {
 	s, err := m.dial(ctx)
 	if err != nil {
 		return Status{}, err

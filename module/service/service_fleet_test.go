@@ -36,38 +36,30 @@ var units = map[string]string{
 // at gives the methods of a machine.
 func at(t *testing.T, m machine) func(name string, in any) (map[string]any, error) {
 	t.Helper()
-	table := map[string]func(ctx context.Context, in []byte) (any, error){
-		"status":  do(m.status),
-		"list":    do(m.list),
-		"start":   do(m.start),
-		"stop":    do(m.stop),
-		"restart": do(m.restart),
-		"reload":  do(m.reload),
-		"enable":  do(m.enable),
-		"disable": do(m.disable),
+	table := map[string]module.Method{}
+	for _, x := range []module.Method{
+		module.Func("status", "x", module.Read, m.status, module.MethodOptions{}),
+		module.Func("list", "x", module.Read, m.list, module.MethodOptions{}),
+		module.Func("start", "x", module.Change, m.start, module.MethodOptions{}),
+		module.Func("stop", "x", module.Change, m.stop, module.MethodOptions{}),
+		module.Func("restart", "x", module.Change, m.restart, module.MethodOptions{}),
+		module.Func("reload", "x", module.Change, m.reload, module.MethodOptions{}),
+		module.Func("enable", "x", module.Change, m.enable, module.MethodOptions{}),
+		module.Func("disable", "x", module.Change, m.disable, module.MethodOptions{}),
+	} {
+		table[x.Name()] = x
 	}
 	return func(name string, in any) (map[string]any, error) {
 		t.Helper()
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 30*time.Second, errors.New("the test's 30s"))
 		defer cancel()
 		b, _ := json.Marshal(in)
-		out, err := table[name](ctx, b)
-		text, _ := json.Marshal(out)
+		out, err := table[name].Run(ctx, nil, b)
 		var got map[string]any
-		if e := json.Unmarshal(text, &got); e != nil {
+		if e := json.Unmarshal(out, &got); e != nil && len(out) > 0 {
 			t.Fatal(e)
 		}
 		return got, err
-	}
-}
-
-func do[In, Out any](f func(context.Context, *module.Env, In) (Out, error)) func(context.Context, []byte) (any, error) {
-	return func(ctx context.Context, b []byte) (any, error) {
-		var in In
-		if err := json.Unmarshal(b, &in); err != nil {
-			return nil, err
-		}
-		return f(ctx, &module.Env{}, in)
 	}
 }
 
@@ -129,7 +121,7 @@ func everything(t *testing.T, m machine, files string, reset func()) {
 		{"fails at once", "start", args{"name": "notthere"}, "failed: start notthere.service: it ended with exit-code 203", args{"changed": true, "active": "failed"}},
 		{"status of a failure", "status", args{"name": "bad"}, "", args{"active": "failed", "result": "exit-code", "exit_status": 7.0}},
 		{"needs one that fails", "start", args{"name": "needs"}, "failed: start needs.service: a unit that it needs failed", args{"changed": false, "active": "inactive"}},
-		{"refused", "start", args{"name": "refuses"}, "start refuses.service: Operation refused", args{"changed": false}},
+		{"refused", "start", args{"name": "refuses"}, "failed: start refuses.service: Operation refused", args{"changed": false}},
 		{"broken", "start", args{"name": "broken"}, "failed: start broken.service: its file could not be read (bad-setting)", nil},
 		{"dry broken", "start", args{"name": "broken", "dry_run": true}, "failed: start broken.service", nil},
 		{"dry enable", "enable", args{"name": "good", "dry_run": true}, "", args{"changed": true, "enabled": "disabled"}},
@@ -206,14 +198,14 @@ func timesOut(t *testing.T, m machine) {
 	mine := errors.New("the time of this call")
 	ctx, cancel := context.WithTimeoutCause(t.Context(), 200*time.Millisecond, mine)
 	defer cancel()
-	out, err := m.start(ctx, &module.Env{}, ActIn{Name: Name{"endless"}})
+	out, err := m.start(ctx, &module.Env{}, ActIn{Which: Which{"endless"}})
 	if !errors.Is(err, mine) || !strings.Contains(err.Error(), "which systemd goes on with") {
 		t.Errorf("%+v, %v; want the cause of the end", out, err)
 	}
-	if s, err := m.status(t.Context(), nil, Name{"endless"}); err != nil || s.Active != "activating" {
+	if s, err := m.status(t.Context(), nil, Which{"endless"}); err != nil || s.Active != "activating" {
 		t.Errorf("endless is %s, %v; want systemd to go on", s.Active, err)
 	}
-	if s, err := m.stop(t.Context(), nil, ActIn{Name: Name{"endless"}}); err != nil || !s.Changed {
+	if s, err := m.stop(t.Context(), nil, ActIn{Which: Which{"endless"}}); err != nil || !s.Changed {
 		t.Errorf("%+v, %v", s, err)
 	}
 }
@@ -224,10 +216,10 @@ func TestFleetServiceGone(t *testing.T) {
 	ended := make(chan error, 1)
 	m := machine{b.Run + "/dbus/system_bus_socket", "/nosuch"}
 	go func() {
-		_, err := m.start(t.Context(), nil, ActIn{Name: Name{"endless"}})
+		_, err := m.start(t.Context(), nil, ActIn{Which: Which{"endless"}})
 		ended <- err
 	}()
-	for s, err := m.status(t.Context(), nil, Name{"endless"}); s.Active != "activating"; s, err = m.status(t.Context(), nil, Name{"endless"}) {
+	for s, err := m.status(t.Context(), nil, Which{"endless"}); s.Active != "activating"; s, err = m.status(t.Context(), nil, Which{"endless"}) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,7 +228,7 @@ func TestFleetServiceGone(t *testing.T) {
 	if err := <-ended; err == nil || !strings.Contains(err.Error(), "endless.service") {
 		t.Errorf("%v; want what broke", err)
 	}
-	if _, err := m.status(t.Context(), nil, Name{"endless"}); err == nil {
+	if _, err := m.status(t.Context(), nil, Which{"endless"}); err == nil {
 		t.Error("a machine that is gone answers")
 	}
 }

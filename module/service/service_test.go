@@ -56,7 +56,7 @@ func TestSilentBus(t *testing.T) {
 			mine := errors.New("the time of this test")
 			ctx, cancel := context.WithTimeoutCause(t.Context(), 100*time.Millisecond, mine)
 			defer cancel()
-			_, err = machine{bus: socket, systemd: socket}.status(ctx, nil, Name{"x"})
+			_, err = machine{bus: socket, systemd: socket}.status(ctx, nil, Which{"x"})
 			if err == nil {
 				t.Error("no error")
 			}
