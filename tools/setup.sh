@@ -3,7 +3,8 @@
 # folded names), curl (the API's plainest client), openssl (a second opinion
 # on certificates), ganeti (its confd daemon and client, with which package
 # confd is compared), python3-yaml (reads our maps as Func's tools do), busybox (whose
-# shell runs node scripts in an initramfs), and systemd with dbus (a machine in namespaces, for what it does). Without root it says what is missing; the tests that need it are then skipped by name.
+# shell runs node scripts in an initramfs), systemd with dbus (a machine in namespaces, for what it
+# does), and dnf with rpm and createrepo-c (a repository for module package). Without root it says what is missing; the tests that need it are then skipped by name.
 set -eu
 need=""
 command -v nodeset >/dev/null 2>&1 || need="$need clustershell"
@@ -14,6 +15,11 @@ python3 -c "import yaml" >/dev/null 2>&1 || need="$need python3-yaml"
 command -v busybox >/dev/null 2>&1 || need="$need busybox-static"
 [ -x /usr/lib/systemd/systemd ] || need="$need systemd"
 command -v dbus-daemon >/dev/null 2>&1 || need="$need dbus"
+command -v useradd >/dev/null 2>&1 || need="$need passwd"
+command -v ssh-keygen >/dev/null 2>&1 || need="$need openssh-client"
+command -v dnf >/dev/null 2>&1 || need="$need dnf"
+command -v rpmbuild >/dev/null 2>&1 || need="$need rpm"
+command -v createrepo_c >/dev/null 2>&1 || need="$need createrepo-c"
 [ -n "$need" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
 	echo "setup: not root, or no apt-get; missing:$need" >&2

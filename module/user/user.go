@@ -33,7 +33,7 @@ var Module = module.Module{
 }
 
 const (
-	maxUsers = 2500 // in one list, which leaves some 400 bytes for each
+	maxUsers = 2500         // in one list, which leaves some 400 bytes for each
 	dayOne   = "1970-01-02" // an expiry that is over; shadow(5) says not to use 0
 )
 
