@@ -5,6 +5,7 @@ import (
 	"dominion/module/command"
 	"dominion/module/facts"
 	"dominion/module/group"
+	"dominion/module/network"
 	"dominion/module/packages"
 	"dominion/module/service"
 	"dominion/module/test"
@@ -13,4 +14,4 @@ import (
 
 // Builtin is the table of the modules that every minion offers. Reading it
 // shows what runs. It is never written.
-var Builtin = []module.Module{test.Module, command.Module, facts.Module, service.Module, user.Module, group.Module, packages.Module}
+var Builtin = []module.Module{test.Module, command.Module, facts.Module, service.Module, user.Module, group.Module, packages.Module, network.Module}
