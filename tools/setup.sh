@@ -18,6 +18,7 @@ command -v perl >/dev/null 2>&1 || need="$need perl"
 command -v bzip2 >/dev/null 2>&1 || need="$need bzip2"
 command -v xz >/dev/null 2>&1 || need="$need xz-utils"
 command -v zstd >/dev/null 2>&1 || need="$need zstd"
+command -v pgrep >/dev/null 2>&1 || need="$need procps"
 command -v dnsmasq >/dev/null 2>&1 || need="$need dnsmasq-base"
 [ -n "$need" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
