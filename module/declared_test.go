@@ -108,8 +108,10 @@ func TestBadDescriptions(t *testing.T) {
 func TestAnswer(t *testing.T) {
 	check, _ := describedModule(t, nil).Lookup("disk.check")
 	for _, test := range []struct{ name, answer, want, err string }{
-		{"all", ` { "size":{"b":1e3,"a":2}, "healthy" : true, "errors":[{"count":3,"at":"2026-11-21T12:00:00Z"},{}], "blob":{"base64":"/w=="}, "more":{"z":1, "a":[ ]} } `,
-			`{"healthy":true,"errors":[{"at":"2026-11-21T12:00:00Z","count":3},{}],"size":{"a":2,"b":1e3},"blob":{"base64":"/w=="},"more":{"z":1,"a":[]}}`, ""},
+		{
+			"all", ` { "size":{"b":1e3,"a":2}, "healthy" : true, "errors":[{"count":3,"at":"2026-11-21T12:00:00Z"},{}], "blob":{"base64":"/w=="}, "more":{"z":1, "a":[ ]} } `,
+			`{"healthy":true,"errors":[{"at":"2026-11-21T12:00:00Z","count":3},{}],"size":{"a":2,"b":1e3},"blob":{"base64":"/w=="},"more":{"z":1,"a":[]}}`, "",
+		},
 		{"empty object", "{}", "{}", ""},
 		{"nothing", " \n", "", "there is no answer"},
 		{"garbage", "ok", "", "not JSON"},

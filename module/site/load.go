@@ -100,7 +100,7 @@ func (s *Set) tell(known map[string]*entry, entries []*entry) {
 }
 
 // files gives the names in the directory that may be modules, sorted. Directories
-// and names that begin with a dot are the site's own business. whole says why none
+// and names that begin with a dot or end with ~ are the site's own business. whole says why none
 // can be used.
 func (s *Set) files() (names []string, whole string) {
 	if err := safeDir(s.dir); err != nil {
@@ -114,7 +114,7 @@ func (s *Set) files() (names []string, whole string) {
 		return nil, err.Error()
 	}
 	for _, f := range list {
-		if !f.IsDir() && !strings.HasPrefix(f.Name(), ".") {
+		if !f.IsDir() && !strings.HasPrefix(f.Name(), ".") && !strings.HasSuffix(f.Name(), "~") {
 			names = append(names, f.Name())
 		}
 	}
