@@ -114,8 +114,8 @@ func checkOffered(s *Schema) error {
 	return err
 }
 
-// graver gives the one of two effects that does more.
-func graver(a, b Effect) Effect {
+// Graver gives the one of two effects that does more.
+func Graver(a, b Effect) Effect {
 	for _, e := range []Effect{Destroy, Change} {
 		if a == e || b == e {
 			return e

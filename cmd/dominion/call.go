@@ -78,7 +78,7 @@ func (a *app) callCmd() *cobra.Command {
 				if raw != "" {
 					return a.readArgs(raw)
 				}
-				return module.ParseArgs(s, words[2:])
+				return v.conn.ParseArgs(ctx, s.Name, words[2:])
 			})
 		})
 	})
