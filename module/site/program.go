@@ -3,11 +3,13 @@ package site
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -165,7 +167,8 @@ func (s *Set) call(e *entry, method string) module.RawFunc {
 		if err != nil {
 			return nil, err
 		}
-		vars := []string{"HOME=/", "DOMINION_MACHINE=" + env.Machine, "DOMINION_OPERATOR=" + env.Operator, "DOMINION_JOB=" + env.Job.String()}
+		vars := append([]string{"HOME=/", "DOMINION_MACHINE=" + env.Machine, "DOMINION_OPERATOR=" + env.Operator, "DOMINION_JOB=" + env.Job.String()},
+			variables(e.description, method, args)...)
 		out, err := s.run(ctx, program{
 			path: e.found.path, words: []string{e.name, "call", method}, stdin: args, env: vars, most: module.MaxOutput, live: env.Stderr, job: env.Job,
 		})
@@ -177,6 +180,48 @@ func (s *Set) call(e *entry, method string) module.RawFunc {
 		}
 		return nil, call.Errorf(call.Failed, "module %s: %v", e.name, reasonOf(err))
 	}
+}
+
+// maxVariable is the longest argument that is given in the environment, in bytes; the
+// kernel takes 128 KiB for one variable, and 2 MiB for all.
+const maxVariable = 4 << 10
+
+// variables gives arguments that are one short value and no secret in a form that a
+// shell can read: ARG_name=value, durations in seconds. All are on standard input.
+func variables(d module.Description, method string, args []byte) []string {
+	var given map[string]json.RawMessage
+	i := slices.IndexFunc(d.Methods, func(s module.Schema) bool { return s.Name == method })
+	if i < 0 || json.Unmarshal(args, &given) != nil {
+		return nil
+	}
+	var out []string
+	for _, f := range d.Methods[i].Fields {
+		v, ok := given[f.Name]
+		if !ok || f.Secret {
+			continue
+		}
+		text := string(v)
+		switch f.Type {
+		case "string", "duration":
+			if json.Unmarshal(v, &text) != nil {
+				continue
+			}
+		case "bool", "int", "float":
+		default:
+			continue
+		}
+		if f.Type == "duration" {
+			length, err := time.ParseDuration(text)
+			if err != nil {
+				continue
+			}
+			text = strconv.FormatFloat(length.Seconds(), 'f', -1, 64)
+		}
+		if len(text) <= maxVariable && !strings.ContainsRune(text, 0) {
+			out = append(out, "ARG_"+f.Name+"="+text)
+		}
+	}
+	return out
 }
 
 // current gives the entry whose program is to be run: the file must be the one

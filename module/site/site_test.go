@@ -277,7 +277,7 @@ printf '{ "n": %s, "text" : "x" }\n' "$#"
 	if err != nil || string(out) != `{"text":"x","n":2}` {
 		t.Errorf("%s, %v", out, err)
 	}
-	want := "args {\"text\":\"a b\"}\nenv DOMINION_JOB DOMINION_MACHINE DOMINION_OPERATOR DOMINION_RUN HOME LC_ALL PATH \n"
+	want := "args {\"text\":\"a b\"}\nenv ARG_text DOMINION_JOB DOMINION_MACHINE DOMINION_OPERATOR DOMINION_RUN HOME LC_ALL PATH \n"
 	if live.String() != want {
 		t.Errorf("live output %q; want %q", live.String(), want)
 	}
@@ -287,6 +287,20 @@ printf '{ "n": %s, "text" : "x" }\n' "$#"
 	}
 	if _, err := m.Run(t.Context(), nil, []byte(`{"other":1}`)); call.CodeOf(err) != call.Invalid {
 		t.Errorf("an unknown field: %v", err)
+	}
+}
+
+func TestVariables(t *testing.T) {
+	d, err := module.ParseDescription([]byte(`{"name":"a","doc":"b","methods":[{"name":"c","doc":"d","effect":"read","fields":[
+{"name":"text","type":"string","doc":"x"},{"name":"nul","type":"string","doc":"x"},{"name":"long","type":"string","doc":"x"},
+{"name":"secret","type":"string","doc":"x","secret":true},{"name":"yes","type":"bool","doc":"x"},{"name":"n","type":"int","doc":"x"},
+{"name":"f","type":"float","doc":"x"},{"name":"wait","type":"duration","doc":"x"},{"name":"list","type":"[]string","doc":"x"},
+{"name":"left_out","type":"string","doc":"x"}]}]}`))
+	must(t, err)
+	got := variables(d, "c", []byte(`{"text":"a\nb \"c\"","nul":"\u0000","long":"`+strings.Repeat("x", maxVariable+1)+`","secret":"s","yes":true,"n":-3,"f":1.5,"wait":"1m30.5s","list":["a"]}`))
+	want := []string{"ARG_text=a\nb \"c\"", "ARG_yes=true", "ARG_n=-3", "ARG_f=1.5", "ARG_wait=90.5"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q; want %q", got, want)
 	}
 }
 
