@@ -80,6 +80,7 @@ type program struct {
 	most  int // bytes of its answer
 	live  io.Writer
 	job   call.JobID
+	grace time.Duration // between SIGTERM and SIGKILL when its time is over; zero: the runner's
 }
 
 // errStopped wraps why a program was stopped that printed too much.
@@ -95,10 +96,14 @@ func (s *Set) run(ctx context.Context, p program) ([]byte, error) {
 		Path: p.path, Args: p.words, Env: run.Environment(p.env...), Dir: "/", Stdin: p.stdin,
 		Stdout: out, Stderr: errs, Job: p.job, Whole: true, Memory: s.memory,
 	}
-	r, err := s.runner.Run(within, c)
+	runner := s.runner
+	if p.grace > 0 {
+		runner.Grace = p.grace
+	}
+	r, err := runner.Run(within, c)
 	for try := 0; r == nil && err != nil && try < busyTries && strings.Contains(err.Error(), "text file busy"); try++ {
 		time.Sleep(busyWait) // a process that was just forked has our file, which was written a moment ago, open until it begins its program
-		r, err = s.runner.Run(within, c)
+		r, err = runner.Run(within, c)
 	}
 	switch {
 	case out.over:
@@ -169,8 +174,10 @@ func (s *Set) call(e *entry, method string) module.RawFunc {
 		}
 		vars := append([]string{"HOME=/", "DOMINION_MACHINE=" + env.Machine, "DOMINION_OPERATOR=" + env.Operator, "DOMINION_JOB=" + env.Job.String()},
 			variables(e.description, method, args)...)
-		out, err := s.run(ctx, program{
-			path: e.found.path, words: []string{e.name, "call", method}, stdin: args, env: vars, most: module.MaxOutput, live: env.Stderr, job: env.Job,
+		within, grace, stop := sooner(ctx)
+		defer stop()
+		out, err := s.run(within, program{
+			path: e.found.path, words: []string{e.name, "call", method}, stdin: args, env: vars, most: module.MaxOutput, live: env.Stderr, job: env.Job, grace: grace,
 		})
 		if err == nil {
 			return out, nil
@@ -178,8 +185,27 @@ func (s *Set) call(e *entry, method string) module.RawFunc {
 		if ctx.Err() != nil {
 			return nil, fmt.Errorf("module %s: %w", e.name, err) // its cause has the code
 		}
+		if within.Err() != nil {
+			return nil, context.Cause(within)
+		}
 		return nil, call.Errorf(call.Failed, "module %s: %v", e.name, reasonOf(err))
 	}
+}
+
+// lastWords is how long before the end of its time a program is told to end, at
+// most. It is killed at the end, and not later: who waits for the answer hears why.
+const lastWords = 5 * time.Second
+
+// sooner gives a context that ends a while before another one does, and how long.
+func sooner(ctx context.Context) (within context.Context, early time.Duration, stop func()) {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return ctx, 0, func() {}
+	}
+	early = min(max(time.Until(end)/10, time.Millisecond), lastWords)
+	// As of a time-out: without a detail, which would be another on each machine.
+	within, stop = context.WithDeadlineCause(ctx, end.Add(-early), &call.Error{Code: call.Timeout})
+	return within, early, stop
 }
 
 // maxVariable is the longest argument that is given in the environment, in bytes; the
