@@ -84,6 +84,7 @@ func testSiteModules(t *testing.T, binary string) {
 	})
 	for name, script := range map[string]string{
 		"good":      `echo '{"text": "I am fine"}'`,
+		"talks":     `echo one >&2; echo two >&2; echo '{"text": "done"}'`,
 		"garbage":   "head -c 300 /dev/urandom",
 		"never":     "sleep NAP",
 		"deaf":      "trap '' TERM; sleep NAP; sleep NAP; sleep NAP",
@@ -111,6 +112,8 @@ func testSiteModules(t *testing.T, binary string) {
 	s.root.run("modules", "good.do").exits(0).prints("what it says", "1: m01")
 	s.root.run("__complete", "call", "m01", "go").exits(0).prints("good.do\tDoes it.")
 	s.root.run("call", "m01", "good.do").exits(0).prints("text: I am fine")
+	s.root.run("call", "m01", "talks.do", "--live").exits(0).prints("text: done").tells("m01: one", "m01: two")
+	s.root.run("call", "m01", "talks.do", "--live", "-o", "jsonl").exits(0).prints(`"result":{"text":"done"}`).tells("m01: one")
 	s.root.run("call", "*", "good.do").exits(3).prints("m01: text: I am fine").tells("this machine has no method good.do")
 	s.root.run("call", "m01", "broken.do").exits(2).tells("there is no method")
 
