@@ -61,6 +61,8 @@ type Overlord struct {
 	parent  *parent // nil: there is none, and the root's key is here
 	passing passing // what is passed on to the parent
 
+	blobs *blobs
+
 	prov *provisioning // nil: it does not
 
 	policy  atomic.Pointer[policy.Policy] // nil: no file
@@ -68,6 +70,7 @@ type Overlord struct {
 
 	minionCalls *semaphore.Weighted
 	pulling     *semaphore.Weighted // candidates that are sent a piece of the cluster data
+	looking     *semaphore.Weighted // sub-overlords that look for a file
 	verifying   *semaphore.Weighted
 	taking      *semaphore.Weighted
 	scopes      scopes
@@ -239,7 +242,7 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 	o := &Overlord{
 		cfg: cfg, log: log, uid: uint32(os.Getuid()), started: time.Now(), dir: dir,
 		stopping:    make(chan struct{}),
-		minionCalls: semaphore.NewWeighted(256), pulling: semaphore.NewWeighted(64), verifying: semaphore.NewWeighted(maxVerifying), taking: semaphore.NewWeighted(maxTaking), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
+		minionCalls: semaphore.NewWeighted(256), pulling: semaphore.NewWeighted(64), looking: semaphore.NewWeighted(maxLooking), verifying: semaphore.NewWeighted(maxVerifying), taking: semaphore.NewWeighted(maxTaking), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
 	}
 	o.candidates.init(o)
 	defer func() {
@@ -313,7 +316,7 @@ func (o *Overlord) keepName() error {
 
 // close releases what open took, the store last.
 func (o *Overlord) close() error {
-	errs := []error{o.prov.close()}
+	errs := []error{o.prov.close(), o.blobs.close()}
 	if o.parent != nil && o.parent.agent != nil {
 		errs = append(errs, o.parent.agent.Close())
 	}

@@ -80,11 +80,16 @@ func (o *Overlord) prepareProvision() error {
 		return err
 	}
 	p := &provisioning{cfg: c}
+	var above provision.Above
+	if o.parent != nil {
+		above = newAbove(o).look
+	}
 	var legacy *provision.Legacy
 	if c.LegacyListen != "" {
 		legacy = &provision.Legacy{Rules: rules, Neighbour: neighbour(arpTable), Enrolled: func(name string) bool { _, is := o.fleet.look(name); return is }}
 	}
 	p.service, err = provision.New(provision.Config{
+		Above: above,
 		Store: provStore{o}, Scripts: scripts, Statedir: c.Statedir, States: c.States, Approve: approve, Names: c.pattern(),
 		Peer: o.nodePeer, Proven: p.proven, Token: o.nodeToken, IPXE: ipxe(c.KernelArgs), At: p.at, Pin: o.keys.pin(), Legacy: legacy, Log: o.log,
 	})

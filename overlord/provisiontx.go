@@ -163,20 +163,43 @@ func (t provTx) DeleteNode(name string) error {
 }
 
 // Join implements provision.NodeTx.
-func (t provTx) Join(group, node string) error {
-	return t.regroup(group, func(members []string) []string {
-		if slices.Contains(members, node) {
-			return members
-		}
-		return append(members, node)
-	})
+func (t provTx) Join(group string, nodes ...string) error {
+	return t.regroup(group, func(members []string) []string { return append(members, nodes...) })
 }
 
 // Leave implements provision.NodeTx.
-func (t provTx) Leave(group, node string) error {
-	return t.regroup(group, func(members []string) []string {
-		return slices.DeleteFunc(members, func(m string) bool { return m == node })
-	})
+func (t provTx) Leave(group string, nodes ...string) error {
+	return t.regroup(group, func(members []string) []string { return without(members, nodes) })
+}
+
+// LeaveAll implements provision.NodeTx.
+func (t provTx) LeaveAll(nodes ...string) error {
+	groups, err := t.tx.Groups(t.ctx)
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		members, err := expand(g.Members)
+		if err != nil {
+			return err
+		}
+		if n := len(members); len(without(members, nodes)) == n {
+			continue
+		}
+		if err := t.Leave(g.Name, nodes...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// without takes names out of others. Both may be many, and the store's one writer waits.
+func without(names, gone []string) []string {
+	is := make(map[string]struct{}, len(gone))
+	for _, n := range gone {
+		is[n] = struct{}{}
+	}
+	return slices.DeleteFunc(names, func(n string) bool { _, yes := is[n]; return yes })
 }
 
 func (t provTx) regroup(name string, change func([]string) []string) error {
@@ -191,7 +214,7 @@ func (t provTx) regroup(name string, change func([]string) []string) error {
 	members = change(members)
 	slices.Sort(members)
 	*t.regrouped = true
-	return t.tx.PutGroup(t.ctx, store.Group{Name: name, Members: target.Fold(members)})
+	return t.tx.PutGroup(t.ctx, store.Group{Name: name, Members: target.Fold(slices.Compact(members))})
 }
 
 // PutNonce implements provision.NonceTx.

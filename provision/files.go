@@ -16,8 +16,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"dominion/api/auditpb"
 )
 
 // file is GET and HEAD files/PATH.
@@ -55,30 +53,26 @@ type fileAsk struct {
 
 // serveFile answers with a file, or a part of it.
 func (s *Service) serveFile(w http.ResponseWriter, r *http.Request, n Node, a fileAsk) error {
-	f, st, err := s.openFile(n.Name, a)
+	info, f, err := s.open(r.Context(), n.Name, a)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	sum, err := s.sums.of(r.Context(), a.name, f, st)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", a.name, err)
-	}
 	if a.how != "" && r.URL.RawQuery == sumQuery {
 		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-		_, _ = fmt.Fprintf(w, "%s  %s\n", hex.EncodeToString(sum[:]), path.Base(a.name)) // who left does not need it
+		_, _ = fmt.Fprintf(w, "%s  %s\n", hex.EncodeToString(info.Sum[:]), path.Base(a.name)) // who left does not need it
 		return nil
 	}
-	if err := s.handFile(r, n, a, st, sum); err != nil {
+	if err := s.handFile(r, n, a, info); err != nil {
 		return err
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/octet-stream")
-	h.Set("Etag", `"sha256:`+hex.EncodeToString(sum[:])+`"`)
-	h.Set("Digest", digestHeader(sum[:]))
+	h.Set("Etag", `"sha256:`+hex.EncodeToString(info.Sum[:])+`"`)
+	h.Set("Digest", digestHeader(info.Sum[:]))
 	h.Set("Dominion-Node", n.Name)
 	h.Set("Cache-Control", "no-store")
-	http.ServeContent(w, r, "", time.Time{}, f)
+	s.serve(w, r, f)
 	return nil
 }
 
@@ -144,25 +138,12 @@ func noFile(node, name string) *Refusal {
 
 // handFile notes that a node gets a file: once for each boot, or for each hour,
 // and content, however many parts it asks for.
-func (s *Service) handFile(r *http.Request, n Node, a fileAsk, st fs.FileInfo, sum [32]byte) error {
+func (s *Service) handFile(r *http.Request, n Node, a fileAsk, info FileInfo) error {
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	now := s.cfg.Now()
-	key := seenKey{node: n.Name, session: a.session, path: a.name, sum: sum, from: a.from}
-	if s.seen.has(key, now) {
-		return nil
-	}
-	err := s.cfg.Store.Update(r.Context(), func(tx Tx) error {
-		return tx.Audit(&auditpb.Record{
-			TimeMs: now.UnixMilli(), Actor: "node/" + n.Name, Action: "node.file", Subject: n.Name,
-			Detail: fmt.Sprintf("%s to %s, %d bytes%s", cut(a.name, 1000), a.from, st.Size(), a.how), Digest: sum[:],
-		})
-	})
-	if err == nil {
-		s.seen.add(key, now)
-	}
-	return err
+	key := seenKey{node: n.Name, session: a.session, path: a.name, sum: info.Sum, from: a.from}
+	return s.noteFile(r.Context(), "node/"+n.Name, n.Name, key, fmt.Sprintf("%s to %s, %d bytes%s", cut(a.name, 1000), a.from, info.Size, a.how))
 }
 
 // sums keeps the digests of files, as long as they look unchanged.

@@ -64,15 +64,23 @@ func wished(tx Tx, wish string) (string, error) {
 	return name, nil
 }
 
-// forget makes room of nodes that were held and not heard of for long.
+// forget makes room of nodes that were held and not heard of for long. They leave
+// their primary groups alone: who else asked for their names to be in groups may await
+// machines of these names.
 func (s *Service) forget(tx Tx, stale []string) error {
+	var g regrouping
 	for _, name := range stale {
+		n, _, err := tx.Node(name)
+		if err != nil {
+			return err
+		}
+		g.move(&n, "")
 		if err := tx.DeleteNode(name); err != nil {
 			return err
 		}
 	}
-	if len(stale) == 0 {
-		return nil
+	if err := g.do(tx); err != nil || len(stale) == 0 {
+		return err
 	}
 	slices.Sort(stale)
 	return tx.Audit(&auditpb.Record{

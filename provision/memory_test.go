@@ -117,13 +117,22 @@ func (t memoryTx) DeleteNode(name string) error {
 	return nil
 }
 
-func (t memoryTx) Join(group, node string) error {
-	t.m.groups[group] = append(slices.Clone(t.m.groups[group]), node)
+func (t memoryTx) Join(group string, nodes ...string) error {
+	t.m.groups[group] = append(slices.Clone(t.m.groups[group]), nodes...)
 	return nil
 }
 
-func (t memoryTx) Leave(group, node string) error {
-	t.m.groups[group] = slices.DeleteFunc(slices.Clone(t.m.groups[group]), func(n string) bool { return n == node })
+func (t memoryTx) Leave(group string, nodes ...string) error {
+	t.m.groups[group] = slices.DeleteFunc(slices.Clone(t.m.groups[group]), func(n string) bool { return slices.Contains(nodes, n) })
+	return nil
+}
+
+func (t memoryTx) LeaveAll(nodes ...string) error {
+	for g := range t.m.groups {
+		if err := t.Leave(g, nodes...); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -53,6 +53,8 @@ type Config struct {
 	// Token makes a join token for the minion of a node, which it may use once, in
 	// the place of one that it had.
 	Token func(ctx context.Context, node string) (text, id string, err error)
+	// Above looks up files that are not here. Nil: there is nobody to ask.
+	Above Above
 	// IPXE writes the script that a node boots with.
 	IPXE func(b BootScript) []byte
 	// At gives the addresses, host:port, of provision/1 and of /boot/ for who

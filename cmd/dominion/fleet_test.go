@@ -48,6 +48,7 @@ func TestFleet(t *testing.T) {
 		{"CandidateFiles", testCandidateFiles},
 		{"CandidateKilled", testCandidateKilled},
 		{"OldProtocol", testOldProtocol},
+		{"FilesFromAbove", testFilesFromAbove},
 		{"Demo", testDemo},
 		{"Curl", testCurl},
 		{"BadConfiguration", testBadConfiguration},
