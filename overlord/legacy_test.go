@@ -266,7 +266,7 @@ func TestLegacyRequests(t *testing.T) {
 	for _, why := range []string{
 		`n1 node.script over the old protocol: there is no state "halt" here`, "52:54:00:00:00:99 node.script over the old protocol: no node has this hardware address",
 		"it names no nodeid, and ARP does not know 127.0.0.1", `malformed request: not a request for a node script: "../x" is not a state`,
-		"malformed request: it is empty", "malformed request: more than 4096 bytes", `not a hardware address: "n1"`, "is known without 01:",
+		"malformed request: it is empty", "malformed request: more than 4096 bytes", `not a hardware address: "n1"`, "is 01: before one that is known",
 		"n0000 node.script over the old protocol: the node is not approved",
 	} {
 		s.wantAudited("denied", why)

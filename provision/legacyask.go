@@ -74,7 +74,7 @@ func (s *Service) legacyID(v View, id string, init bool) (string, error) {
 	}
 	_, known, err := v.NodeOf(hwaddr)
 	if err == nil && known {
-		err = fmt.Errorf("%w: %.40q is known without 01:", ErrHWAddr, id)
+		err = fmt.Errorf("%w: %.40q is 01: before one that is known", ErrHWAddr, id)
 	}
 	return hwaddr, err
 }
