@@ -48,6 +48,7 @@ func TestFleet(t *testing.T) {
 		{"CandidateFiles", testCandidateFiles},
 		{"CandidateKilled", testCandidateKilled},
 		{"FilesFromAbove", testFilesFromAbove},
+		{"Perceus", testPerceus},
 		{"Demo", testDemo},
 		{"Curl", testCurl},
 		{"BadConfiguration", testBadConfiguration},

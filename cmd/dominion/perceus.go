@@ -77,7 +77,7 @@ of dominion. Called as perceus (see dominion links) this program is this command
 	fl.BoolVarP(&p.quiet, "quiet", "q", false, "Be quiet, only show prints and errors")
 	fl.BoolVarP(&p.verbose, "verbose", "v", false, "Be more verbose and print whats going on")
 	fl.BoolVarP(&p.debug, "debug", "d", false, "The same as -v here")
-	fl.BoolVarP(&p.embedded, "embeded", "e", false, "Useful if calling via a script (similar to -yq)")
+	fl.BoolVarP(&p.embedded, "embeded", "e", false, "Useful if calling via a script (similar to -yq)") //nolint:misspell // it is spelled so
 	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) { _, _ = io.WriteString(a.out, p.summary(cmd, nil)) })
 	cmd.AddCommand(
 		p.command("node", "View and/or manipulate node attributes", "perceus node status", "Node", "iynqvde", p.nodeVerbs()),
@@ -198,6 +198,11 @@ func (p *perceus) fail(format string, words ...any) {
 	p.a.note("ERROR: %s", fmt.Sprintf(format, words...))
 }
 
+// failedf ends a command with a text of Perceus'.
+func failedf(format string, words ...any) error {
+	return &exitError{exitFailed, fmt.Sprintf(format, words...)}
+}
+
 // usage shows the verbs, and is wrong usage.
 func (p *perceus) usage(cmd *cobra.Command, verbs []perceusVerb) error {
 	p.a.note("%s", strings.TrimSuffix(p.summary(cmd, verbs), "\n"))
@@ -218,7 +223,7 @@ func perceusOptions(letters string) []perceusOption {
 		{"-q, --quiet", "Be quiet, only show prints and errors"},
 		{"-v, --verbose", "Be more verbose and print whats going on"},
 		{"-d, --debug", "The same as -v here"},
-		{"-e, --embeded", "Useful if calling via a script (similar to -yq)"},
+		{"-e, --embeded", "Useful if calling via a script (similar to -yq)"}, //nolint:misspell // it is spelled so
 	} {
 		if strings.Contains(letters, o.flag[1:2]) {
 			out = append(out, o)
