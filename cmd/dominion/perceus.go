@@ -95,9 +95,15 @@ of dominion. Called as perceus (see dominion links) this program is this command
 // command makes one of the commands that have verbs.
 func (p *perceus) command(use, short, example, title, options string, verbs []perceusVerb) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: use, Short: short, Example: "  " + example, Args: cobra.ArbitraryArgs,
+		Use: use + " VERB [WORDS]", Short: short, Example: "  " + example, Args: cobra.ArbitraryArgs,
 		Annotations: map[string]string{"title": title, "options": options},
 	}
+	var long strings.Builder // for the man page; help is laid out by summary
+	fmt.Fprintf(&long, "%s. The verbs:\n\n", short)
+	for _, v := range verbs {
+		fmt.Fprintf(&long, "    %-10s %s\n", v.name, v.doc)
+	}
+	cmd.Long = long.String()
 	cmd.RunE = p.do(func(ctx context.Context, words []string) error {
 		if len(words) > 0 {
 			for _, v := range verbs {
