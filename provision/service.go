@@ -103,6 +103,7 @@ type Service struct {
 	asked *audit.Meter // of what nodes asked for that is not there
 
 	approve  atomic.Pointer[approval]
+	times    legacyTimes
 	old      legacySeen
 	at       addresses
 	looks    *pace        // of the nodes of addresses
@@ -143,7 +144,7 @@ func New(cfg Config) (*Service, error) {
 	s := &Service{
 		cfg: cfg, root: root, meets: &pace{burst: meetBurst, every: meetEvery}, looks: &pace{burst: lookBurst, every: lookEvery},
 		lacks: &pace{burst: 4, every: time.Minute}, meter: audit.NewMeter(cfg.Now), asked: audit.NewMeter(cfg.Now),
-		messages: audit.NewMeter(cfg.Now), ofNode: make(map[string]int),
+		messages: audit.NewMeter(cfg.Now), times: defaultLegacyTimes(), ofNode: make(map[string]int),
 	}
 	s.approve.Store(&approval{cfg.Approve})
 	return s, nil
