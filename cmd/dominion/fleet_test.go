@@ -50,6 +50,8 @@ func TestFleet(t *testing.T) {
 		{"Candidates", testCandidates},
 		{"CandidateFiles", testCandidateFiles},
 		{"CandidateKilled", testCandidateKilled},
+		{"FilesFromAbove", testFilesFromAbove},
+		{"Perceus", testPerceus},
 		{"OldProtocol", testOldProtocol},
 		{"FilesFromAbove", testFilesFromAbove},
 		{"Demo", testDemo},
