@@ -6,6 +6,7 @@ import (
 	"dominion/module/disk"
 	"dominion/module/facts"
 	"dominion/module/file"
+	"dominion/module/mount"
 	"dominion/module/process"
 	"dominion/module/sysctl"
 	"dominion/module/test"
@@ -13,4 +14,4 @@ import (
 
 // Builtin is the table of the modules that every minion offers. Reading it
 // shows what runs. It is never written.
-var Builtin = []module.Module{test.Module, command.Module, facts.Module, file.Module, process.Module, disk.Module, sysctl.Module}
+var Builtin = []module.Module{test.Module, command.Module, facts.Module, file.Module, process.Module, mount.Module, disk.Module, sysctl.Module}
