@@ -50,18 +50,18 @@ func inside(t *testing.T) bool {
 func missing(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("only root can make the network of the test")
+		t.Skip("SKIPPED only root can make the network of the test")
 	}
 	for _, name := range []string{"qemu-system-x86_64", "dnsmasq", "busybox", "ip"} {
 		if _, err := exec.LookPath(name); err != nil {
-			t.Skipf("%s is missing; tools/setup-boot.sh installs it", name)
+			t.Skipf("SKIPPED %s is missing; tools/setup-boot.sh installs it", name)
 		}
 	}
 	if kernelRoot(t) == "" {
-		t.Skip("there is no kernel; tools/setup-boot.sh brings one")
+		t.Skip("SKIPPED there is no kernel; tools/setup-boot.sh brings one")
 	}
 	if err := exec.CommandContext(t.Context(), "unshare", "-n", "ip", "tuntap", "add", "tap0", "mode", "tap").Run(); err != nil {
-		t.Skipf("this machine lets nobody make network interfaces: %v", err)
+		t.Skipf("SKIPPED this machine lets nobody make network interfaces: %v", err)
 	}
 }
 

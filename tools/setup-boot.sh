@@ -1,5 +1,5 @@
 #!/bin/sh
-# Installs what the boot test uses: qemu-system-x86 with iPXE's network ROMs, dnsmasq, busybox and ip (iproute2), and
+# Installs what the boot test uses: qemu-system-x86 with iPXE's network ROMs and ip (iproute2), beside what setup.sh installs, and
 # brings Debian's cloud kernel, which is unpacked into the folder named (default: .test/boot), not installed:
 #   DIR/kernel/boot/vmlinuz-VERSION, DIR/kernel/lib/modules/VERSION
 # Without root it says what is missing; the boot test is then skipped by name.
@@ -8,8 +8,6 @@ dir=${1:-.test/boot}
 need=""
 command -v qemu-system-x86_64 >/dev/null 2>&1 || need="$need qemu-system-x86"
 [ -e /usr/lib/ipxe/qemu/pxe-virtio.rom ] || need="$need ipxe-qemu"
-command -v dnsmasq >/dev/null 2>&1 || need="$need dnsmasq-base"
-command -v busybox >/dev/null 2>&1 || need="$need busybox-static"
 command -v ip >/dev/null 2>&1 || need="$need iproute2"
 kernel=$(ls "$dir"/kernel/boot/vmlinuz-* 2>/dev/null | tail -n 1)
 if [ -z "$need" ] && [ -n "$kernel" ]; then exit 0; fi
