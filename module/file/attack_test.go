@@ -151,7 +151,7 @@ const size = 60_000
 // not synced to a disk meets the attacker more often.
 func memory(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "dominion-test-")
+	dir, err := os.MkdirTemp("/dev/shm", "dominion-test-") //nolint:usetesting // t.TempDir has no choice of the file system
 	if err != nil {
 		return tree(t)
 	}
