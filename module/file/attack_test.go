@@ -132,6 +132,21 @@ func TestAttacker(t *testing.T) {
 			}
 		}
 	})
+	watch.Go(func() { // devices only root can make
+		for !over.Load() {
+			_ = unix.Mknod(dir+"/his/null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3)))
+			_ = os.Rename(dir+"/his/null", dir+"/his/d/f")
+			for range 100 {
+				_, _ = os.Lstat(dir + "/his/d/f")
+			}
+			if info, err := os.Lstat(dir + "/his/d/f"); err == nil && info.Mode()&fs.ModeDevice != 0 {
+				_ = os.Remove(dir + "/his/d/f")
+			}
+			for range 20_000 {
+				_, _ = os.Lstat(dir + "/his/d/f")
+			}
+		}
+	})
 	count := rounds(t, dir)
 	over.Store(true)
 	watch.Wait()
