@@ -51,6 +51,11 @@ func fileModule(t *testing.T, s *site, dir string) {
 	}
 	s.root.run("call", "*", "file.read", f, "limit=5").exits(0).prints("m[01-02] (2)", "hello")
 	s.root.run("call", "*", "file.checksum", f).exits(0).prints("m[01-02] (2)", "digest: ")
+	large := s.write("large", strings.Repeat("a line of a large file\n", 22_000))
+	row := s.root.run("call", "m01", "file.read", large, "limit=524288", "-o", "jsonl").exits(0).lines("m01")["m01"]
+	if !strings.Contains(string(row.Result), `"next":506000,"size":506000,"end":true`) {
+		t.Errorf("read of a large file: %d bytes of an answer, %.100s", len(row.Result), row.Reason)
+	}
 	s.root.run("call", "m01", "file.mkdir", dir+"/a/b", "parents=true").exits(0).prints("changed: true")
 	s.root.run("call", "m01", "file.chmod", dir+"/a/b", "0700").exits(0).prints("changed: true")
 	s.root.run("call", "m01", "file.chown", dir+"/a/b", "owner=0").exits(0).prints("changed: false")
