@@ -12,6 +12,7 @@ import (
 	"dominion/module/logs"
 	"dominion/module/network"
 	"dominion/module/packages"
+	"dominion/module/mount"
 	"dominion/module/process"
 	"dominion/module/service"
 	"dominion/module/sysctl"
@@ -38,3 +39,4 @@ var Builtin = []module.Module{
 	test.Module,
 	user.Module,
 }
+var Builtin = []module.Module{test.Module, command.Module, facts.Module, file.Module, process.Module, mount.Module, disk.Module, sysctl.Module}

@@ -59,6 +59,7 @@ func TestFleet(t *testing.T) {
 		{"BadConfiguration", testBadConfiguration},
 		{"BadWords", testBadWords},
 		{"BadState", testBadState},
+		{"MachineModules", testMachineModules},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			t.Parallel()
