@@ -3,6 +3,7 @@ package funcd
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"os"
 	"testing"
 )
 
@@ -14,3 +15,5 @@ func chainOf(t testing.TB, c *tls.Certificate) []*x509.Certificate {
 	}
 	return out
 }
+
+func readFile(path string) ([]byte, error) { return os.ReadFile(path) }

@@ -70,6 +70,7 @@ type running struct {
 	size   int64 // bytes of the request
 	record Record
 	log    *JobLog
+	spared bool // the facts did not match: the method was not run
 }
 
 // dispatch judges, records and runs one call, of a request of so many bytes.
@@ -155,6 +156,8 @@ func (c *running) run() outcome {
 	switch {
 	case err != nil:
 		r.Detail = err.Error()
+	case c.spared:
+		r.Detail = "not run: the facts do not match"
 	case out.fault != nil:
 		r.Code, r.Detail = call.Failed, out.fault.Text
 	}
@@ -210,6 +213,7 @@ func (c *running) perform() (value any, err error) {
 					return c.s.remoteError(c.record.ID, err), err
 				}
 				if head = answer; !holds {
+					c.spared = true
 					return []any{head}, nil
 				}
 				args = args[1:]

@@ -22,7 +22,7 @@ import (
 // the fields of its input in their order.
 func native(m module.Method) *Method {
 	schema := m.Schema()
-	out := &Method{Name: baseName(schema.Name), Doc: schema.Doc, Timeout: m.Timeout()}
+	out := &Method{Name: baseName(schema.Name), Doc: schema.Doc, Timeout: m.Timeout(), loose: true}
 	if out.Timeout == 0 {
 		out.Timeout = -1
 	}

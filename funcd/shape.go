@@ -36,6 +36,8 @@ type Method struct {
 	// Run carries out a call. args are xmlrpc values, one for each that was given; so
 	// is the result. An error that is an *Exception keeps its type.
 	Run func(ctx context.Context, env *Env, args []any) (any, error)
+
+	loose bool // Run checks their number
 }
 
 // Arg is one argument, for get_method_args.
@@ -104,7 +106,7 @@ func (m *Method) arity(args []any) error {
 			least++
 		}
 	}
-	if len(args) >= least && (most < 0 || len(args) <= most) {
+	if m.loose || len(args) >= least && (most < 0 || len(args) <= most) {
 		return nil
 	}
 	want := fmt.Sprint(least)
