@@ -180,7 +180,7 @@ func (s *Server) Recheck() {
 	defer s.mu.Unlock()
 	for c := range s.conns {
 		if t, ok := c.(*tls.Conn); ok && s.Verify(t.ConnectionState()) != nil {
-			c.Close()
+			t.NetConn().Close() // without a word: a peer that does not read must not hold us up
 		}
 	}
 }
