@@ -36,8 +36,9 @@ type jobs struct {
 	byID  map[string]*job
 	ended []*job // the oldest first
 	open  map[string]int
-	total int // of open
-	held  int // bytes of results
+	total int   // of open
+	last  int64 // microseconds of the newest id
+	held  int   // bytes of results
 }
 
 // job is one call in the background.
@@ -69,13 +70,8 @@ func (j *jobs) add(owner string) (*job, error) {
 		j.byID, j.open = make(map[string]*job), make(map[string]int)
 	}
 	// Func's form: the time with microseconds, and where it runs. Programs read the time.
-	id := ""
-	for us := now.UnixMicro(); ; us++ {
-		id = fmt.Sprintf("%d.%06d-minion", us/1e6, us%1e6)
-		if j.byID[id] == nil {
-			break
-		}
-	}
+	j.last = max(now.UnixMicro(), j.last+1)
+	id := fmt.Sprintf("%d.%06d-minion", j.last/1e6, j.last%1e6)
 	n := &job{id: id, owner: owner, log: &JobLog{id: id, now: j.now}}
 	j.byID[id] = n
 	j.open[owner]++

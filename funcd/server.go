@@ -133,10 +133,11 @@ func (s *Server) Verify(cs tls.ConnectionState) error {
 func (s *Server) Run(ctx context.Context, ln net.Listener, grace time.Duration) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error {
-		if err := s.http.Serve(ln); !errors.Is(err, http.ErrServerClosed) && ctx.Err() == nil {
-			return err
+		err := s.http.Serve(ln)
+		if errors.Is(err, http.ErrServerClosed) || errors.Is(err, net.ErrClosed) { // whose port it is has closed it
+			return nil
 		}
-		return nil
+		return err
 	})
 	g.Go(func() error {
 		<-ctx.Done()
@@ -206,7 +207,10 @@ func (s *Server) connection(c net.Conn, state http.ConnState) {
 		s.conns[c] = key
 		if len(s.conns) > maxConns || n >= maxPerPeer {
 			s.log.Warn("func connection closed: there are too many", "address", c.RemoteAddr().String(), "connections", len(s.conns))
-			c.Close()
+			if t, ok := c.(*tls.Conn); ok {
+				c = t.NetConn()
+			}
+			c.Close() // without a word: a peer that does not read must not hold us up
 		}
 	case http.StateClosed, http.StateHijacked:
 		delete(s.conns, c)

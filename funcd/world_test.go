@@ -122,7 +122,7 @@ func (w *world) listen() {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 2)
 	go func() { done <- l.Run(ctx) }()
-	go func() { done <- w.srv.Run(ctx, l.HTTP(), 5*time.Second) }()
+	go func() { done <- w.srv.Run(ctx, l.HTTP(), 500*time.Millisecond) }()
 	w.stop = sync.OnceValue(func() error {
 		cancel()
 		first, second := <-done, <-done
