@@ -23,7 +23,7 @@ import (
 	"dominion/minion/candidate"
 	"dominion/minion/journal"
 	"dominion/module"
-	"dominion/module/command"
+	"dominion/module/run"
 	"dominion/pki"
 	"dominion/policy"
 	"dominion/session"
@@ -75,7 +75,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 	if err := d.open(); err != nil {
 		return errors.Join(err, d.close())
 	}
-	if _, err := command.Cgroup(); err != nil {
+	if _, err := run.Cgroup(); err != nil {
 		log.Debug("commands get no cgroup of their own", "err", err)
 	}
 	err = d.run(ctx, cfg.Reload, cfg.Ready)

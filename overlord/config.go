@@ -66,6 +66,8 @@ type Config struct {
 
 	// How the agent inside a sub-overlord answers confd queries while it is a candidate of its parent.
 	Confd minion.Confd `yaml:"confd"`
+	// Files that are passed on to machines and sub-overlords, in STATE/blobs.
+	Blobs BlobConfig `yaml:"blobs"`
 	// Machines that are made from bare metal.
 	Provision ProvisionConfig `yaml:"provision"`
 
@@ -84,6 +86,12 @@ type Config struct {
 	Ready func(address string) `yaml:"-"`
 
 	hostNamed bool // Name is only the host's, for want of another
+}
+
+// BlobConfig is the key blobs of overlord.yaml.
+type BlobConfig struct {
+	// How much is kept, such as 500M or 20G; what was not used for the longest time goes first. Default 20G.
+	Max Bytes `yaml:"max"`
 }
 
 // AutosignRule signs the requests of minions whose name and address fit.
@@ -143,6 +151,9 @@ func (c Config) settle() (Config, error) {
 	}
 	if c.MaxJobs < 0 {
 		return c, fmt.Errorf("max_jobs: %d is less than 1", c.MaxJobs)
+	}
+	if c.Blobs.Max < 0 {
+		return c, fmt.Errorf("blobs.max: %d is less than 0", c.Blobs.Max)
 	}
 	if c.Guard < 0 {
 		return c, fmt.Errorf("guard: %d is less than 1", c.Guard)

@@ -47,6 +47,7 @@ func TestFleet(t *testing.T) {
 		{"Candidates", testCandidates},
 		{"CandidateFiles", testCandidateFiles},
 		{"CandidateKilled", testCandidateKilled},
+		{"FilesFromAbove", testFilesFromAbove},
 		{"Demo", testDemo},
 		{"Curl", testCurl},
 		{"BadConfiguration", testBadConfiguration},
