@@ -12,7 +12,6 @@ import (
 	"dominion/audit"
 	"dominion/call"
 	"dominion/funcd"
-	"dominion/module"
 	"dominion/pki"
 )
 
@@ -27,13 +26,13 @@ const (
 const maxFuncDetail = 512
 
 // openFace makes the Func face of this machine, if there is to be one.
-func (d *daemon) openFace(table func() *module.Table) error {
+func (d *daemon) openFace() error {
 	if d.cfg.funcACL == "" {
 		return nil
 	}
 	d.acl = funcd.OpenACL(d.cfg.funcACL, d.log)
 	opt := funcd.Options{
-		Machine: d.cfg.name, Version: d.cfg.version, Table: table, Modules: funcd.Builtin(), ACL: d.acl, Admit: d.agent.admitAny,
+		Machine: d.cfg.name, Version: d.cfg.version, Table: d.agent.verifier.table, Modules: funcd.Builtin(), ACL: d.acl, Admit: d.agent.admitAny,
 		Record: funcRecorder{d.agent}, Facts: d.agent.funcFacts, Running: d.cfg.running, Now: d.cfg.now, Log: d.log,
 	}
 	if d.cfg.funcOverride {
