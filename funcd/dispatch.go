@@ -117,7 +117,7 @@ func (c *running) allowed() error {
 // anything else is a value.
 func (c *running) refuse(err error) outcome {
 	r := c.record
-	r.Code, r.Detail = codeOf(err), err.Error()
+	r.Code, r.Detail = codeOf(err), detailOf(err)
 	c.s.opt.Record.Refused(r)
 	c.s.log.Info("func call refused", "caller", r.Caller, "address", r.Address, "method", cut(r.Method, call.MaxMethod), "err", err)
 	if call.CodeOf(err) == call.Denied {
@@ -155,7 +155,7 @@ func (c *running) run() outcome {
 	r.Code = codeOf(err)
 	switch {
 	case err != nil:
-		r.Detail = err.Error()
+		r.Detail = detailOf(err)
 	case c.spared:
 		r.Detail = "not run: the facts do not match"
 	case out.fault != nil:
@@ -246,7 +246,7 @@ func (c *running) invoke(args []any) (value any, err error) {
 			value, err = nil, call.Errorf(call.Internal, "%s broke; the machine's log has the reason under call id %s", c.name, c.record.ID)
 		}
 	}()
-	value, err = c.method.Run(ctx, &Env{Machine: c.s.opt.Machine, Version: c.s.opt.Version, Caller: c.peer, ID: c.record.ID, Log: c.log, size: c.size}, args)
+	value, err = c.method.Run(ctx, &Env{Machine: c.s.opt.Machine, Version: c.s.opt.Version, Caller: c.peer, ID: c.record.ID, Log: c.log, size: c.size, log: c.s.log}, args)
 	if err != nil && ctx.Err() != nil {
 		if e, ok := errors.AsType[*call.Error](context.Cause(ctx)); ok {
 			err = e
@@ -300,6 +300,14 @@ func codeOf(err error) call.Code {
 		return call.Failed
 	}
 	return call.CodeOf(err)
+}
+
+// detailOf gives what stands beside the code in a record.
+func detailOf(err error) string {
+	if e, ok := errors.AsType[*call.Error](err); ok {
+		return e.Detail
+	}
+	return err.Error()
 }
 
 // digest binds arguments to a call. It holds the id, which is no secret, so that

@@ -35,7 +35,7 @@ func native(m module.Method) *Method {
 		if err != nil {
 			return nil, err
 		}
-		me := &module.Env{Machine: env.Machine, Job: env.ID, Operator: env.Caller.String(), Version: env.Version}
+		me := &module.Env{Machine: env.Machine, Job: env.ID, Operator: env.Caller.String(), Version: env.Version, Log: env.log}
 		if env.Log != nil {
 			stdout, stderr := env.Log.writer(), env.Log.writer()
 			defer stdout.flush()

@@ -3,6 +3,7 @@ package funcd
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"dominion/call"
@@ -63,7 +64,8 @@ type Env struct {
 	ID      call.JobID // of the call, on the machine's log
 	Log     *JobLog    // of a call in the background; nil: nobody reads
 
-	size int64 // bytes of the request
+	size int64        // bytes of the request
+	log  *slog.Logger // the machine's; nil: none
 }
 
 // Exception is an error with the type that Func's programs see.

@@ -53,6 +53,7 @@ func TestFleet(t *testing.T) {
 		{"FilesFromAbove", testFilesFromAbove},
 		{"OldProtocol", testOldProtocol},
 		{"Demo", testDemo},
+		{"FuncFace", testFuncFace},
 		{"Curl", testCurl},
 		{"BadConfiguration", testBadConfiguration},
 		{"BadWords", testBadWords},
