@@ -55,6 +55,7 @@ func TestFleet(t *testing.T) {
 		{"OldProtocol", testOldProtocol},
 		{"FilesFromAbove", testFilesFromAbove},
 		{"Demo", testDemo},
+		{"FuncFace", testFuncFace},
 		{"Curl", testCurl},
 		{"BadConfiguration", testBadConfiguration},
 		{"BadWords", testBadWords},
