@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"time"
@@ -153,6 +154,12 @@ func (m *Embedded) Connected() (since time.Time, ok bool) {
 // Ask calls one of the session's own methods at the parent: see Agent.Ask.
 func (m *Embedded) Ask(ctx context.Context, method string, args, result any) error {
 	return m.d.agent.Ask(ctx, m.parent, method, args, result)
+}
+
+// Pull makes one call at the parent that is answered with a stream: see
+// session.Session.Pull. Without a session the error is call.NoSession.
+func (m *Embedded) Pull(ctx context.Context, method string, args []byte, stream string) (io.ReadCloser, error) {
+	return m.d.agent.Pull(ctx, m.parent, method, args, stream)
 }
 
 // TakeRevocations gives the agent a list that came by another way; one that is

@@ -40,7 +40,7 @@ type catalogue struct {
 	machines map[string]offerDigest // those that offer something
 	size     int                    // bytes of all offers
 	asking   map[offerDigest]chan struct{}
-	last     map[string]string // by machine: the digest that it told last, if it is not known yet
+	last     map[string]string      // by machine: the digest that it told last, if it is not known yet
 	methods  map[string]*siteMethod // made of the above; nil: not yet
 	telling  bool                   // a goroutine is about to tell the parent
 }

@@ -82,7 +82,9 @@ func (m *offering) connect(t *testing.T, f *fleettest.Fleet, name string, digest
 	ready := make(chan struct{})
 	m.session, err = session.New(conn, &session.Options{
 		Handler: m, Ready: func(*session.Session) { close(ready) },
-		Hello: func(*session.Session, *fleetpb.Hello) (*fleetpb.Hello, error) { return &fleetpb.Hello{Offer: digest}, nil },
+		Hello: func(*session.Session, *fleetpb.Hello) (*fleetpb.Hello, error) {
+			return &fleetpb.Hello{Offer: digest}, nil
+		},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -71,6 +71,8 @@ type Config struct {
 	ModulesDir    string `yaml:"modules_dir"`
 	ModulesPush   bool   `yaml:"modules_push"`      // see modules_dir
 	ModulesMemory int    `yaml:"modules_memory_mb"` // see modules_dir
+	// Files that are passed on to machines and sub-overlords, in STATE/blobs.
+	Blobs BlobConfig `yaml:"blobs"`
 	// Machines that are made from bare metal.
 	Provision ProvisionConfig `yaml:"provision"`
 
@@ -89,6 +91,12 @@ type Config struct {
 	Ready func(address string) `yaml:"-"`
 
 	hostNamed bool // Name is only the host's, for want of another
+}
+
+// BlobConfig is the key blobs of overlord.yaml.
+type BlobConfig struct {
+	// How much is kept, such as 500M or 20G; what was not used for the longest time goes first. Default 20G.
+	Max Bytes `yaml:"max"`
 }
 
 // AutosignRule signs the requests of minions whose name and address fit.
@@ -148,6 +156,9 @@ func (c Config) settle() (Config, error) {
 	}
 	if c.MaxJobs < 0 {
 		return c, fmt.Errorf("max_jobs: %d is less than 1", c.MaxJobs)
+	}
+	if c.Blobs.Max < 0 {
+		return c, fmt.Errorf("blobs.max: %d is less than 0", c.Blobs.Max)
 	}
 	if c.Guard < 0 {
 		return c, fmt.Errorf("guard: %d is less than 1", c.Guard)

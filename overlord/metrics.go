@@ -18,6 +18,7 @@ type metrics struct {
 	registry *prometheus.Registry
 	denied   prometheus.Counter
 	results  prometheus.Counter
+	blobSent prometheus.Counter
 	orders   prometheus.Counter
 	sessions session.Stats
 }
@@ -32,6 +33,7 @@ func newMetrics(o *Overlord) *metrics {
 	m.denied = counter("dominion_denied_total", "Requests and orders refused by role or policy.")
 	m.results = counter("dominion_results_total", "Answers of minions received.")
 	m.orders = counter("dominion_orders_total", "Orders accepted.")
+	m.blobSent = counter("dominion_blob_sent_bytes_total", "Bytes of files sent to machines and sub-overlords.")
 	gauge := func(name, help string, f func() float64) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
 	}

@@ -31,6 +31,9 @@ func (o *Overlord) prepare(ctx context.Context) error {
 	if err := o.cluster.load(ctx, o); err != nil {
 		return err
 	}
+	if err := o.openBlobs(); err != nil {
+		return err
+	}
 	if err := o.prepareProvision(); err != nil {
 		return err
 	}

@@ -79,9 +79,18 @@ func (o *Overlord) prepareProvision() error {
 		return err
 	}
 	p := &provisioning{cfg: c}
+	var above provision.Above
+	if o.parent != nil {
+		above = newAbove(o).look
+	}
+	var legacy *provision.Legacy
+	if c.LegacyListen != "" {
+		legacy = &provision.Legacy{Rules: rules, Neighbour: neighbour(arpTable), Enrolled: func(name string) bool { _, is := o.fleet.look(name); return is }}
+	}
 	p.service, err = provision.New(provision.Config{
+		Above: above,
 		Store: provStore{o}, Scripts: scripts, Statedir: c.Statedir, States: c.States, Approve: approve, Names: c.pattern(),
-		Peer: o.nodePeer, Proven: p.proven, Token: o.nodeToken, IPXE: ipxe(c.KernelArgs), At: p.at, Pin: o.keys.pin(), Log: o.log,
+		Peer: o.nodePeer, Proven: p.proven, Token: o.nodeToken, IPXE: ipxe(c.KernelArgs), At: p.at, Pin: o.keys.pin(), Legacy: legacy, Log: o.log,
 	})
 	if err != nil {
 		return err
@@ -96,6 +105,19 @@ func (p *provisioning) handler() http.Handler {
 		return http.NotFoundHandler()
 	}
 	return p.service.Handler()
+}
+
+// reapprove takes the rules of a configuration for nodes that become known from
+// now on.
+func (p *provisioning) reapprove(c ProvisionConfig) error {
+	if p == nil {
+		return nil
+	}
+	rules, err := c.rules()
+	if err != nil {
+		return err
+	}
+	return p.service.SetApprove(rules)
 }
 
 func (p *provisioning) close() error {

@@ -89,8 +89,15 @@ type handler struct{ o *Overlord }
 // Call implements session.Handler.
 func (h handler) Call(s *session.Session, id uint64, c *fleetpb.Call) {
 	o := h.o
-	if c.Method == session.MethodClusterData {
+	switch c.Method {
+	case session.MethodClusterData:
 		h.clusterData(s, id, c)
+		return
+	case session.MethodBlob:
+		h.blob(s, id, c)
+		return
+	case session.MethodProvisionFile:
+		h.provisionFile(s, id, c)
 		return
 	}
 	if !o.fleet.mayAsk(s.Peer().Name, time.Now()) {

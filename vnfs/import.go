@@ -96,6 +96,7 @@ type packer struct {
 	at       string
 	ctx      context.Context //nolint:containedctx // of one call of Import
 	progress func(int64)
+	skip     func(name string) bool // files of a directory that are left out; nil: none
 
 	top     map[string]bool // names at the top
 	entries int

@@ -391,6 +391,7 @@ type ProvisionInfo struct {
 	Prefix        string                 `protobuf:"bytes,7,opt,name=prefix,proto3" json:"prefix,omitempty"`
 	States        []string               `protobuf:"bytes,8,rep,name=states,proto3" json:"states,omitempty"`
 	BootAddress   string                 `protobuf:"bytes,9,opt,name=boot_address,json=bootAddress,proto3" json:"boot_address,omitempty"` // host:port of /boot
+	Capsules      []string               `protobuf:"bytes,11,rep,name=capsules,proto3" json:"capsules,omitempty"`                         // names of the VNFS capsules that are there, sorted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -488,6 +489,13 @@ func (x *ProvisionInfo) GetBootAddress() string {
 	return ""
 }
 
+func (x *ProvisionInfo) GetCapsules() []string {
+	if x != nil {
+		return x.Capsules
+	}
+	return nil
+}
+
 type AddNodeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Hwaddr        string                 `protobuf:"bytes,1,opt,name=hwaddr,proto3" json:"hwaddr,omitempty"`
@@ -575,6 +583,7 @@ func (x *AddNodeRequest) GetDebug() uint32 {
 type AddNodeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	MissingVnfs   string                 `protobuf:"bytes,2,opt,name=missing_vnfs,json=missingVnfs,proto3" json:"missing_vnfs,omitempty"` // the VNFS that it was given, when there is no capsule of that name yet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -614,6 +623,13 @@ func (x *AddNodeResponse) GetNode() *Node {
 		return x.Node
 	}
 	return nil
+}
+
+func (x *AddNodeResponse) GetMissingVnfs() string {
+	if x != nil {
+		return x.MissingVnfs
+	}
+	return ""
 }
 
 type SetNodesRequest struct {
@@ -712,6 +728,7 @@ type SetNodesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nodes         []*Node                `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	Unknown       string                 `protobuf:"bytes,2,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	MissingVnfs   string                 `protobuf:"bytes,3,opt,name=missing_vnfs,json=missingVnfs,proto3" json:"missing_vnfs,omitempty"` // the VNFS that was set, when there is no capsule of that name yet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -756,6 +773,13 @@ func (x *SetNodesResponse) GetNodes() []*Node {
 func (x *SetNodesResponse) GetUnknown() string {
 	if x != nil {
 		return x.Unknown
+	}
+	return ""
+}
+
+func (x *SetNodesResponse) GetMissingVnfs() string {
+	if x != nil {
+		return x.MissingVnfs
 	}
 	return ""
 }
@@ -1102,7 +1126,7 @@ const file_apipb_node_proto_rawDesc = "" +
 	"\rNodesResponse\x12'\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x11.dominion.v1.NodeR\x05nodes\x12\x18\n" +
 	"\aunknown\x18\x02 \x01(\tR\aunknown\x128\n" +
-	"\tprovision\x18\x03 \x01(\v2\x1a.dominion.v1.ProvisionInfoR\tprovision\"\xf9\x01\n" +
+	"\tprovision\x18\x03 \x01(\v2\x1a.dominion.v1.ProvisionInfoR\tprovision\"\x95\x02\n" +
 	"\rProvisionInfo\x12\x1a\n" +
 	"\bstatedir\x18\x01 \x01(\tR\bstatedir\x12\x14\n" +
 	"\x05rules\x18\x02 \x01(\tR\x05rules\x12\x1d\n" +
@@ -1113,7 +1137,8 @@ const file_apipb_node_proto_rawDesc = "" +
 	"\x06master\x18\x06 \x01(\tR\x06master\x12\x16\n" +
 	"\x06prefix\x18\a \x01(\tR\x06prefix\x12\x16\n" +
 	"\x06states\x18\b \x03(\tR\x06states\x12!\n" +
-	"\fboot_address\x18\t \x01(\tR\vbootAddress\"\xa7\x01\n" +
+	"\fboot_address\x18\t \x01(\tR\vbootAddress\x12\x1a\n" +
+	"\bcapsules\x18\v \x03(\tR\bcapsules\"\xa7\x01\n" +
 	"\x0eAddNodeRequest\x12\x16\n" +
 	"\x06hwaddr\x18\x01 \x01(\tR\x06hwaddr\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -1122,9 +1147,10 @@ const file_apipb_node_proto_rawDesc = "" +
 	"\aenabled\x18\x05 \x01(\bH\x00R\aenabled\x88\x01\x01\x12\x14\n" +
 	"\x05debug\x18\x06 \x01(\rR\x05debugB\n" +
 	"\n" +
-	"\b_enabled\"8\n" +
+	"\b_enabled\"[\n" +
 	"\x0fAddNodeResponse\x12%\n" +
-	"\x04node\x18\x01 \x01(\v2\x11.dominion.v1.NodeR\x04node\"\x99\x02\n" +
+	"\x04node\x18\x01 \x01(\v2\x11.dominion.v1.NodeR\x04node\x12!\n" +
+	"\fmissing_vnfs\x18\x02 \x01(\tR\vmissingVnfs\"\x99\x02\n" +
 	"\x0fSetNodesRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x19\n" +
 	"\x05group\x18\x02 \x01(\tH\x00R\x05group\x88\x01\x01\x12\x17\n" +
@@ -1139,10 +1165,11 @@ const file_apipb_node_proto_rawDesc = "" +
 	"\b_enabledB\b\n" +
 	"\x06_debugB\a\n" +
 	"\x05_bootB\x0e\n" +
-	"\f_description\"U\n" +
+	"\f_description\"x\n" +
 	"\x10SetNodesResponse\x12'\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x11.dominion.v1.NodeR\x05nodes\x12\x18\n" +
-	"\aunknown\x18\x02 \x01(\tR\aunknown\"-\n" +
+	"\aunknown\x18\x02 \x01(\tR\aunknown\x12!\n" +
+	"\fmissing_vnfs\x18\x03 \x01(\tR\vmissingVnfs\"-\n" +
 	"\x13ApproveNodesRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\"Y\n" +
 	"\x14ApproveNodesResponse\x12'\n" +

@@ -50,6 +50,7 @@ func TestFleet(t *testing.T) {
 		{"Candidates", testCandidates},
 		{"CandidateFiles", testCandidateFiles},
 		{"CandidateKilled", testCandidateKilled},
+		{"FilesFromAbove", testFilesFromAbove},
 		{"Demo", testDemo},
 		{"Curl", testCurl},
 		{"BadConfiguration", testBadConfiguration},

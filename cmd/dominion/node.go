@@ -45,6 +45,13 @@ func (a *app) unknownNodes(unknown string) error {
 	return &exitError{exitIncomplete, "no node has the name " + unknown + "; dominion node list shows them"}
 }
 
+// missingVNFS warns of a capsule that nodes were set to and that is not there.
+func (a *app) missingVNFS(name string) {
+	if name != "" {
+		a.note("dominion: there is no capsule %s yet; see: dominion vnfs list", name)
+	}
+}
+
 func (a *app) nodeAddCmd() *cobra.Command {
 	var (
 		group, vnfs string
@@ -67,6 +74,7 @@ the overlord's pattern. What an operator adds is approved.`,
 		if err != nil {
 			return err
 		}
+		a.missingVNFS(resp.Msg.GetMissingVnfs())
 		if a.output != outText {
 			return a.document(nodeInfoOf(resp.Msg.GetNode()))
 		}
@@ -177,6 +185,7 @@ One key and its value may also be two words.`,
 			if err != nil {
 				return noNode(err)
 			}
+			a.missingVNFS(resp.Msg.GetMissingVnfs())
 			if err := a.changedNodes("set", resp.Msg.GetNodes()); err != nil {
 				return err
 			}

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -15,7 +14,6 @@ import (
 
 	"dominion/api/apipb"
 	"dominion/call"
-	"dominion/client"
 	"dominion/nodescript"
 )
 
@@ -30,23 +28,6 @@ node, if it is there and --statedir is not given. Flags win.`,
   dominion nodescript show n0001 init --vnfs debian13
   dominion nodescript lint`,
 		a.nodescriptExplainCmd(), a.nodescriptShowCmd(), a.nodescriptLintCmd(), a.nodescriptInstallCmd())
-}
-
-// statedirFlag names the directory that holds nodescripts/.
-type statedirFlag struct{ dir string }
-
-func (f *statedirFlag) on(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.dir, "statedir", "", "`DIR` that holds nodescripts/ (default perceus/ in the overlord's state directory)")
-}
-
-// path gives the directory: the flag's, or the one in the overlord's state.
-func (f *statedirFlag) path(a *app) string {
-	for _, state := range []string{a.state, a.getenv("DOMINION_STATE"), client.DefaultState} {
-		if f.dir == "" && state != "" {
-			return filepath.Join(state, "perceus")
-		}
-	}
-	return f.dir
 }
 
 // nodeFlags say what is to be known of a node, and by which rules its scripts
@@ -162,7 +143,11 @@ overridden, what is not executable. Nothing is run.`,
 		if err != nil {
 			return err
 		}
-		t, err := nodescript.Open(f.path(a))
+		dir, err := f.find(ctx, a)
+		if err != nil {
+			return err
+		}
+		t, err := nodescript.Open(dir)
 		if err != nil {
 			return err
 		}
@@ -225,8 +210,12 @@ fails, what is printed is what the node would get then, and the exit code is 1.`
 		if f.time <= 0 {
 			return usagef("--time %v: give a duration", f.time)
 		}
+		dir, err := f.find(ctx, a)
+		if err != nil {
+			return err
+		}
 		assembler, err := nodescript.New(nodescript.Config{
-			Statedir: f.path(a), Rules: rules, OnFailure: onFailure, Shell: f.shell, Transfer: f.transfer, Time: f.time,
+			Statedir: dir, Rules: rules, OnFailure: onFailure, Shell: f.shell, Transfer: f.transfer, Time: f.time,
 		})
 		if err != nil {
 			return usagef("%v", err)

@@ -29,7 +29,11 @@ commands change that directory on the overlord's host, and need no overlord that
 // vnfsDo runs what a command does with the capsules.
 func (a *app) vnfsDo(f *statedirFlag, do func(ctx context.Context, s *vnfs.Store, words []string) error) func(*cobra.Command, []string) error {
 	return a.do(func(ctx context.Context, _ *cobra.Command, words []string) error {
-		s, err := vnfs.Open(f.path(a))
+		dir, err := f.find(ctx, a)
+		if err != nil {
+			return err
+		}
+		s, err := vnfs.Open(dir)
 		if err != nil {
 			return err
 		}
@@ -43,21 +47,23 @@ func (a *app) vnfsDo(f *statedirFlag, do func(ctx context.Context, s *vnfs.Store
 
 // completeCapsules completes names of capsules.
 func (a *app) completeCapsules(f *statedirFlag, most int) cobra.CompletionFunc {
-	return func(_ *cobra.Command, words []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return func(cmd *cobra.Command, words []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if most > 0 && len(words) >= most {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		s, err := vnfs.Open(f.path(a))
+		ctx, cancel := context.WithTimeout(cmd.Context(), completionWait)
+		defer cancel()
+		dir, err := f.find(ctx, a)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		s, err := vnfs.Open(dir)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		defer s.Close()
-		all, _ := s.List() // without an answer there is nothing to offer
-		var out []cobra.Completion
-		for _, c := range all {
-			out = append(out, c.Name)
-		}
-		return out, cobra.ShellCompDirectiveNoFileComp
+		names, _ := s.Names() // without an answer there is nothing to offer
+		return names, cobra.ShellCompDirectiveNoFileComp
 	}
 }
 
@@ -274,36 +280,5 @@ func (a *app) vnfsCloneCmd() *cobra.Command {
 	})
 	f.on(cmd)
 	cmd.ValidArgsFunction = a.completeCapsules(&f, 1)
-	return cmd
-}
-
-func (a *app) vnfsDeleteCmd() *cobra.Command {
-	var f statedirFlag
-	cmd := &cobra.Command{
-		Use: "delete NAME…", Short: "Remove capsules",
-		Long: `Delete removes capsules and the links to their node scripts. Scripts of a site's own
-in nodescripts/STATE/vnfs/NAME/ stay, and are named.`,
-		Example: "  dominion vnfs delete debian12 debian12-test",
-		Args:    args(1, 1000, "capsules"),
-	}
-	cmd.RunE = a.vnfsDo(&f, func(_ context.Context, s *vnfs.Store, words []string) error {
-		for _, name := range words { // all of them are there, or nothing is removed
-			if _, err := s.Get(name); err != nil {
-				return err
-			}
-		}
-		for _, name := range words {
-			stays, err := s.Delete(name)
-			for _, file := range stays {
-				a.note("%s is not the capsule's, and stays", file)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	f.on(cmd)
-	cmd.ValidArgsFunction = a.completeCapsules(&f, 0)
 	return cmd
 }
