@@ -10,9 +10,9 @@ import (
 	"dominion/module/file"
 	"dominion/module/group"
 	"dominion/module/logs"
+	"dominion/module/mount"
 	"dominion/module/network"
 	"dominion/module/packages"
-	"dominion/module/mount"
 	"dominion/module/process"
 	"dominion/module/service"
 	"dominion/module/sysctl"
@@ -31,6 +31,7 @@ var Builtin = []module.Module{
 	file.Module,
 	group.Module,
 	logs.Module,
+	mount.Module,
 	network.Module,
 	packages.Module,
 	process.Module,
@@ -39,4 +40,3 @@ var Builtin = []module.Module{
 	test.Module,
 	user.Module,
 }
-var Builtin = []module.Module{test.Module, command.Module, facts.Module, file.Module, process.Module, mount.Module, disk.Module, sysctl.Module}
