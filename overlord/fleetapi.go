@@ -2,7 +2,6 @@ package overlord
 
 import (
 	"context"
-	"encoding/json"
 	"net"
 	"slices"
 	"strings"
@@ -176,24 +175,11 @@ func (a fleetAPI) SetMinion(ctx context.Context, r *connect.Request[apipb.SetMin
 
 // Modules implements FleetServiceHandler.
 func (a fleetAPI) Modules(_ context.Context, r *connect.Request[apipb.ModulesRequest]) (*connect.Response[apipb.ModulesResponse], error) {
-	schemas := a.o.table.Schemas()
-	if name := r.Msg.Name; name != "" {
-		kept := schemas[:0:0]
-		for _, s := range schemas {
-			if s.Name == name || strings.HasPrefix(s.Name, name+".") {
-				kept = append(kept, s)
-			}
-		}
-		if len(kept) == 0 {
-			return nil, call.Errorf(call.NotFound, "there is no module or method %q; list them with: dominion modules", name)
-		}
-		schemas = kept
-	}
-	b, err := json.Marshal(schemas)
+	out, err := a.o.modules(r.Msg.Name)
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&apipb.ModulesResponse{Modules: b}), nil
+	return connect.NewResponse(out), nil
 }
 
 // Ping implements FleetServiceHandler.
