@@ -16,6 +16,7 @@ import (
 	"dominion/confd"
 	"dominion/config"
 	"dominion/minion/candidate"
+	"dominion/module/site"
 	"dominion/pki"
 )
 
@@ -60,8 +61,21 @@ type Config struct {
 	// Zero: 1,024.
 	MaxQueued int `yaml:"max_queued"`
 
+	// ModulesDir is the directory of the site's own modules (docs/external-modules.md),
+	// absolute. It, and all above it, must not be writable by others than root and the
+	// agent's user. Empty: /etc/dominion/modules.d.
+	ModulesDir string `yaml:"modules_dir"`
+	// ModulesPush lets operators install and remove those modules by orders
+	// (module.install). False: they come by other means alone.
+	ModulesPush bool `yaml:"modules_push"`
+	// ModulesMemory bounds the private memory of each process of such a module, in MiB.
+	// Zero: 512.
+	ModulesMemory int `yaml:"modules_memory_mb"`
+
 	// Confd says how this machine answers confd queries while it is a candidate.
 	Confd Confd `yaml:"confd"`
+	// Func says whether programs written for Func may call this machine.
+	Func Func `yaml:"func"`
 
 	// Token is a join token given by other means than a file; it wins over TokenFile.
 	Token string `yaml:"-"`
@@ -82,6 +96,34 @@ type Confd struct {
 	// machine is then no candidate, whatever the overlord says. Empty: ":1814", all
 	// addresses.
 	Listen string `yaml:"listen"`
+}
+
+// Func is the part of a configuration about the Func face: XML-RPC on the port of
+// Listen, for whom access lists in Func's format name.
+type Func struct {
+	// Enabled turns it on. It needs Listen and ACLDir.
+	Enabled bool `yaml:"enabled"`
+	// ACLDir is the directory of access lists, files named *.acl, an absolute path. Only
+	// root, or the agent's user, may write it. They are read again when they change.
+	ACLDir string `yaml:"acl_dir"`
+	// OverlordOverride lets the overlords that this machine is enrolled with call
+	// everything, whatever the access lists say, as Func did.
+	OverlordOverride bool `yaml:"overlord_override"`
+}
+
+// check says what is wrong.
+func (f Func) check(listen string) error {
+	switch {
+	case !f.Enabled:
+		return nil
+	case listen == "":
+		return errors.New("func: enabled: it is served on the port of listen, which is empty; give listen: :51234")
+	case f.ACLDir == "":
+		return errors.New("func: acl_dir: it is empty, and without access lists nobody may call anything")
+	case !filepath.IsAbs(f.ACLDir):
+		return fmt.Errorf("func: acl_dir: %q is no absolute path", f.ACLDir)
+	}
+	return nil
 }
 
 // Address gives the address with the defaults filled in, or candidate.Off.
@@ -107,21 +149,26 @@ func LoadConfig(path string) (Config, error) { return config.Load[Config](path) 
 
 // settings is a Config that has been checked.
 type settings struct {
-	name       string
-	state      string
-	overlords  []string // host:port
-	pin        string   // empty: taken from root.crt
-	token      string
-	tokenFile  string
-	listen     string
-	confd      string // or candidate.Off
-	policy     string
-	policyMust bool // the policy file was named and must exist
-	level      slog.Level
-	running    int
-	queued     int
-	version    string
-	now        func() time.Time
+	name          string
+	state         string
+	overlords     []string // host:port
+	pin           string   // empty: taken from root.crt
+	token         string
+	tokenFile     string
+	listen        string
+	confd         string // or candidate.Off
+	funcACL       string // directory; empty: there is no Func face
+	funcOverride  bool
+	policy        string
+	policyMust    bool // the policy file was named and must exist
+	level         slog.Level
+	running       int
+	queued        int
+	modulesDir    string
+	modulesPush   bool
+	modulesMemory uint64 // bytes
+	version       string
+	now           func() time.Time
 }
 
 // Check says whether the configuration can be run, naming the key at fault.
@@ -171,6 +218,12 @@ func (c Config) check() (settings, error) {
 	if s.confd, err = c.Confd.Address(); err != nil {
 		return settings{}, err
 	}
+	if err = c.Func.check(s.listen); err != nil {
+		return settings{}, err
+	}
+	if c.Func.Enabled {
+		s.funcACL, s.funcOverride = filepath.Clean(c.Func.ACLDir), c.Func.OverlordOverride
+	}
 	if len(s.overlords) == 0 && s.listen == "" {
 		return settings{}, errors.New("overlords: none is named; give --overlord HOST:51235, or listen for one")
 	}
@@ -188,7 +241,23 @@ func (c Config) check() (settings, error) {
 	if s.queued, err = bound("max_queued", c.MaxQueued, defaultQueued, 100_000); err != nil {
 		return settings{}, err
 	}
+	if err := s.setModules(c); err != nil {
+		return settings{}, err
+	}
 	return s, nil
+}
+
+func (s *settings) setModules(c Config) error {
+	s.modulesDir, s.modulesPush = c.ModulesDir, c.ModulesPush
+	if s.modulesDir == "" {
+		s.modulesDir = site.DefaultDir
+	}
+	if !filepath.IsAbs(s.modulesDir) {
+		return fmt.Errorf("modules_dir: %q is not absolute", s.modulesDir)
+	}
+	mb, err := bound("modules_memory_mb", c.ModulesMemory, site.DefaultMemory>>20, 1<<20)
+	s.modulesMemory = uint64(mb) << 20
+	return err
 }
 
 func (s *settings) setName(name string) error {

@@ -19,10 +19,12 @@ import (
 
 	"dominion/audit"
 	"dominion/enrol"
+	"dominion/funcd"
 	"dominion/minion/candidate"
 	"dominion/minion/journal"
 	"dominion/module"
 	"dominion/module/run"
+	"dominion/module/site"
 	"dominion/pki"
 	"dominion/policy"
 	"dominion/session"
@@ -43,10 +45,17 @@ type daemon struct {
 	agent   *Agent
 	replica *candidate.Candidate // of the cluster data
 	own     *audit.FileLog
+	acl     *funcd.ACL    // of the Func face; nil: there is none
+	face    *funcd.Server // nil: there is none
 	jobs    *journal.Journal
 	ask     asker
 	clock   *session.Clock
 	wake    chan struct{} // of one: a session has begun, so a renewal can be tried
+
+	site     *site.Set      // modules of the site's own
+	again    chan struct{}  // of one: the site's modules that are disabled are to be tried again
+	offering sync.Mutex     // held while the table of methods is made
+	below    []module.Below // what machines below an embedded agent's overlord offer; covered by offering
 
 	onList func(signed []byte, list *pki.RevocationList) // see Options.OnRevocations
 	host   Host                                          // see Options.Host
@@ -80,7 +89,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 }
 
 func newDaemon(s settings, log *slog.Logger) *daemon {
-	return &daemon{cfg: s, log: log, ask: enrol.Ask, clock: session.NewClock(0, 0), wake: make(chan struct{}, 1)}
+	return &daemon{cfg: s, log: log, ask: enrol.Ask, clock: session.NewClock(0, 0), wake: make(chan struct{}, 1), again: make(chan struct{}, 1)}
 }
 
 // open reads the state directory, making what is missing.
@@ -122,7 +131,8 @@ func (d *daemon) openBooks() error {
 }
 
 func (d *daemon) makeAgent(pol *policy.Policy) error {
-	table, err := module.NewTable(Modules(d.own, d.key))
+	d.openSite()
+	table, err := module.NewTable(modules(d.own, d.key, d.site))
 	if err != nil {
 		return fmt.Errorf("make table of modules: %w", err)
 	}
@@ -143,10 +153,13 @@ func (d *daemon) makeAgent(pol *policy.Policy) error {
 	d.agent, err = New(Options{
 		Name: d.cfg.name, Trust: d.trust, Table: table, Overlords: d.enrolledWith(), Policy: pol, Own: d.own, Journal: d.jobs,
 		Save: d.dir.WriteFile, Saved: saved, Credit: session.NewPool(0), Heartbeat: d.clock, Log: d.log,
-		Version: d.cfg.version, Now: d.cfg.now, MaxRunning: d.cfg.running, MaxQueued: d.cfg.queued, OnRevocations: d.onList, Host: d.host,
-		Replica: d.replica,
+		Version: d.cfg.version, Now: d.cfg.now, MaxRunning: d.cfg.running, MaxQueued: d.cfg.queued, OnRevocations: d.newList, Host: d.host,
+		Replica: d.replica, Forward: d.forwards(),
 	})
 	if err != nil {
+		return err
+	}
+	if err := d.openFace(); err != nil {
 		return err
 	}
 	d.agent.opened = func() {
@@ -189,13 +202,21 @@ func (d *daemon) run(ctx context.Context, reload <-chan os.Signal, ready func(ne
 	g, accept := errgroup.WithContext(ctx)
 	g.Go(func() error { return ended(work, d.clock.Run(work)) })
 	if ln != nil {
-		l := session.NewListener(ln, session.ListenOptions{
+		opt := session.ListenOptions{
 			Fleet: session.TLSOptions{Certificate: d.anyCertificate, Verify: d.agent.VerifyPeer},
 			Serve: func(_ context.Context, conn *tls.Conn) { d.serve(work, conn) },
 			Log:   d.log,
-		})
+		}
+		if d.face != nil {
+			opt.HTTP, opt.FuncFace = &session.TLSOptions{Certificate: d.anyCertificate, Verify: d.face.Verify}, true
+		}
+		l := session.NewListener(ln, opt)
+		if d.face != nil {
+			g.Go(func() error { return ended(accept, d.face.Run(accept, l.HTTP(), drainTime)) })
+		}
 		g.Go(func() error { return ended(accept, l.Run(accept)) })
 	}
+	g.Go(d.siteModules(accept))
 	for _, addr := range d.cfg.overlords {
 		g.Go(func() error { d.keep(accept, work, addr); return nil })
 	}
@@ -258,7 +279,7 @@ func (d *daemon) readPolicy() (*policy.Policy, error) {
 	return p, err
 }
 
-// reloads reads the policy again when it is asked to. A file that does not
+// reloads reads the policy, and the site's modules, again when it is asked to. A file that does not
 // hold leaves the older one in use.
 func (d *daemon) reloads(ctx context.Context, reload <-chan os.Signal) {
 	for {
@@ -269,6 +290,13 @@ func (d *daemon) reloads(ctx context.Context, reload <-chan os.Signal) {
 			if !ok {
 				return
 			}
+		}
+		if d.acl != nil {
+			d.acl.Reload()
+		}
+		select {
+		case d.again <- struct{}{}:
+		default: // they will be
 		}
 		p, err := d.readPolicy()
 		if err == nil && p == nil && d.agent.verifier.currentPolicy() != nil {

@@ -43,6 +43,9 @@ func TestFleet(t *testing.T) {
 		{"OldMap", testOldMap},
 		{"MapConflict", testMapConflict},
 		{"SubOverlordRestored", testSubOverlordRestored},
+		{"SiteModules", testSiteModules},
+		{"ModulePush", testModulePush},
+		{"ModulesBelow", testModulesBelow},
 		{"BigOutput", testBigOutput},
 		{"Candidates", testCandidates},
 		{"CandidateFiles", testCandidateFiles},
@@ -51,11 +54,16 @@ func TestFleet(t *testing.T) {
 		{"CopyAndFetch", testCopyAndFetch},
 		{"CopyThroughTrouble", testCopyThroughTrouble},
 		{"CopyBelow", testCopyBelow},
+		{"Perceus", testPerceus},
+		{"OldProtocol", testOldProtocol},
+		{"FilesFromAbove", testFilesFromAbove},
 		{"Demo", testDemo},
+		{"FuncFace", testFuncFace},
 		{"Curl", testCurl},
 		{"BadConfiguration", testBadConfiguration},
 		{"BadWords", testBadWords},
 		{"BadState", testBadState},
+		{"MachineModules", testMachineModules},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			t.Parallel()
