@@ -157,6 +157,44 @@ func testCopyThroughTrouble(t *testing.T, binary string) {
 	}
 }
 
+// The overlord is killed while it takes a file, and while machines get it: the command
+// and the machines go on, and nobody starts anew.
+func testCopyOverlordKilled(t *testing.T, binary string) {
+	const size = 200 << 20
+	s := newSite(t, binary)
+	r := newRooms(s)
+	s.up("--autosign", "m*")
+	for i := range 3 {
+		r.minion(fmt.Sprintf("m%02d", i+1), "", s.address)
+	}
+	s.await(3)
+	src := filepath.Join(s.dir, "big")
+	want := image(t, src, size, false)
+	has := func(pattern string) func() bool {
+		return func() bool {
+			list, err := filepath.Glob(pattern)
+			if err != nil || len(list) == 0 {
+				return false
+			}
+			st, err := os.Stat(list[0])
+			return err == nil && st.Size() > size/20
+		}
+	}
+	c := s.root.start("copy", src, "*:"+r.name+"/big")
+	fleettest.Until(t, "the overlord has some of it", has(filepath.Join(s.state, "blobs", "*.up")))
+	s.overlord.kill()
+	s.up()
+	fleettest.Until(t, "a machine has some of it", has(filepath.Join(r.of("m01"), ".dominion-copy-*.part")))
+	s.overlord.kill()
+	s.up()
+	c.exits(0).prints("m[01-03] (3)", "changed: true")
+	for i := range 3 {
+		if got, ok := sumOf(t, filepath.Join(r.of(fmt.Sprintf("m%02d", i+1)), "big")); !ok || got != want {
+			t.Errorf("m%02d does not have it", i+1)
+		}
+	}
+}
+
 // Behind two sub-overlords a file travels once to each of them.
 func testCopyBelow(t *testing.T, binary string) {
 	const size = 8 << 20
