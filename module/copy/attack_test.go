@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"dominion/blob"
 )
@@ -41,17 +42,22 @@ func TestAttacker(t *testing.T) {
 	var stop atomic.Bool
 	var done sync.WaitGroup
 	done.Go(func() {
+		tick := time.NewTicker(100 * time.Microsecond)
+		defer tick.Stop()
 		for !stop.Load() {
 			swap(outside, filepath.Join(his, "top"), "d")
 			swap(outside, filepath.Join(his, "top"), "d/f")
-			for range rand.IntN(2000) {
-				_, _ = os.Lstat(his)
+			for range rand.IntN(4) {
+				<-tick.C
 			}
 		}
 	})
 	var seen atomic.Int64
 	done.Go(func() {
+		tick := time.NewTicker(500 * time.Microsecond)
+		defer tick.Stop()
 		for !stop.Load() {
+			<-tick.C
 			if b := read(filepath.Join(his, "top/d/f")); b != nil {
 				seen.Add(1)
 				whole(t, b)

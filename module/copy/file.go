@@ -222,10 +222,9 @@ func (p *putter) write(at *place.Place, e *blob.Entry) error {
 }
 
 // How long another copy that writes the same file is waited for: one that the overlord
-// has given up ends soon, and one that is about to put the file in place sooner.
+// has given up ends soon.
 const (
 	alonePatience = time.Minute
-	kindPatience  = 3 * time.Second
 	aloneEvery    = 50 * time.Millisecond
 )
 
@@ -234,7 +233,7 @@ func (p *putter) alone(at *place.Place, e *blob.Entry) (*place.Draft, error) {
 	for began := time.Now(); ; {
 		d, err := at.Resume(partName(*e.Digest))
 		waited := time.Since(began)
-		if err != nil && (!errors.Is(err, place.ErrKind) || waited > kindPatience) {
+		if err != nil && (!errors.Is(err, place.ErrKind) || waited > alonePatience || !dressing(at, e)) {
 			return nil, err
 		}
 		if err == nil {
@@ -255,6 +254,22 @@ func (p *putter) alone(at *place.Place, e *blob.Entry) (*place.Draft, error) {
 			return nil, context.Cause(p.ctx)
 		}
 	}
+}
+
+// dressing says whether another copy has given the draft its mode already, and is about
+// to put it in place.
+func dressing(at *place.Place, e *blob.Entry) bool {
+	info, err := at.Dir.Lstat(partName(*e.Digest))
+	if errors.Is(err, fs.ErrNotExist) { // it just was; or what is in the place is the trouble
+		info, err = at.Lstat()
+		return err == nil && info.Mode().IsRegular()
+	}
+	if err != nil {
+		return false
+	}
+	st, ok := info.Sys().(*syscall.Stat_t)
+	uid, _, _ := ids(e.Owner)
+	return ok && info.Mode().IsRegular() && (int(st.Uid) == os.Geteuid() || int(st.Uid) == uid)
 }
 
 // writer appends to a file that is written.

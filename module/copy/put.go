@@ -240,6 +240,8 @@ func (p *putter) pull(d blob.Digest, size, have int64, to io.Writer) error {
 		case call.CodeOf(err) == call.Denied && silent < deniedPatience:
 		case blob.Lasting(err) || silent > pullPatience:
 			return err
+		case n > 0:
+			continue
 		}
 		t := time.NewTimer(wait)
 		select {
