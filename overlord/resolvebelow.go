@@ -49,7 +49,7 @@ func (o *Overlord) resolveBelow(ctx context.Context, r *apipb.ResolveRequest) (*
 // match says which machines of the map an expression names.
 func (g *groupsFinder) match(ctx context.Context, e *target.Expr) (match, error) {
 	if e.UsesGroups() {
-		if err := g.gather(ctx, groupsIn(e)); err != nil {
+		if err := g.gather(ctx, e.Groups()); err != nil {
 			return match{}, err
 		}
 	}
@@ -133,16 +133,4 @@ func less(names, some []string) []string {
 		return names
 	}
 	return slices.DeleteFunc(names, func(n string) bool { _, is := slices.BinarySearch(some, n); return is })
-}
-
-// groupsIn gives the names of the groups in an expression.
-func groupsIn(e *target.Expr) []string {
-	var names []string
-	// Without machines there is nothing to resolve, and groups without members hold no bad name.
-	_, _ = e.Resolve(target.Env{Group: func(name string) ([]string, bool) {
-		names = append(names, name)
-		return nil, true
-	}})
-	slices.Sort(names)
-	return slices.Compact(names)
 }

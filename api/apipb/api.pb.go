@@ -122,7 +122,7 @@ func (x SetGroupRequest_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SetGroupRequest_Mode.Descriptor instead.
 func (SetGroupRequest_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{35, 0}
+	return file_apipb_api_proto_rawDescGZIP(), []int{36, 0}
 }
 
 type EnrolRequest struct {
@@ -662,6 +662,9 @@ type ResolveRequest struct {
 	Limit         uint64                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`       // refuse more than that; 0: no limit
 	Delegate      bool                   `protobuf:"varint,4,opt,name=delegate,proto3" json:"delegate,omitempty"` // against the map: machines below sub-overlords, too
 	Map           []byte                 `protobuf:"bytes,5,opt,name=map,proto3" json:"map,omitempty"`            // with delegate: the map's file; empty: the overlord's own
+	Where         string                 `protobuf:"bytes,6,opt,name=where,proto3" json:"where,omitempty"`        // a condition in CEL over facts, groups and name, at most 4 KiB; empty: none
+	Narrow        bool                   `protobuf:"varint,7,opt,name=narrow,proto3" json:"narrow,omitempty"`     // only machines of among count
+	Among         string                 `protobuf:"bytes,8,opt,name=among,proto3" json:"among,omitempty"`        // folded, with narrow; of these names, too, the target decides
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -731,6 +734,27 @@ func (x *ResolveRequest) GetMap() []byte {
 	return nil
 }
 
+func (x *ResolveRequest) GetWhere() string {
+	if x != nil {
+		return x.Where
+	}
+	return ""
+}
+
+func (x *ResolveRequest) GetNarrow() bool {
+	if x != nil {
+		return x.Narrow
+	}
+	return false
+}
+
+func (x *ResolveRequest) GetAmong() string {
+	if x != nil {
+		return x.Among
+	}
+	return ""
+}
+
 type ResolveResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Names         string                 `protobuf:"bytes,1,opt,name=names,proto3" json:"names,omitempty"` // folded, machines that are known
@@ -741,7 +765,9 @@ type ResolveResponse struct {
 	TimeMs        int64                  `protobuf:"varint,6,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
 	Guard         uint64                 `protobuf:"varint,7,opt,name=guard,proto3" json:"guard,omitempty"`        // a change on more machines than this needs Order.confirmed, as does every destroy
 	Conflicts     string                 `protobuf:"bytes,8,opt,name=conflicts,proto3" json:"conflicts,omitempty"` // folded; with delegate: matched, and not routed, because machines with different keys bear the name
-	Silent        string                 `protobuf:"bytes,9,opt,name=silent,proto3" json:"silent,omitempty"`       // folded; with delegate: sub-overlords that did not say who is in their groups
+	Silent        string                 `protobuf:"bytes,9,opt,name=silent,proto3" json:"silent,omitempty"`       // folded; with delegate: sub-overlords that did not say who is in their groups, or whom the condition fits
+	Unjudged      string                 `protobuf:"bytes,10,opt,name=unjudged,proto3" json:"unjudged,omitempty"`  // folded; with where: machines that the target names and that could not be judged, mostly for want of facts
+	UnjudgedCount uint64                 `protobuf:"varint,11,opt,name=unjudged_count,json=unjudgedCount,proto3" json:"unjudged_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -839,12 +865,29 @@ func (x *ResolveResponse) GetSilent() string {
 	return ""
 }
 
+func (x *ResolveResponse) GetUnjudged() string {
+	if x != nil {
+		return x.Unjudged
+	}
+	return ""
+}
+
+func (x *ResolveResponse) GetUnjudgedCount() uint64 {
+	if x != nil {
+		return x.UnjudgedCount
+	}
+	return 0
+}
+
 type MinionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"` // empty: all
 	Exclude       string                 `protobuf:"bytes,2,opt,name=exclude,proto3" json:"exclude,omitempty"`
 	Facts         bool                   `protobuf:"varint,3,opt,name=facts,proto3" json:"facts,omitempty"`
 	Certs         bool                   `protobuf:"varint,4,opt,name=certs,proto3" json:"certs,omitempty"` // with the certificates of those connected
+	Where         string                 `protobuf:"bytes,5,opt,name=where,proto3" json:"where,omitempty"`  // as in ResolveRequest, and so the next two
+	Narrow        bool                   `protobuf:"varint,6,opt,name=narrow,proto3" json:"narrow,omitempty"`
+	Among         string                 `protobuf:"bytes,7,opt,name=among,proto3" json:"among,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -907,10 +950,32 @@ func (x *MinionsRequest) GetCerts() bool {
 	return false
 }
 
+func (x *MinionsRequest) GetWhere() string {
+	if x != nil {
+		return x.Where
+	}
+	return ""
+}
+
+func (x *MinionsRequest) GetNarrow() bool {
+	if x != nil {
+		return x.Narrow
+	}
+	return false
+}
+
+func (x *MinionsRequest) GetAmong() string {
+	if x != nil {
+		return x.Among
+	}
+	return ""
+}
+
 type MinionsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Minions       []*Minion              `protobuf:"bytes,1,rep,name=minions,proto3" json:"minions,omitempty"` // sorted by name
-	Unknown       string                 `protobuf:"bytes,2,opt,name=unknown,proto3" json:"unknown,omitempty"` // folded
+	Minions       []*Minion              `protobuf:"bytes,1,rep,name=minions,proto3" json:"minions,omitempty"`   // sorted by name
+	Unknown       string                 `protobuf:"bytes,2,opt,name=unknown,proto3" json:"unknown,omitempty"`   // folded
+	Unjudged      string                 `protobuf:"bytes,3,opt,name=unjudged,proto3" json:"unjudged,omitempty"` // folded; as in ResolveResponse
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -955,6 +1020,13 @@ func (x *MinionsResponse) GetMinions() []*Minion {
 func (x *MinionsResponse) GetUnknown() string {
 	if x != nil {
 		return x.Unknown
+	}
+	return ""
+}
+
+func (x *MinionsResponse) GetUnjudged() string {
+	if x != nil {
+		return x.Unjudged
 	}
 	return ""
 }
@@ -1289,6 +1361,8 @@ type PingRequest struct {
 	Exclude       string                 `protobuf:"bytes,2,opt,name=exclude,proto3" json:"exclude,omitempty"`
 	TimeoutMs     uint64                 `protobuf:"varint,3,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"` // 0: 5 s
 	Limit         uint64                 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	Narrow        bool                   `protobuf:"varint,5,opt,name=narrow,proto3" json:"narrow,omitempty"` // as in ResolveRequest, and so the next one
+	Among         string                 `protobuf:"bytes,6,opt,name=among,proto3" json:"among,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1349,6 +1423,20 @@ func (x *PingRequest) GetLimit() uint64 {
 		return x.Limit
 	}
 	return 0
+}
+
+func (x *PingRequest) GetNarrow() bool {
+	if x != nil {
+		return x.Narrow
+	}
+	return false
+}
+
+func (x *PingRequest) GetAmong() string {
+	if x != nil {
+		return x.Among
+	}
+	return ""
 }
 
 type PingEvent struct {
@@ -2631,7 +2719,8 @@ func (x *CancelResponse) GetSkipped() string {
 
 type GroupsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // empty: all
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`        // empty: all; SOURCE/GROUP: one that a source knows
+	Sources       bool                   `protobuf:"varint,2,opt,name=sources,proto3" json:"sources,omitempty"` // with name empty: what sources there are, and their groups
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2671,6 +2760,13 @@ func (x *GroupsRequest) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *GroupsRequest) GetSources() bool {
+	if x != nil {
+		return x.Sources
+	}
+	return false
 }
 
 type Group struct {
@@ -2736,6 +2832,7 @@ func (x *Group) GetCount() uint64 {
 type GroupsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Groups        []*Group               `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
+	Sources       []*GroupSource         `protobuf:"bytes,2,rep,name=sources,proto3" json:"sources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2777,6 +2874,82 @@ func (x *GroupsResponse) GetGroups() []*Group {
 	return nil
 }
 
+func (x *GroupsResponse) GetSources() []*GroupSource {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+// GroupSource is a program at the overlord that knows who is in groups.
+type GroupSource struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	File          string                 `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	Groups        []string               `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`   // that it lists, without its own name
+	Problem       string                 `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"` // why it cannot be used, or asked for its list; empty: none known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupSource) Reset() {
+	*x = GroupSource{}
+	mi := &file_apipb_api_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupSource) ProtoMessage() {}
+
+func (x *GroupSource) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupSource.ProtoReflect.Descriptor instead.
+func (*GroupSource) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *GroupSource) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupSource) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *GroupSource) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *GroupSource) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 type SetGroupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2788,7 +2961,7 @@ type SetGroupRequest struct {
 
 func (x *SetGroupRequest) Reset() {
 	*x = SetGroupRequest{}
-	mi := &file_apipb_api_proto_msgTypes[35]
+	mi := &file_apipb_api_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2800,7 +2973,7 @@ func (x *SetGroupRequest) String() string {
 func (*SetGroupRequest) ProtoMessage() {}
 
 func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[35]
+	mi := &file_apipb_api_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2813,7 +2986,7 @@ func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupRequest.ProtoReflect.Descriptor instead.
 func (*SetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{35}
+	return file_apipb_api_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SetGroupRequest) GetName() string {
@@ -2846,7 +3019,7 @@ type SetGroupResponse struct {
 
 func (x *SetGroupResponse) Reset() {
 	*x = SetGroupResponse{}
-	mi := &file_apipb_api_proto_msgTypes[36]
+	mi := &file_apipb_api_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2858,7 +3031,7 @@ func (x *SetGroupResponse) String() string {
 func (*SetGroupResponse) ProtoMessage() {}
 
 func (x *SetGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[36]
+	mi := &file_apipb_api_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2871,7 +3044,7 @@ func (x *SetGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupResponse.ProtoReflect.Descriptor instead.
 func (*SetGroupResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{36}
+	return file_apipb_api_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetGroupResponse) GetGroup() *Group {
@@ -2890,7 +3063,7 @@ type DeleteGroupRequest struct {
 
 func (x *DeleteGroupRequest) Reset() {
 	*x = DeleteGroupRequest{}
-	mi := &file_apipb_api_proto_msgTypes[37]
+	mi := &file_apipb_api_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +3075,7 @@ func (x *DeleteGroupRequest) String() string {
 func (*DeleteGroupRequest) ProtoMessage() {}
 
 func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[37]
+	mi := &file_apipb_api_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +3088,7 @@ func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGroupRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{37}
+	return file_apipb_api_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *DeleteGroupRequest) GetName() string {
@@ -2933,7 +3106,7 @@ type DeleteGroupResponse struct {
 
 func (x *DeleteGroupResponse) Reset() {
 	*x = DeleteGroupResponse{}
-	mi := &file_apipb_api_proto_msgTypes[38]
+	mi := &file_apipb_api_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2945,7 +3118,7 @@ func (x *DeleteGroupResponse) String() string {
 func (*DeleteGroupResponse) ProtoMessage() {}
 
 func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[38]
+	mi := &file_apipb_api_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2958,7 +3131,7 @@ func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupResponse.ProtoReflect.Descriptor instead.
 func (*DeleteGroupResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{38}
+	return file_apipb_api_proto_rawDescGZIP(), []int{39}
 }
 
 type BuildMapRequest struct {
@@ -2973,7 +3146,7 @@ type BuildMapRequest struct {
 
 func (x *BuildMapRequest) Reset() {
 	*x = BuildMapRequest{}
-	mi := &file_apipb_api_proto_msgTypes[39]
+	mi := &file_apipb_api_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2985,7 +3158,7 @@ func (x *BuildMapRequest) String() string {
 func (*BuildMapRequest) ProtoMessage() {}
 
 func (x *BuildMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[39]
+	mi := &file_apipb_api_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2998,7 +3171,7 @@ func (x *BuildMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildMapRequest.ProtoReflect.Descriptor instead.
 func (*BuildMapRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{39}
+	return file_apipb_api_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *BuildMapRequest) GetAppend() bool {
@@ -3040,7 +3213,7 @@ type BuildMapEvent struct {
 
 func (x *BuildMapEvent) Reset() {
 	*x = BuildMapEvent{}
-	mi := &file_apipb_api_proto_msgTypes[40]
+	mi := &file_apipb_api_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3052,7 +3225,7 @@ func (x *BuildMapEvent) String() string {
 func (*BuildMapEvent) ProtoMessage() {}
 
 func (x *BuildMapEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[40]
+	mi := &file_apipb_api_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3065,7 +3238,7 @@ func (x *BuildMapEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildMapEvent.ProtoReflect.Descriptor instead.
 func (*BuildMapEvent) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{40}
+	return file_apipb_api_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *BuildMapEvent) GetLine() string {
@@ -3097,7 +3270,7 @@ type MapRequest struct {
 
 func (x *MapRequest) Reset() {
 	*x = MapRequest{}
-	mi := &file_apipb_api_proto_msgTypes[41]
+	mi := &file_apipb_api_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3109,7 +3282,7 @@ func (x *MapRequest) String() string {
 func (*MapRequest) ProtoMessage() {}
 
 func (x *MapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[41]
+	mi := &file_apipb_api_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3122,7 +3295,7 @@ func (x *MapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapRequest.ProtoReflect.Descriptor instead.
 func (*MapRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{41}
+	return file_apipb_api_proto_rawDescGZIP(), []int{42}
 }
 
 type MapResponse struct {
@@ -3135,7 +3308,7 @@ type MapResponse struct {
 
 func (x *MapResponse) Reset() {
 	*x = MapResponse{}
-	mi := &file_apipb_api_proto_msgTypes[42]
+	mi := &file_apipb_api_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3147,7 +3320,7 @@ func (x *MapResponse) String() string {
 func (*MapResponse) ProtoMessage() {}
 
 func (x *MapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[42]
+	mi := &file_apipb_api_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3160,7 +3333,7 @@ func (x *MapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapResponse.ProtoReflect.Descriptor instead.
 func (*MapResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{42}
+	return file_apipb_api_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *MapResponse) GetMap() *FleetMap {
@@ -3189,7 +3362,7 @@ type FleetMap struct {
 
 func (x *FleetMap) Reset() {
 	*x = FleetMap{}
-	mi := &file_apipb_api_proto_msgTypes[43]
+	mi := &file_apipb_api_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3201,7 +3374,7 @@ func (x *FleetMap) String() string {
 func (*FleetMap) ProtoMessage() {}
 
 func (x *FleetMap) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[43]
+	mi := &file_apipb_api_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3214,7 +3387,7 @@ func (x *FleetMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FleetMap.ProtoReflect.Descriptor instead.
 func (*FleetMap) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{43}
+	return file_apipb_api_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *FleetMap) GetRoot() *MapNode {
@@ -3252,7 +3425,7 @@ type MapNode struct {
 
 func (x *MapNode) Reset() {
 	*x = MapNode{}
-	mi := &file_apipb_api_proto_msgTypes[44]
+	mi := &file_apipb_api_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3264,7 +3437,7 @@ func (x *MapNode) String() string {
 func (*MapNode) ProtoMessage() {}
 
 func (x *MapNode) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[44]
+	mi := &file_apipb_api_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3277,7 +3450,7 @@ func (x *MapNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapNode.ProtoReflect.Descriptor instead.
 func (*MapNode) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{44}
+	return file_apipb_api_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *MapNode) GetName() string {
@@ -3332,7 +3505,7 @@ type MapConflict struct {
 
 func (x *MapConflict) Reset() {
 	*x = MapConflict{}
-	mi := &file_apipb_api_proto_msgTypes[45]
+	mi := &file_apipb_api_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3344,7 +3517,7 @@ func (x *MapConflict) String() string {
 func (*MapConflict) ProtoMessage() {}
 
 func (x *MapConflict) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[45]
+	mi := &file_apipb_api_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3357,7 +3530,7 @@ func (x *MapConflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapConflict.ProtoReflect.Descriptor instead.
 func (*MapConflict) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{45}
+	return file_apipb_api_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *MapConflict) GetName() string {
@@ -3386,7 +3559,7 @@ type ClusterChanged struct {
 
 func (x *ClusterChanged) Reset() {
 	*x = ClusterChanged{}
-	mi := &file_apipb_api_proto_msgTypes[46]
+	mi := &file_apipb_api_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3398,7 +3571,7 @@ func (x *ClusterChanged) String() string {
 func (*ClusterChanged) ProtoMessage() {}
 
 func (x *ClusterChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[46]
+	mi := &file_apipb_api_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3411,7 +3584,7 @@ func (x *ClusterChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterChanged.ProtoReflect.Descriptor instead.
 func (*ClusterChanged) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{46}
+	return file_apipb_api_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ClusterChanged) GetSerial() uint64 {
@@ -3443,7 +3616,7 @@ type ClusterShowRequest struct {
 
 func (x *ClusterShowRequest) Reset() {
 	*x = ClusterShowRequest{}
-	mi := &file_apipb_api_proto_msgTypes[47]
+	mi := &file_apipb_api_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3455,7 +3628,7 @@ func (x *ClusterShowRequest) String() string {
 func (*ClusterShowRequest) ProtoMessage() {}
 
 func (x *ClusterShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[47]
+	mi := &file_apipb_api_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3468,7 +3641,7 @@ func (x *ClusterShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterShowRequest.ProtoReflect.Descriptor instead.
 func (*ClusterShowRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{47}
+	return file_apipb_api_proto_rawDescGZIP(), []int{48}
 }
 
 type ClusterShowResponse struct {
@@ -3493,7 +3666,7 @@ type ClusterShowResponse struct {
 
 func (x *ClusterShowResponse) Reset() {
 	*x = ClusterShowResponse{}
-	mi := &file_apipb_api_proto_msgTypes[48]
+	mi := &file_apipb_api_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3505,7 +3678,7 @@ func (x *ClusterShowResponse) String() string {
 func (*ClusterShowResponse) ProtoMessage() {}
 
 func (x *ClusterShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[48]
+	mi := &file_apipb_api_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3518,7 +3691,7 @@ func (x *ClusterShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterShowResponse.ProtoReflect.Descriptor instead.
 func (*ClusterShowResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{48}
+	return file_apipb_api_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ClusterShowResponse) GetExists() bool {
@@ -3635,7 +3808,7 @@ type ClusterNode struct {
 
 func (x *ClusterNode) Reset() {
 	*x = ClusterNode{}
-	mi := &file_apipb_api_proto_msgTypes[49]
+	mi := &file_apipb_api_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3647,7 +3820,7 @@ func (x *ClusterNode) String() string {
 func (*ClusterNode) ProtoMessage() {}
 
 func (x *ClusterNode) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[49]
+	mi := &file_apipb_api_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3660,7 +3833,7 @@ func (x *ClusterNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterNode.ProtoReflect.Descriptor instead.
 func (*ClusterNode) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{49}
+	return file_apipb_api_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ClusterNode) GetName() string {
@@ -3735,7 +3908,7 @@ type ClusterCandidate struct {
 
 func (x *ClusterCandidate) Reset() {
 	*x = ClusterCandidate{}
-	mi := &file_apipb_api_proto_msgTypes[50]
+	mi := &file_apipb_api_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3747,7 +3920,7 @@ func (x *ClusterCandidate) String() string {
 func (*ClusterCandidate) ProtoMessage() {}
 
 func (x *ClusterCandidate) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[50]
+	mi := &file_apipb_api_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3760,7 +3933,7 @@ func (x *ClusterCandidate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterCandidate.ProtoReflect.Descriptor instead.
 func (*ClusterCandidate) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{50}
+	return file_apipb_api_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ClusterCandidate) GetName() string {
@@ -3821,7 +3994,7 @@ type ClusterSetMasterRequest struct {
 
 func (x *ClusterSetMasterRequest) Reset() {
 	*x = ClusterSetMasterRequest{}
-	mi := &file_apipb_api_proto_msgTypes[51]
+	mi := &file_apipb_api_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3833,7 +4006,7 @@ func (x *ClusterSetMasterRequest) String() string {
 func (*ClusterSetMasterRequest) ProtoMessage() {}
 
 func (x *ClusterSetMasterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[51]
+	mi := &file_apipb_api_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3846,7 +4019,7 @@ func (x *ClusterSetMasterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSetMasterRequest.ProtoReflect.Descriptor instead.
 func (*ClusterSetMasterRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{51}
+	return file_apipb_api_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ClusterSetMasterRequest) GetNode() string {
@@ -3866,7 +4039,7 @@ type ClusterSetCandidatesRequest struct {
 
 func (x *ClusterSetCandidatesRequest) Reset() {
 	*x = ClusterSetCandidatesRequest{}
-	mi := &file_apipb_api_proto_msgTypes[52]
+	mi := &file_apipb_api_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3878,7 +4051,7 @@ func (x *ClusterSetCandidatesRequest) String() string {
 func (*ClusterSetCandidatesRequest) ProtoMessage() {}
 
 func (x *ClusterSetCandidatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[52]
+	mi := &file_apipb_api_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3891,7 +4064,7 @@ func (x *ClusterSetCandidatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSetCandidatesRequest.ProtoReflect.Descriptor instead.
 func (*ClusterSetCandidatesRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{52}
+	return file_apipb_api_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ClusterSetCandidatesRequest) GetNodes() []string {
@@ -3920,7 +4093,7 @@ type ClusterSetNodeRequest struct {
 
 func (x *ClusterSetNodeRequest) Reset() {
 	*x = ClusterSetNodeRequest{}
-	mi := &file_apipb_api_proto_msgTypes[53]
+	mi := &file_apipb_api_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3932,7 +4105,7 @@ func (x *ClusterSetNodeRequest) String() string {
 func (*ClusterSetNodeRequest) ProtoMessage() {}
 
 func (x *ClusterSetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[53]
+	mi := &file_apipb_api_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3945,7 +4118,7 @@ func (x *ClusterSetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSetNodeRequest.ProtoReflect.Descriptor instead.
 func (*ClusterSetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{53}
+	return file_apipb_api_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ClusterSetNodeRequest) GetNode() string {
@@ -3985,7 +4158,7 @@ type ClusterRemoveNodeRequest struct {
 
 func (x *ClusterRemoveNodeRequest) Reset() {
 	*x = ClusterRemoveNodeRequest{}
-	mi := &file_apipb_api_proto_msgTypes[54]
+	mi := &file_apipb_api_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3997,7 +4170,7 @@ func (x *ClusterRemoveNodeRequest) String() string {
 func (*ClusterRemoveNodeRequest) ProtoMessage() {}
 
 func (x *ClusterRemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[54]
+	mi := &file_apipb_api_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4010,7 +4183,7 @@ func (x *ClusterRemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*ClusterRemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{54}
+	return file_apipb_api_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ClusterRemoveNodeRequest) GetNode() string {
@@ -4029,7 +4202,7 @@ type ClusterInstancesRequest struct {
 
 func (x *ClusterInstancesRequest) Reset() {
 	*x = ClusterInstancesRequest{}
-	mi := &file_apipb_api_proto_msgTypes[55]
+	mi := &file_apipb_api_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4041,7 +4214,7 @@ func (x *ClusterInstancesRequest) String() string {
 func (*ClusterInstancesRequest) ProtoMessage() {}
 
 func (x *ClusterInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[55]
+	mi := &file_apipb_api_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4054,7 +4227,7 @@ func (x *ClusterInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ClusterInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{55}
+	return file_apipb_api_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ClusterInstancesRequest) GetName() string {
@@ -4074,7 +4247,7 @@ type ClusterInstancesResponse struct {
 
 func (x *ClusterInstancesResponse) Reset() {
 	*x = ClusterInstancesResponse{}
-	mi := &file_apipb_api_proto_msgTypes[56]
+	mi := &file_apipb_api_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4086,7 +4259,7 @@ func (x *ClusterInstancesResponse) String() string {
 func (*ClusterInstancesResponse) ProtoMessage() {}
 
 func (x *ClusterInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[56]
+	mi := &file_apipb_api_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4099,7 +4272,7 @@ func (x *ClusterInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ClusterInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{56}
+	return file_apipb_api_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ClusterInstancesResponse) GetInstances() []*ClusterInstance {
@@ -4132,7 +4305,7 @@ type ClusterInstance struct {
 
 func (x *ClusterInstance) Reset() {
 	*x = ClusterInstance{}
-	mi := &file_apipb_api_proto_msgTypes[57]
+	mi := &file_apipb_api_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4144,7 +4317,7 @@ func (x *ClusterInstance) String() string {
 func (*ClusterInstance) ProtoMessage() {}
 
 func (x *ClusterInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[57]
+	mi := &file_apipb_api_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4157,7 +4330,7 @@ func (x *ClusterInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterInstance.ProtoReflect.Descriptor instead.
 func (*ClusterInstance) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{57}
+	return file_apipb_api_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ClusterInstance) GetName() string {
@@ -4226,7 +4399,7 @@ type ClusterNIC struct {
 
 func (x *ClusterNIC) Reset() {
 	*x = ClusterNIC{}
-	mi := &file_apipb_api_proto_msgTypes[58]
+	mi := &file_apipb_api_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4238,7 +4411,7 @@ func (x *ClusterNIC) String() string {
 func (*ClusterNIC) ProtoMessage() {}
 
 func (x *ClusterNIC) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[58]
+	mi := &file_apipb_api_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4251,7 +4424,7 @@ func (x *ClusterNIC) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterNIC.ProtoReflect.Descriptor instead.
 func (*ClusterNIC) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{58}
+	return file_apipb_api_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ClusterNIC) GetIp() string {
@@ -4284,7 +4457,7 @@ type ClusterInstanceRequest struct {
 
 func (x *ClusterInstanceRequest) Reset() {
 	*x = ClusterInstanceRequest{}
-	mi := &file_apipb_api_proto_msgTypes[59]
+	mi := &file_apipb_api_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4296,7 +4469,7 @@ func (x *ClusterInstanceRequest) String() string {
 func (*ClusterInstanceRequest) ProtoMessage() {}
 
 func (x *ClusterInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[59]
+	mi := &file_apipb_api_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4309,7 +4482,7 @@ func (x *ClusterInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterInstanceRequest.ProtoReflect.Descriptor instead.
 func (*ClusterInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{59}
+	return file_apipb_api_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ClusterInstanceRequest) GetName() string {
@@ -4377,7 +4550,7 @@ type ClusterRemoveInstanceRequest struct {
 
 func (x *ClusterRemoveInstanceRequest) Reset() {
 	*x = ClusterRemoveInstanceRequest{}
-	mi := &file_apipb_api_proto_msgTypes[60]
+	mi := &file_apipb_api_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4389,7 +4562,7 @@ func (x *ClusterRemoveInstanceRequest) String() string {
 func (*ClusterRemoveInstanceRequest) ProtoMessage() {}
 
 func (x *ClusterRemoveInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[60]
+	mi := &file_apipb_api_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4402,7 +4575,7 @@ func (x *ClusterRemoveInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRemoveInstanceRequest.ProtoReflect.Descriptor instead.
 func (*ClusterRemoveInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{60}
+	return file_apipb_api_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ClusterRemoveInstanceRequest) GetName() string {
@@ -4423,7 +4596,7 @@ type ClusterImportRequest struct {
 
 func (x *ClusterImportRequest) Reset() {
 	*x = ClusterImportRequest{}
-	mi := &file_apipb_api_proto_msgTypes[61]
+	mi := &file_apipb_api_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4435,7 +4608,7 @@ func (x *ClusterImportRequest) String() string {
 func (*ClusterImportRequest) ProtoMessage() {}
 
 func (x *ClusterImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[61]
+	mi := &file_apipb_api_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4448,7 +4621,7 @@ func (x *ClusterImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterImportRequest.ProtoReflect.Descriptor instead.
 func (*ClusterImportRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{61}
+	return file_apipb_api_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ClusterImportRequest) GetData() []byte {
@@ -4480,7 +4653,7 @@ type ClusterExportRequest struct {
 
 func (x *ClusterExportRequest) Reset() {
 	*x = ClusterExportRequest{}
-	mi := &file_apipb_api_proto_msgTypes[62]
+	mi := &file_apipb_api_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4492,7 +4665,7 @@ func (x *ClusterExportRequest) String() string {
 func (*ClusterExportRequest) ProtoMessage() {}
 
 func (x *ClusterExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[62]
+	mi := &file_apipb_api_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4505,7 +4678,7 @@ func (x *ClusterExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterExportRequest.ProtoReflect.Descriptor instead.
 func (*ClusterExportRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{62}
+	return file_apipb_api_proto_rawDescGZIP(), []int{63}
 }
 
 type ClusterExportResponse struct {
@@ -4518,7 +4691,7 @@ type ClusterExportResponse struct {
 
 func (x *ClusterExportResponse) Reset() {
 	*x = ClusterExportResponse{}
-	mi := &file_apipb_api_proto_msgTypes[63]
+	mi := &file_apipb_api_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4530,7 +4703,7 @@ func (x *ClusterExportResponse) String() string {
 func (*ClusterExportResponse) ProtoMessage() {}
 
 func (x *ClusterExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[63]
+	mi := &file_apipb_api_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4543,7 +4716,7 @@ func (x *ClusterExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterExportResponse.ProtoReflect.Descriptor instead.
 func (*ClusterExportResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{63}
+	return file_apipb_api_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ClusterExportResponse) GetData() []byte {
@@ -4568,7 +4741,7 @@ type ClusterShowKeyRequest struct {
 
 func (x *ClusterShowKeyRequest) Reset() {
 	*x = ClusterShowKeyRequest{}
-	mi := &file_apipb_api_proto_msgTypes[64]
+	mi := &file_apipb_api_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4580,7 +4753,7 @@ func (x *ClusterShowKeyRequest) String() string {
 func (*ClusterShowKeyRequest) ProtoMessage() {}
 
 func (x *ClusterShowKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[64]
+	mi := &file_apipb_api_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4593,7 +4766,7 @@ func (x *ClusterShowKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterShowKeyRequest.ProtoReflect.Descriptor instead.
 func (*ClusterShowKeyRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{64}
+	return file_apipb_api_proto_rawDescGZIP(), []int{65}
 }
 
 type ClusterKeyResponse struct {
@@ -4605,7 +4778,7 @@ type ClusterKeyResponse struct {
 
 func (x *ClusterKeyResponse) Reset() {
 	*x = ClusterKeyResponse{}
-	mi := &file_apipb_api_proto_msgTypes[65]
+	mi := &file_apipb_api_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4617,7 +4790,7 @@ func (x *ClusterKeyResponse) String() string {
 func (*ClusterKeyResponse) ProtoMessage() {}
 
 func (x *ClusterKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[65]
+	mi := &file_apipb_api_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4630,7 +4803,7 @@ func (x *ClusterKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterKeyResponse.ProtoReflect.Descriptor instead.
 func (*ClusterKeyResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{65}
+	return file_apipb_api_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ClusterKeyResponse) GetKey() []byte {
@@ -4649,7 +4822,7 @@ type ClusterRotateKeyRequest struct {
 
 func (x *ClusterRotateKeyRequest) Reset() {
 	*x = ClusterRotateKeyRequest{}
-	mi := &file_apipb_api_proto_msgTypes[66]
+	mi := &file_apipb_api_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4661,7 +4834,7 @@ func (x *ClusterRotateKeyRequest) String() string {
 func (*ClusterRotateKeyRequest) ProtoMessage() {}
 
 func (x *ClusterRotateKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[66]
+	mi := &file_apipb_api_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4674,7 +4847,7 @@ func (x *ClusterRotateKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRotateKeyRequest.ProtoReflect.Descriptor instead.
 func (*ClusterRotateKeyRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{66}
+	return file_apipb_api_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ClusterRotateKeyRequest) GetKey() []byte {
@@ -4694,7 +4867,7 @@ type CertsRequest struct {
 
 func (x *CertsRequest) Reset() {
 	*x = CertsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[67]
+	mi := &file_apipb_api_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4706,7 +4879,7 @@ func (x *CertsRequest) String() string {
 func (*CertsRequest) ProtoMessage() {}
 
 func (x *CertsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[67]
+	mi := &file_apipb_api_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4719,7 +4892,7 @@ func (x *CertsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsRequest.ProtoReflect.Descriptor instead.
 func (*CertsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{67}
+	return file_apipb_api_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *CertsRequest) GetPendingOnly() bool {
@@ -4746,7 +4919,7 @@ type CertsResponse struct {
 
 func (x *CertsResponse) Reset() {
 	*x = CertsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[68]
+	mi := &file_apipb_api_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4758,7 +4931,7 @@ func (x *CertsResponse) String() string {
 func (*CertsResponse) ProtoMessage() {}
 
 func (x *CertsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[68]
+	mi := &file_apipb_api_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4771,7 +4944,7 @@ func (x *CertsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsResponse.ProtoReflect.Descriptor instead.
 func (*CertsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{68}
+	return file_apipb_api_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *CertsResponse) GetPending() []*PendingRequest {
@@ -4804,7 +4977,7 @@ type PendingRequest struct {
 
 func (x *PendingRequest) Reset() {
 	*x = PendingRequest{}
-	mi := &file_apipb_api_proto_msgTypes[69]
+	mi := &file_apipb_api_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4816,7 +4989,7 @@ func (x *PendingRequest) String() string {
 func (*PendingRequest) ProtoMessage() {}
 
 func (x *PendingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[69]
+	mi := &file_apipb_api_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4829,7 +5002,7 @@ func (x *PendingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingRequest.ProtoReflect.Descriptor instead.
 func (*PendingRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{69}
+	return file_apipb_api_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *PendingRequest) GetName() string {
@@ -4905,7 +5078,7 @@ type Cert struct {
 
 func (x *Cert) Reset() {
 	*x = Cert{}
-	mi := &file_apipb_api_proto_msgTypes[70]
+	mi := &file_apipb_api_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4917,7 +5090,7 @@ func (x *Cert) String() string {
 func (*Cert) ProtoMessage() {}
 
 func (x *Cert) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[70]
+	mi := &file_apipb_api_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4930,7 +5103,7 @@ func (x *Cert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cert.ProtoReflect.Descriptor instead.
 func (*Cert) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{70}
+	return file_apipb_api_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Cert) GetName() string {
@@ -5007,7 +5180,7 @@ type SignCertRequest struct {
 
 func (x *SignCertRequest) Reset() {
 	*x = SignCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[71]
+	mi := &file_apipb_api_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5019,7 +5192,7 @@ func (x *SignCertRequest) String() string {
 func (*SignCertRequest) ProtoMessage() {}
 
 func (x *SignCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[71]
+	mi := &file_apipb_api_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5032,7 +5205,7 @@ func (x *SignCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCertRequest.ProtoReflect.Descriptor instead.
 func (*SignCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{71}
+	return file_apipb_api_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *SignCertRequest) GetName() string {
@@ -5066,7 +5239,7 @@ type SignCertResponse struct {
 
 func (x *SignCertResponse) Reset() {
 	*x = SignCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[72]
+	mi := &file_apipb_api_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5078,7 +5251,7 @@ func (x *SignCertResponse) String() string {
 func (*SignCertResponse) ProtoMessage() {}
 
 func (x *SignCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[72]
+	mi := &file_apipb_api_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5091,7 +5264,7 @@ func (x *SignCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCertResponse.ProtoReflect.Descriptor instead.
 func (*SignCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{72}
+	return file_apipb_api_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *SignCertResponse) GetSigned() []string {
@@ -5118,7 +5291,7 @@ type RejectCertRequest struct {
 
 func (x *RejectCertRequest) Reset() {
 	*x = RejectCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[73]
+	mi := &file_apipb_api_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5130,7 +5303,7 @@ func (x *RejectCertRequest) String() string {
 func (*RejectCertRequest) ProtoMessage() {}
 
 func (x *RejectCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[73]
+	mi := &file_apipb_api_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5143,7 +5316,7 @@ func (x *RejectCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectCertRequest.ProtoReflect.Descriptor instead.
 func (*RejectCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{73}
+	return file_apipb_api_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *RejectCertRequest) GetName() string {
@@ -5169,7 +5342,7 @@ type RejectCertResponse struct {
 
 func (x *RejectCertResponse) Reset() {
 	*x = RejectCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[74]
+	mi := &file_apipb_api_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5181,7 +5354,7 @@ func (x *RejectCertResponse) String() string {
 func (*RejectCertResponse) ProtoMessage() {}
 
 func (x *RejectCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[74]
+	mi := &file_apipb_api_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5194,7 +5367,7 @@ func (x *RejectCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectCertResponse.ProtoReflect.Descriptor instead.
 func (*RejectCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{74}
+	return file_apipb_api_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *RejectCertResponse) GetRejected() []string {
@@ -5216,7 +5389,7 @@ type RevokeCertRequest struct {
 
 func (x *RevokeCertRequest) Reset() {
 	*x = RevokeCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[75]
+	mi := &file_apipb_api_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5228,7 +5401,7 @@ func (x *RevokeCertRequest) String() string {
 func (*RevokeCertRequest) ProtoMessage() {}
 
 func (x *RevokeCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[75]
+	mi := &file_apipb_api_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5241,7 +5414,7 @@ func (x *RevokeCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{75}
+	return file_apipb_api_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *RevokeCertRequest) GetName() string {
@@ -5282,7 +5455,7 @@ type RevokeCertResponse struct {
 
 func (x *RevokeCertResponse) Reset() {
 	*x = RevokeCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[76]
+	mi := &file_apipb_api_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5294,7 +5467,7 @@ func (x *RevokeCertResponse) String() string {
 func (*RevokeCertResponse) ProtoMessage() {}
 
 func (x *RevokeCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[76]
+	mi := &file_apipb_api_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5307,7 +5480,7 @@ func (x *RevokeCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertResponse.ProtoReflect.Descriptor instead.
 func (*RevokeCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{76}
+	return file_apipb_api_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *RevokeCertResponse) GetSerials() []string {
@@ -5338,7 +5511,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_apipb_api_proto_msgTypes[77]
+	mi := &file_apipb_api_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5350,7 +5523,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[77]
+	mi := &file_apipb_api_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5363,7 +5536,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{77}
+	return file_apipb_api_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *CreateTokenRequest) GetName() string {
@@ -5418,7 +5591,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_apipb_api_proto_msgTypes[78]
+	mi := &file_apipb_api_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5430,7 +5603,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[78]
+	mi := &file_apipb_api_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5443,7 +5616,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{78}
+	return file_apipb_api_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -5477,7 +5650,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_apipb_api_proto_msgTypes[79]
+	mi := &file_apipb_api_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5489,7 +5662,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[79]
+	mi := &file_apipb_api_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5502,7 +5675,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{79}
+	return file_apipb_api_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *Token) GetId() string {
@@ -5576,7 +5749,7 @@ type TokensRequest struct {
 
 func (x *TokensRequest) Reset() {
 	*x = TokensRequest{}
-	mi := &file_apipb_api_proto_msgTypes[80]
+	mi := &file_apipb_api_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5588,7 +5761,7 @@ func (x *TokensRequest) String() string {
 func (*TokensRequest) ProtoMessage() {}
 
 func (x *TokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[80]
+	mi := &file_apipb_api_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5601,7 +5774,7 @@ func (x *TokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensRequest.ProtoReflect.Descriptor instead.
 func (*TokensRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{80}
+	return file_apipb_api_proto_rawDescGZIP(), []int{81}
 }
 
 type TokensResponse struct {
@@ -5613,7 +5786,7 @@ type TokensResponse struct {
 
 func (x *TokensResponse) Reset() {
 	*x = TokensResponse{}
-	mi := &file_apipb_api_proto_msgTypes[81]
+	mi := &file_apipb_api_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5625,7 +5798,7 @@ func (x *TokensResponse) String() string {
 func (*TokensResponse) ProtoMessage() {}
 
 func (x *TokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[81]
+	mi := &file_apipb_api_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5638,7 +5811,7 @@ func (x *TokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensResponse.ProtoReflect.Descriptor instead.
 func (*TokensResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{81}
+	return file_apipb_api_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *TokensResponse) GetTokens() []*Token {
@@ -5657,7 +5830,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_apipb_api_proto_msgTypes[82]
+	mi := &file_apipb_api_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5669,7 +5842,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[82]
+	mi := &file_apipb_api_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5682,7 +5855,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{82}
+	return file_apipb_api_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -5700,7 +5873,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_apipb_api_proto_msgTypes[83]
+	mi := &file_apipb_api_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5712,7 +5885,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[83]
+	mi := &file_apipb_api_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5725,7 +5898,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{83}
+	return file_apipb_api_proto_rawDescGZIP(), []int{84}
 }
 
 type AddOperatorRequest struct {
@@ -5738,7 +5911,7 @@ type AddOperatorRequest struct {
 
 func (x *AddOperatorRequest) Reset() {
 	*x = AddOperatorRequest{}
-	mi := &file_apipb_api_proto_msgTypes[84]
+	mi := &file_apipb_api_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5750,7 +5923,7 @@ func (x *AddOperatorRequest) String() string {
 func (*AddOperatorRequest) ProtoMessage() {}
 
 func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[84]
+	mi := &file_apipb_api_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5763,7 +5936,7 @@ func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddOperatorRequest.ProtoReflect.Descriptor instead.
 func (*AddOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{84}
+	return file_apipb_api_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *AddOperatorRequest) GetName() string {
@@ -5790,7 +5963,7 @@ type AddOperatorResponse struct {
 
 func (x *AddOperatorResponse) Reset() {
 	*x = AddOperatorResponse{}
-	mi := &file_apipb_api_proto_msgTypes[85]
+	mi := &file_apipb_api_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5802,7 +5975,7 @@ func (x *AddOperatorResponse) String() string {
 func (*AddOperatorResponse) ProtoMessage() {}
 
 func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[85]
+	mi := &file_apipb_api_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5815,7 +5988,7 @@ func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddOperatorResponse.ProtoReflect.Descriptor instead.
 func (*AddOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{85}
+	return file_apipb_api_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *AddOperatorResponse) GetToken() string {
@@ -5840,7 +6013,7 @@ type OperatorsRequest struct {
 
 func (x *OperatorsRequest) Reset() {
 	*x = OperatorsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[86]
+	mi := &file_apipb_api_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5852,7 +6025,7 @@ func (x *OperatorsRequest) String() string {
 func (*OperatorsRequest) ProtoMessage() {}
 
 func (x *OperatorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[86]
+	mi := &file_apipb_api_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5865,7 +6038,7 @@ func (x *OperatorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorsRequest.ProtoReflect.Descriptor instead.
 func (*OperatorsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{86}
+	return file_apipb_api_proto_rawDescGZIP(), []int{87}
 }
 
 type OperatorsResponse struct {
@@ -5877,7 +6050,7 @@ type OperatorsResponse struct {
 
 func (x *OperatorsResponse) Reset() {
 	*x = OperatorsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[87]
+	mi := &file_apipb_api_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5889,7 +6062,7 @@ func (x *OperatorsResponse) String() string {
 func (*OperatorsResponse) ProtoMessage() {}
 
 func (x *OperatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[87]
+	mi := &file_apipb_api_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5902,7 +6075,7 @@ func (x *OperatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorsResponse.ProtoReflect.Descriptor instead.
 func (*OperatorsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{87}
+	return file_apipb_api_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *OperatorsResponse) GetOperators() []*Cert {
@@ -5921,7 +6094,7 @@ type RenewOperatorRequest struct {
 
 func (x *RenewOperatorRequest) Reset() {
 	*x = RenewOperatorRequest{}
-	mi := &file_apipb_api_proto_msgTypes[88]
+	mi := &file_apipb_api_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5933,7 +6106,7 @@ func (x *RenewOperatorRequest) String() string {
 func (*RenewOperatorRequest) ProtoMessage() {}
 
 func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[88]
+	mi := &file_apipb_api_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5946,7 +6119,7 @@ func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorRequest.ProtoReflect.Descriptor instead.
 func (*RenewOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{88}
+	return file_apipb_api_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *RenewOperatorRequest) GetCsr() []byte {
@@ -5965,7 +6138,7 @@ type RenewOperatorResponse struct {
 
 func (x *RenewOperatorResponse) Reset() {
 	*x = RenewOperatorResponse{}
-	mi := &file_apipb_api_proto_msgTypes[89]
+	mi := &file_apipb_api_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5977,7 +6150,7 @@ func (x *RenewOperatorResponse) String() string {
 func (*RenewOperatorResponse) ProtoMessage() {}
 
 func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[89]
+	mi := &file_apipb_api_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5990,7 +6163,7 @@ func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorResponse.ProtoReflect.Descriptor instead.
 func (*RenewOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{89}
+	return file_apipb_api_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *RenewOperatorResponse) GetChain() [][]byte {
@@ -6014,7 +6187,7 @@ type AuditListRequest struct {
 
 func (x *AuditListRequest) Reset() {
 	*x = AuditListRequest{}
-	mi := &file_apipb_api_proto_msgTypes[90]
+	mi := &file_apipb_api_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6026,7 +6199,7 @@ func (x *AuditListRequest) String() string {
 func (*AuditListRequest) ProtoMessage() {}
 
 func (x *AuditListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[90]
+	mi := &file_apipb_api_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6039,7 +6212,7 @@ func (x *AuditListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditListRequest.ProtoReflect.Descriptor instead.
 func (*AuditListRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{90}
+	return file_apipb_api_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *AuditListRequest) GetFrom() uint64 {
@@ -6095,7 +6268,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_apipb_api_proto_msgTypes[91]
+	mi := &file_apipb_api_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6107,7 +6280,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[91]
+	mi := &file_apipb_api_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6120,7 +6293,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{91}
+	return file_apipb_api_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *AuditRecord) GetIndex() uint64 {
@@ -6153,7 +6326,7 @@ type AuditVerifyRequest struct {
 
 func (x *AuditVerifyRequest) Reset() {
 	*x = AuditVerifyRequest{}
-	mi := &file_apipb_api_proto_msgTypes[92]
+	mi := &file_apipb_api_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6165,7 +6338,7 @@ func (x *AuditVerifyRequest) String() string {
 func (*AuditVerifyRequest) ProtoMessage() {}
 
 func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[92]
+	mi := &file_apipb_api_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6178,7 +6351,7 @@ func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyRequest.ProtoReflect.Descriptor instead.
 func (*AuditVerifyRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{92}
+	return file_apipb_api_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *AuditVerifyRequest) GetFleet() bool {
@@ -6202,7 +6375,7 @@ type AuditVerifyEvent struct {
 
 func (x *AuditVerifyEvent) Reset() {
 	*x = AuditVerifyEvent{}
-	mi := &file_apipb_api_proto_msgTypes[93]
+	mi := &file_apipb_api_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6214,7 +6387,7 @@ func (x *AuditVerifyEvent) String() string {
 func (*AuditVerifyEvent) ProtoMessage() {}
 
 func (x *AuditVerifyEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[93]
+	mi := &file_apipb_api_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6227,7 +6400,7 @@ func (x *AuditVerifyEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyEvent.ProtoReflect.Descriptor instead.
 func (*AuditVerifyEvent) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{93}
+	return file_apipb_api_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *AuditVerifyEvent) GetChecked() uint64 {
@@ -6281,7 +6454,7 @@ type AuditHeadRequest struct {
 
 func (x *AuditHeadRequest) Reset() {
 	*x = AuditHeadRequest{}
-	mi := &file_apipb_api_proto_msgTypes[94]
+	mi := &file_apipb_api_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6293,7 +6466,7 @@ func (x *AuditHeadRequest) String() string {
 func (*AuditHeadRequest) ProtoMessage() {}
 
 func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[94]
+	mi := &file_apipb_api_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6306,7 +6479,7 @@ func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditHeadRequest.ProtoReflect.Descriptor instead.
 func (*AuditHeadRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{94}
+	return file_apipb_api_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *AuditHeadRequest) GetRemembered() []byte {
@@ -6329,7 +6502,7 @@ type AuditHeadResponse struct {
 
 func (x *AuditHeadResponse) Reset() {
 	*x = AuditHeadResponse{}
-	mi := &file_apipb_api_proto_msgTypes[95]
+	mi := &file_apipb_api_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6341,7 +6514,7 @@ func (x *AuditHeadResponse) String() string {
 func (*AuditHeadResponse) ProtoMessage() {}
 
 func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[95]
+	mi := &file_apipb_api_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6354,7 +6527,7 @@ func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditHeadResponse.ProtoReflect.Descriptor instead.
 func (*AuditHeadResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{95}
+	return file_apipb_api_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *AuditHeadResponse) GetCheckpoint() []byte {
@@ -6402,7 +6575,7 @@ type AuditRecoverRequest struct {
 
 func (x *AuditRecoverRequest) Reset() {
 	*x = AuditRecoverRequest{}
-	mi := &file_apipb_api_proto_msgTypes[96]
+	mi := &file_apipb_api_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6414,7 +6587,7 @@ func (x *AuditRecoverRequest) String() string {
 func (*AuditRecoverRequest) ProtoMessage() {}
 
 func (x *AuditRecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[96]
+	mi := &file_apipb_api_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6427,7 +6600,7 @@ func (x *AuditRecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecoverRequest.ProtoReflect.Descriptor instead.
 func (*AuditRecoverRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{96}
+	return file_apipb_api_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *AuditRecoverRequest) GetConfirm() bool {
@@ -6456,7 +6629,7 @@ type AuditRecoverResponse struct {
 
 func (x *AuditRecoverResponse) Reset() {
 	*x = AuditRecoverResponse{}
-	mi := &file_apipb_api_proto_msgTypes[97]
+	mi := &file_apipb_api_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6468,7 +6641,7 @@ func (x *AuditRecoverResponse) String() string {
 func (*AuditRecoverResponse) ProtoMessage() {}
 
 func (x *AuditRecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[97]
+	mi := &file_apipb_api_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6481,7 +6654,7 @@ func (x *AuditRecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecoverResponse.ProtoReflect.Descriptor instead.
 func (*AuditRecoverResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{97}
+	return file_apipb_api_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *AuditRecoverResponse) GetEpoch() uint64 {
@@ -6522,7 +6695,7 @@ type AuditVerifyEvent_Problem struct {
 
 func (x *AuditVerifyEvent_Problem) Reset() {
 	*x = AuditVerifyEvent_Problem{}
-	mi := &file_apipb_api_proto_msgTypes[98]
+	mi := &file_apipb_api_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6534,7 +6707,7 @@ func (x *AuditVerifyEvent_Problem) String() string {
 func (*AuditVerifyEvent_Problem) ProtoMessage() {}
 
 func (x *AuditVerifyEvent_Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[98]
+	mi := &file_apipb_api_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6547,7 +6720,7 @@ func (x *AuditVerifyEvent_Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyEvent_Problem.ProtoReflect.Descriptor instead.
 func (*AuditVerifyEvent_Problem) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{93, 0}
+	return file_apipb_api_proto_rawDescGZIP(), []int{94, 0}
 }
 
 func (x *AuditVerifyEvent_Problem) GetIndex() int64 {
@@ -6620,13 +6793,16 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1c\n" +
 	"\tconnected\x18\x03 \x01(\bR\tconnected\x12\x19\n" +
-	"\bsince_ms\x18\x04 \x01(\x03R\asinceMs\"\x86\x01\n" +
+	"\bsince_ms\x18\x04 \x01(\x03R\asinceMs\"\xca\x01\n" +
 	"\x0eResolveRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x18\n" +
 	"\aexclude\x18\x02 \x01(\tR\aexclude\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\x04R\x05limit\x12\x1a\n" +
 	"\bdelegate\x18\x04 \x01(\bR\bdelegate\x12\x10\n" +
-	"\x03map\x18\x05 \x01(\fR\x03map\"\x82\x02\n" +
+	"\x03map\x18\x05 \x01(\fR\x03map\x12\x14\n" +
+	"\x05where\x18\x06 \x01(\tR\x05where\x12\x16\n" +
+	"\x06narrow\x18\a \x01(\bR\x06narrow\x12\x14\n" +
+	"\x05among\x18\b \x01(\tR\x05among\"\xc5\x02\n" +
 	"\x0fResolveResponse\x12\x14\n" +
 	"\x05names\x18\x01 \x01(\tR\x05names\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x18\n" +
@@ -6637,15 +6813,22 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\x12\x14\n" +
 	"\x05guard\x18\a \x01(\x04R\x05guard\x12\x1c\n" +
 	"\tconflicts\x18\b \x01(\tR\tconflicts\x12\x16\n" +
-	"\x06silent\x18\t \x01(\tR\x06silent\"n\n" +
+	"\x06silent\x18\t \x01(\tR\x06silent\x12\x1a\n" +
+	"\bunjudged\x18\n" +
+	" \x01(\tR\bunjudged\x12%\n" +
+	"\x0eunjudged_count\x18\v \x01(\x04R\runjudgedCount\"\xb2\x01\n" +
 	"\x0eMinionsRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x18\n" +
 	"\aexclude\x18\x02 \x01(\tR\aexclude\x12\x14\n" +
 	"\x05facts\x18\x03 \x01(\bR\x05facts\x12\x14\n" +
-	"\x05certs\x18\x04 \x01(\bR\x05certs\"Z\n" +
+	"\x05certs\x18\x04 \x01(\bR\x05certs\x12\x14\n" +
+	"\x05where\x18\x05 \x01(\tR\x05where\x12\x16\n" +
+	"\x06narrow\x18\x06 \x01(\bR\x06narrow\x12\x14\n" +
+	"\x05among\x18\a \x01(\tR\x05among\"v\n" +
 	"\x0fMinionsResponse\x12-\n" +
 	"\aminions\x18\x01 \x03(\v2\x13.dominion.v1.MinionR\aminions\x12\x18\n" +
-	"\aunknown\x18\x02 \x01(\tR\aunknown\"\xa5\x03\n" +
+	"\aunknown\x18\x02 \x01(\tR\aunknown\x12\x1a\n" +
+	"\bunjudged\x18\x03 \x01(\tR\bunjudged\"\xa5\x03\n" +
 	"\x06Minion\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x19\n" +
@@ -6670,13 +6853,15 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x0eModulesRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"+\n" +
 	"\x0fModulesResponse\x12\x18\n" +
-	"\amodules\x18\x01 \x01(\fR\amodules\"t\n" +
+	"\amodules\x18\x01 \x01(\fR\amodules\"\xa2\x01\n" +
 	"\vPingRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x18\n" +
 	"\aexclude\x18\x02 \x01(\tR\aexclude\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\x03 \x01(\x04R\ttimeoutMs\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\x04R\x05limit\"a\n" +
+	"\x05limit\x18\x04 \x01(\x04R\x05limit\x12\x16\n" +
+	"\x06narrow\x18\x05 \x01(\bR\x06narrow\x12\x14\n" +
+	"\x05among\x18\x06 \x01(\tR\x05among\"a\n" +
 	"\tPingEvent\x12'\n" +
 	"\x05pongs\x18\x01 \x03(\v2\x11.dominion.v1.PongR\x05pongs\x12+\n" +
 	"\x06closed\x18\x02 \x01(\v2\x13.dominion.v1.CountsR\x06closed\"}\n" +
@@ -6780,15 +6965,22 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x03job\x18\x01 \x01(\tR\x03job\"D\n" +
 	"\x0eCancelResponse\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\tR\arunning\x12\x18\n" +
-	"\askipped\x18\x02 \x01(\tR\askipped\"#\n" +
+	"\askipped\x18\x02 \x01(\tR\askipped\"=\n" +
 	"\rGroupsRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"K\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\asources\x18\x02 \x01(\bR\asources\"K\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\amembers\x18\x02 \x01(\tR\amembers\x12\x14\n" +
-	"\x05count\x18\x03 \x01(\x04R\x05count\"<\n" +
+	"\x05count\x18\x03 \x01(\x04R\x05count\"p\n" +
 	"\x0eGroupsResponse\x12*\n" +
-	"\x06groups\x18\x01 \x03(\v2\x12.dominion.v1.GroupR\x06groups\"\xa0\x01\n" +
+	"\x06groups\x18\x01 \x03(\v2\x12.dominion.v1.GroupR\x06groups\x122\n" +
+	"\asources\x18\x02 \x03(\v2\x18.dominion.v1.GroupSourceR\asources\"g\n" +
+	"\vGroupSource\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04file\x18\x02 \x01(\tR\x04file\x12\x16\n" +
+	"\x06groups\x18\x03 \x03(\tR\x06groups\x12\x18\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\"\xa0\x01\n" +
 	"\x0fSetGroupRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\amembers\x18\x02 \x01(\tR\amembers\x125\n" +
@@ -7136,7 +7328,7 @@ func file_apipb_api_proto_rawDescGZIP() []byte {
 }
 
 var file_apipb_api_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_apipb_api_proto_msgTypes = make([]protoimpl.MessageInfo, 99)
+var file_apipb_api_proto_msgTypes = make([]protoimpl.MessageInfo, 100)
 var file_apipb_api_proto_goTypes = []any{
 	(EnrolResponse_State)(0),             // 0: dominion.v1.EnrolResponse.State
 	(SetGroupRequest_Mode)(0),            // 1: dominion.v1.SetGroupRequest.Mode
@@ -7175,70 +7367,71 @@ var file_apipb_api_proto_goTypes = []any{
 	(*GroupsRequest)(nil),                // 34: dominion.v1.GroupsRequest
 	(*Group)(nil),                        // 35: dominion.v1.Group
 	(*GroupsResponse)(nil),               // 36: dominion.v1.GroupsResponse
-	(*SetGroupRequest)(nil),              // 37: dominion.v1.SetGroupRequest
-	(*SetGroupResponse)(nil),             // 38: dominion.v1.SetGroupResponse
-	(*DeleteGroupRequest)(nil),           // 39: dominion.v1.DeleteGroupRequest
-	(*DeleteGroupResponse)(nil),          // 40: dominion.v1.DeleteGroupResponse
-	(*BuildMapRequest)(nil),              // 41: dominion.v1.BuildMapRequest
-	(*BuildMapEvent)(nil),                // 42: dominion.v1.BuildMapEvent
-	(*MapRequest)(nil),                   // 43: dominion.v1.MapRequest
-	(*MapResponse)(nil),                  // 44: dominion.v1.MapResponse
-	(*FleetMap)(nil),                     // 45: dominion.v1.FleetMap
-	(*MapNode)(nil),                      // 46: dominion.v1.MapNode
-	(*MapConflict)(nil),                  // 47: dominion.v1.MapConflict
-	(*ClusterChanged)(nil),               // 48: dominion.v1.ClusterChanged
-	(*ClusterShowRequest)(nil),           // 49: dominion.v1.ClusterShowRequest
-	(*ClusterShowResponse)(nil),          // 50: dominion.v1.ClusterShowResponse
-	(*ClusterNode)(nil),                  // 51: dominion.v1.ClusterNode
-	(*ClusterCandidate)(nil),             // 52: dominion.v1.ClusterCandidate
-	(*ClusterSetMasterRequest)(nil),      // 53: dominion.v1.ClusterSetMasterRequest
-	(*ClusterSetCandidatesRequest)(nil),  // 54: dominion.v1.ClusterSetCandidatesRequest
-	(*ClusterSetNodeRequest)(nil),        // 55: dominion.v1.ClusterSetNodeRequest
-	(*ClusterRemoveNodeRequest)(nil),     // 56: dominion.v1.ClusterRemoveNodeRequest
-	(*ClusterInstancesRequest)(nil),      // 57: dominion.v1.ClusterInstancesRequest
-	(*ClusterInstancesResponse)(nil),     // 58: dominion.v1.ClusterInstancesResponse
-	(*ClusterInstance)(nil),              // 59: dominion.v1.ClusterInstance
-	(*ClusterNIC)(nil),                   // 60: dominion.v1.ClusterNIC
-	(*ClusterInstanceRequest)(nil),       // 61: dominion.v1.ClusterInstanceRequest
-	(*ClusterRemoveInstanceRequest)(nil), // 62: dominion.v1.ClusterRemoveInstanceRequest
-	(*ClusterImportRequest)(nil),         // 63: dominion.v1.ClusterImportRequest
-	(*ClusterExportRequest)(nil),         // 64: dominion.v1.ClusterExportRequest
-	(*ClusterExportResponse)(nil),        // 65: dominion.v1.ClusterExportResponse
-	(*ClusterShowKeyRequest)(nil),        // 66: dominion.v1.ClusterShowKeyRequest
-	(*ClusterKeyResponse)(nil),           // 67: dominion.v1.ClusterKeyResponse
-	(*ClusterRotateKeyRequest)(nil),      // 68: dominion.v1.ClusterRotateKeyRequest
-	(*CertsRequest)(nil),                 // 69: dominion.v1.CertsRequest
-	(*CertsResponse)(nil),                // 70: dominion.v1.CertsResponse
-	(*PendingRequest)(nil),               // 71: dominion.v1.PendingRequest
-	(*Cert)(nil),                         // 72: dominion.v1.Cert
-	(*SignCertRequest)(nil),              // 73: dominion.v1.SignCertRequest
-	(*SignCertResponse)(nil),             // 74: dominion.v1.SignCertResponse
-	(*RejectCertRequest)(nil),            // 75: dominion.v1.RejectCertRequest
-	(*RejectCertResponse)(nil),           // 76: dominion.v1.RejectCertResponse
-	(*RevokeCertRequest)(nil),            // 77: dominion.v1.RevokeCertRequest
-	(*RevokeCertResponse)(nil),           // 78: dominion.v1.RevokeCertResponse
-	(*CreateTokenRequest)(nil),           // 79: dominion.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),          // 80: dominion.v1.CreateTokenResponse
-	(*Token)(nil),                        // 81: dominion.v1.Token
-	(*TokensRequest)(nil),                // 82: dominion.v1.TokensRequest
-	(*TokensResponse)(nil),               // 83: dominion.v1.TokensResponse
-	(*RevokeTokenRequest)(nil),           // 84: dominion.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),          // 85: dominion.v1.RevokeTokenResponse
-	(*AddOperatorRequest)(nil),           // 86: dominion.v1.AddOperatorRequest
-	(*AddOperatorResponse)(nil),          // 87: dominion.v1.AddOperatorResponse
-	(*OperatorsRequest)(nil),             // 88: dominion.v1.OperatorsRequest
-	(*OperatorsResponse)(nil),            // 89: dominion.v1.OperatorsResponse
-	(*RenewOperatorRequest)(nil),         // 90: dominion.v1.RenewOperatorRequest
-	(*RenewOperatorResponse)(nil),        // 91: dominion.v1.RenewOperatorResponse
-	(*AuditListRequest)(nil),             // 92: dominion.v1.AuditListRequest
-	(*AuditRecord)(nil),                  // 93: dominion.v1.AuditRecord
-	(*AuditVerifyRequest)(nil),           // 94: dominion.v1.AuditVerifyRequest
-	(*AuditVerifyEvent)(nil),             // 95: dominion.v1.AuditVerifyEvent
-	(*AuditHeadRequest)(nil),             // 96: dominion.v1.AuditHeadRequest
-	(*AuditHeadResponse)(nil),            // 97: dominion.v1.AuditHeadResponse
-	(*AuditRecoverRequest)(nil),          // 98: dominion.v1.AuditRecoverRequest
-	(*AuditRecoverResponse)(nil),         // 99: dominion.v1.AuditRecoverResponse
-	(*AuditVerifyEvent_Problem)(nil),     // 100: dominion.v1.AuditVerifyEvent.Problem
+	(*GroupSource)(nil),                  // 37: dominion.v1.GroupSource
+	(*SetGroupRequest)(nil),              // 38: dominion.v1.SetGroupRequest
+	(*SetGroupResponse)(nil),             // 39: dominion.v1.SetGroupResponse
+	(*DeleteGroupRequest)(nil),           // 40: dominion.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),          // 41: dominion.v1.DeleteGroupResponse
+	(*BuildMapRequest)(nil),              // 42: dominion.v1.BuildMapRequest
+	(*BuildMapEvent)(nil),                // 43: dominion.v1.BuildMapEvent
+	(*MapRequest)(nil),                   // 44: dominion.v1.MapRequest
+	(*MapResponse)(nil),                  // 45: dominion.v1.MapResponse
+	(*FleetMap)(nil),                     // 46: dominion.v1.FleetMap
+	(*MapNode)(nil),                      // 47: dominion.v1.MapNode
+	(*MapConflict)(nil),                  // 48: dominion.v1.MapConflict
+	(*ClusterChanged)(nil),               // 49: dominion.v1.ClusterChanged
+	(*ClusterShowRequest)(nil),           // 50: dominion.v1.ClusterShowRequest
+	(*ClusterShowResponse)(nil),          // 51: dominion.v1.ClusterShowResponse
+	(*ClusterNode)(nil),                  // 52: dominion.v1.ClusterNode
+	(*ClusterCandidate)(nil),             // 53: dominion.v1.ClusterCandidate
+	(*ClusterSetMasterRequest)(nil),      // 54: dominion.v1.ClusterSetMasterRequest
+	(*ClusterSetCandidatesRequest)(nil),  // 55: dominion.v1.ClusterSetCandidatesRequest
+	(*ClusterSetNodeRequest)(nil),        // 56: dominion.v1.ClusterSetNodeRequest
+	(*ClusterRemoveNodeRequest)(nil),     // 57: dominion.v1.ClusterRemoveNodeRequest
+	(*ClusterInstancesRequest)(nil),      // 58: dominion.v1.ClusterInstancesRequest
+	(*ClusterInstancesResponse)(nil),     // 59: dominion.v1.ClusterInstancesResponse
+	(*ClusterInstance)(nil),              // 60: dominion.v1.ClusterInstance
+	(*ClusterNIC)(nil),                   // 61: dominion.v1.ClusterNIC
+	(*ClusterInstanceRequest)(nil),       // 62: dominion.v1.ClusterInstanceRequest
+	(*ClusterRemoveInstanceRequest)(nil), // 63: dominion.v1.ClusterRemoveInstanceRequest
+	(*ClusterImportRequest)(nil),         // 64: dominion.v1.ClusterImportRequest
+	(*ClusterExportRequest)(nil),         // 65: dominion.v1.ClusterExportRequest
+	(*ClusterExportResponse)(nil),        // 66: dominion.v1.ClusterExportResponse
+	(*ClusterShowKeyRequest)(nil),        // 67: dominion.v1.ClusterShowKeyRequest
+	(*ClusterKeyResponse)(nil),           // 68: dominion.v1.ClusterKeyResponse
+	(*ClusterRotateKeyRequest)(nil),      // 69: dominion.v1.ClusterRotateKeyRequest
+	(*CertsRequest)(nil),                 // 70: dominion.v1.CertsRequest
+	(*CertsResponse)(nil),                // 71: dominion.v1.CertsResponse
+	(*PendingRequest)(nil),               // 72: dominion.v1.PendingRequest
+	(*Cert)(nil),                         // 73: dominion.v1.Cert
+	(*SignCertRequest)(nil),              // 74: dominion.v1.SignCertRequest
+	(*SignCertResponse)(nil),             // 75: dominion.v1.SignCertResponse
+	(*RejectCertRequest)(nil),            // 76: dominion.v1.RejectCertRequest
+	(*RejectCertResponse)(nil),           // 77: dominion.v1.RejectCertResponse
+	(*RevokeCertRequest)(nil),            // 78: dominion.v1.RevokeCertRequest
+	(*RevokeCertResponse)(nil),           // 79: dominion.v1.RevokeCertResponse
+	(*CreateTokenRequest)(nil),           // 80: dominion.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),          // 81: dominion.v1.CreateTokenResponse
+	(*Token)(nil),                        // 82: dominion.v1.Token
+	(*TokensRequest)(nil),                // 83: dominion.v1.TokensRequest
+	(*TokensResponse)(nil),               // 84: dominion.v1.TokensResponse
+	(*RevokeTokenRequest)(nil),           // 85: dominion.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),          // 86: dominion.v1.RevokeTokenResponse
+	(*AddOperatorRequest)(nil),           // 87: dominion.v1.AddOperatorRequest
+	(*AddOperatorResponse)(nil),          // 88: dominion.v1.AddOperatorResponse
+	(*OperatorsRequest)(nil),             // 89: dominion.v1.OperatorsRequest
+	(*OperatorsResponse)(nil),            // 90: dominion.v1.OperatorsResponse
+	(*RenewOperatorRequest)(nil),         // 91: dominion.v1.RenewOperatorRequest
+	(*RenewOperatorResponse)(nil),        // 92: dominion.v1.RenewOperatorResponse
+	(*AuditListRequest)(nil),             // 93: dominion.v1.AuditListRequest
+	(*AuditRecord)(nil),                  // 94: dominion.v1.AuditRecord
+	(*AuditVerifyRequest)(nil),           // 95: dominion.v1.AuditVerifyRequest
+	(*AuditVerifyEvent)(nil),             // 96: dominion.v1.AuditVerifyEvent
+	(*AuditHeadRequest)(nil),             // 97: dominion.v1.AuditHeadRequest
+	(*AuditHeadResponse)(nil),            // 98: dominion.v1.AuditHeadResponse
+	(*AuditRecoverRequest)(nil),          // 99: dominion.v1.AuditRecoverRequest
+	(*AuditRecoverResponse)(nil),         // 100: dominion.v1.AuditRecoverResponse
+	(*AuditVerifyEvent_Problem)(nil),     // 101: dominion.v1.AuditVerifyEvent.Problem
 }
 var file_apipb_api_proto_depIdxs = []int32{
 	3,   // 0: dominion.v1.EnrolRequest.overlord:type_name -> dominion.v1.OverlordRequest
@@ -7258,116 +7451,117 @@ var file_apipb_api_proto_depIdxs = []int32{
 	20,  // 14: dominion.v1.Progress.counts:type_name -> dominion.v1.Counts
 	20,  // 15: dominion.v1.Closed.counts:type_name -> dominion.v1.Counts
 	35,  // 16: dominion.v1.GroupsResponse.groups:type_name -> dominion.v1.Group
-	1,   // 17: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
-	35,  // 18: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
-	45,  // 19: dominion.v1.BuildMapEvent.map:type_name -> dominion.v1.FleetMap
-	45,  // 20: dominion.v1.MapResponse.map:type_name -> dominion.v1.FleetMap
-	46,  // 21: dominion.v1.FleetMap.root:type_name -> dominion.v1.MapNode
-	47,  // 22: dominion.v1.FleetMap.conflicts:type_name -> dominion.v1.MapConflict
-	46,  // 23: dominion.v1.MapNode.below:type_name -> dominion.v1.MapNode
-	51,  // 24: dominion.v1.ClusterShowResponse.nodes:type_name -> dominion.v1.ClusterNode
-	52,  // 25: dominion.v1.ClusterShowResponse.candidates:type_name -> dominion.v1.ClusterCandidate
-	59,  // 26: dominion.v1.ClusterInstancesResponse.instances:type_name -> dominion.v1.ClusterInstance
-	60,  // 27: dominion.v1.ClusterInstance.nics:type_name -> dominion.v1.ClusterNIC
-	60,  // 28: dominion.v1.ClusterInstanceRequest.nics:type_name -> dominion.v1.ClusterNIC
-	71,  // 29: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
-	72,  // 30: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
-	81,  // 31: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
-	81,  // 32: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
-	81,  // 33: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
-	72,  // 34: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
-	100, // 35: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
-	2,   // 36: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
-	5,   // 37: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
-	8,   // 38: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
-	10,  // 39: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
-	13,  // 40: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
-	15,  // 41: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
-	17,  // 42: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
-	21,  // 43: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
-	22,  // 44: dominion.v1.FleetService.Watch:input_type -> dominion.v1.WatchRequest
-	23,  // 45: dominion.v1.FleetService.Jobs:input_type -> dominion.v1.JobsRequest
-	32,  // 46: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
-	34,  // 47: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
-	37,  // 48: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
-	39,  // 49: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
-	41,  // 50: dominion.v1.MapService.Build:input_type -> dominion.v1.BuildMapRequest
-	43,  // 51: dominion.v1.MapService.Map:input_type -> dominion.v1.MapRequest
-	49,  // 52: dominion.v1.ClusterService.Show:input_type -> dominion.v1.ClusterShowRequest
-	57,  // 53: dominion.v1.ClusterService.Instances:input_type -> dominion.v1.ClusterInstancesRequest
-	53,  // 54: dominion.v1.ClusterService.SetMaster:input_type -> dominion.v1.ClusterSetMasterRequest
-	54,  // 55: dominion.v1.ClusterService.SetCandidates:input_type -> dominion.v1.ClusterSetCandidatesRequest
-	55,  // 56: dominion.v1.ClusterService.SetNode:input_type -> dominion.v1.ClusterSetNodeRequest
-	56,  // 57: dominion.v1.ClusterService.RemoveNode:input_type -> dominion.v1.ClusterRemoveNodeRequest
-	61,  // 58: dominion.v1.ClusterService.AddInstance:input_type -> dominion.v1.ClusterInstanceRequest
-	61,  // 59: dominion.v1.ClusterService.SetInstance:input_type -> dominion.v1.ClusterInstanceRequest
-	62,  // 60: dominion.v1.ClusterService.RemoveInstance:input_type -> dominion.v1.ClusterRemoveInstanceRequest
-	63,  // 61: dominion.v1.ClusterService.Import:input_type -> dominion.v1.ClusterImportRequest
-	64,  // 62: dominion.v1.ClusterService.Export:input_type -> dominion.v1.ClusterExportRequest
-	66,  // 63: dominion.v1.ClusterService.ShowKey:input_type -> dominion.v1.ClusterShowKeyRequest
-	68,  // 64: dominion.v1.ClusterService.RotateKey:input_type -> dominion.v1.ClusterRotateKeyRequest
-	69,  // 65: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
-	73,  // 66: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
-	75,  // 67: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
-	77,  // 68: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
-	79,  // 69: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
-	82,  // 70: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
-	84,  // 71: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
-	86,  // 72: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
-	88,  // 73: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
-	90,  // 74: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
-	92,  // 75: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
-	94,  // 76: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
-	96,  // 77: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
-	98,  // 78: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
-	4,   // 79: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
-	6,   // 80: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
-	9,   // 81: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
-	11,  // 82: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
-	14,  // 83: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
-	16,  // 84: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
-	18,  // 85: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
-	26,  // 86: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
-	26,  // 87: dominion.v1.FleetService.Watch:output_type -> dominion.v1.CallEvent
-	24,  // 88: dominion.v1.FleetService.Jobs:output_type -> dominion.v1.JobsResponse
-	33,  // 89: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
-	36,  // 90: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
-	38,  // 91: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
-	40,  // 92: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
-	42,  // 93: dominion.v1.MapService.Build:output_type -> dominion.v1.BuildMapEvent
-	44,  // 94: dominion.v1.MapService.Map:output_type -> dominion.v1.MapResponse
-	50,  // 95: dominion.v1.ClusterService.Show:output_type -> dominion.v1.ClusterShowResponse
-	58,  // 96: dominion.v1.ClusterService.Instances:output_type -> dominion.v1.ClusterInstancesResponse
-	48,  // 97: dominion.v1.ClusterService.SetMaster:output_type -> dominion.v1.ClusterChanged
-	48,  // 98: dominion.v1.ClusterService.SetCandidates:output_type -> dominion.v1.ClusterChanged
-	48,  // 99: dominion.v1.ClusterService.SetNode:output_type -> dominion.v1.ClusterChanged
-	48,  // 100: dominion.v1.ClusterService.RemoveNode:output_type -> dominion.v1.ClusterChanged
-	48,  // 101: dominion.v1.ClusterService.AddInstance:output_type -> dominion.v1.ClusterChanged
-	48,  // 102: dominion.v1.ClusterService.SetInstance:output_type -> dominion.v1.ClusterChanged
-	48,  // 103: dominion.v1.ClusterService.RemoveInstance:output_type -> dominion.v1.ClusterChanged
-	48,  // 104: dominion.v1.ClusterService.Import:output_type -> dominion.v1.ClusterChanged
-	65,  // 105: dominion.v1.ClusterService.Export:output_type -> dominion.v1.ClusterExportResponse
-	67,  // 106: dominion.v1.ClusterService.ShowKey:output_type -> dominion.v1.ClusterKeyResponse
-	48,  // 107: dominion.v1.ClusterService.RotateKey:output_type -> dominion.v1.ClusterChanged
-	70,  // 108: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
-	74,  // 109: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
-	76,  // 110: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
-	78,  // 111: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
-	80,  // 112: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
-	83,  // 113: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
-	85,  // 114: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
-	87,  // 115: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
-	89,  // 116: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
-	91,  // 117: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
-	93,  // 118: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
-	95,  // 119: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
-	97,  // 120: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
-	99,  // 121: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
-	79,  // [79:122] is the sub-list for method output_type
-	36,  // [36:79] is the sub-list for method input_type
-	36,  // [36:36] is the sub-list for extension type_name
-	36,  // [36:36] is the sub-list for extension extendee
-	0,   // [0:36] is the sub-list for field type_name
+	37,  // 17: dominion.v1.GroupsResponse.sources:type_name -> dominion.v1.GroupSource
+	1,   // 18: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
+	35,  // 19: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
+	46,  // 20: dominion.v1.BuildMapEvent.map:type_name -> dominion.v1.FleetMap
+	46,  // 21: dominion.v1.MapResponse.map:type_name -> dominion.v1.FleetMap
+	47,  // 22: dominion.v1.FleetMap.root:type_name -> dominion.v1.MapNode
+	48,  // 23: dominion.v1.FleetMap.conflicts:type_name -> dominion.v1.MapConflict
+	47,  // 24: dominion.v1.MapNode.below:type_name -> dominion.v1.MapNode
+	52,  // 25: dominion.v1.ClusterShowResponse.nodes:type_name -> dominion.v1.ClusterNode
+	53,  // 26: dominion.v1.ClusterShowResponse.candidates:type_name -> dominion.v1.ClusterCandidate
+	60,  // 27: dominion.v1.ClusterInstancesResponse.instances:type_name -> dominion.v1.ClusterInstance
+	61,  // 28: dominion.v1.ClusterInstance.nics:type_name -> dominion.v1.ClusterNIC
+	61,  // 29: dominion.v1.ClusterInstanceRequest.nics:type_name -> dominion.v1.ClusterNIC
+	72,  // 30: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
+	73,  // 31: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
+	82,  // 32: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
+	82,  // 33: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
+	82,  // 34: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
+	73,  // 35: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
+	101, // 36: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
+	2,   // 37: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
+	5,   // 38: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
+	8,   // 39: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
+	10,  // 40: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
+	13,  // 41: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
+	15,  // 42: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
+	17,  // 43: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
+	21,  // 44: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
+	22,  // 45: dominion.v1.FleetService.Watch:input_type -> dominion.v1.WatchRequest
+	23,  // 46: dominion.v1.FleetService.Jobs:input_type -> dominion.v1.JobsRequest
+	32,  // 47: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
+	34,  // 48: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
+	38,  // 49: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
+	40,  // 50: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
+	42,  // 51: dominion.v1.MapService.Build:input_type -> dominion.v1.BuildMapRequest
+	44,  // 52: dominion.v1.MapService.Map:input_type -> dominion.v1.MapRequest
+	50,  // 53: dominion.v1.ClusterService.Show:input_type -> dominion.v1.ClusterShowRequest
+	58,  // 54: dominion.v1.ClusterService.Instances:input_type -> dominion.v1.ClusterInstancesRequest
+	54,  // 55: dominion.v1.ClusterService.SetMaster:input_type -> dominion.v1.ClusterSetMasterRequest
+	55,  // 56: dominion.v1.ClusterService.SetCandidates:input_type -> dominion.v1.ClusterSetCandidatesRequest
+	56,  // 57: dominion.v1.ClusterService.SetNode:input_type -> dominion.v1.ClusterSetNodeRequest
+	57,  // 58: dominion.v1.ClusterService.RemoveNode:input_type -> dominion.v1.ClusterRemoveNodeRequest
+	62,  // 59: dominion.v1.ClusterService.AddInstance:input_type -> dominion.v1.ClusterInstanceRequest
+	62,  // 60: dominion.v1.ClusterService.SetInstance:input_type -> dominion.v1.ClusterInstanceRequest
+	63,  // 61: dominion.v1.ClusterService.RemoveInstance:input_type -> dominion.v1.ClusterRemoveInstanceRequest
+	64,  // 62: dominion.v1.ClusterService.Import:input_type -> dominion.v1.ClusterImportRequest
+	65,  // 63: dominion.v1.ClusterService.Export:input_type -> dominion.v1.ClusterExportRequest
+	67,  // 64: dominion.v1.ClusterService.ShowKey:input_type -> dominion.v1.ClusterShowKeyRequest
+	69,  // 65: dominion.v1.ClusterService.RotateKey:input_type -> dominion.v1.ClusterRotateKeyRequest
+	70,  // 66: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
+	74,  // 67: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
+	76,  // 68: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
+	78,  // 69: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
+	80,  // 70: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
+	83,  // 71: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
+	85,  // 72: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
+	87,  // 73: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
+	89,  // 74: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
+	91,  // 75: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
+	93,  // 76: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
+	95,  // 77: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
+	97,  // 78: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
+	99,  // 79: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
+	4,   // 80: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
+	6,   // 81: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
+	9,   // 82: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
+	11,  // 83: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
+	14,  // 84: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
+	16,  // 85: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
+	18,  // 86: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
+	26,  // 87: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
+	26,  // 88: dominion.v1.FleetService.Watch:output_type -> dominion.v1.CallEvent
+	24,  // 89: dominion.v1.FleetService.Jobs:output_type -> dominion.v1.JobsResponse
+	33,  // 90: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
+	36,  // 91: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
+	39,  // 92: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
+	41,  // 93: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
+	43,  // 94: dominion.v1.MapService.Build:output_type -> dominion.v1.BuildMapEvent
+	45,  // 95: dominion.v1.MapService.Map:output_type -> dominion.v1.MapResponse
+	51,  // 96: dominion.v1.ClusterService.Show:output_type -> dominion.v1.ClusterShowResponse
+	59,  // 97: dominion.v1.ClusterService.Instances:output_type -> dominion.v1.ClusterInstancesResponse
+	49,  // 98: dominion.v1.ClusterService.SetMaster:output_type -> dominion.v1.ClusterChanged
+	49,  // 99: dominion.v1.ClusterService.SetCandidates:output_type -> dominion.v1.ClusterChanged
+	49,  // 100: dominion.v1.ClusterService.SetNode:output_type -> dominion.v1.ClusterChanged
+	49,  // 101: dominion.v1.ClusterService.RemoveNode:output_type -> dominion.v1.ClusterChanged
+	49,  // 102: dominion.v1.ClusterService.AddInstance:output_type -> dominion.v1.ClusterChanged
+	49,  // 103: dominion.v1.ClusterService.SetInstance:output_type -> dominion.v1.ClusterChanged
+	49,  // 104: dominion.v1.ClusterService.RemoveInstance:output_type -> dominion.v1.ClusterChanged
+	49,  // 105: dominion.v1.ClusterService.Import:output_type -> dominion.v1.ClusterChanged
+	66,  // 106: dominion.v1.ClusterService.Export:output_type -> dominion.v1.ClusterExportResponse
+	68,  // 107: dominion.v1.ClusterService.ShowKey:output_type -> dominion.v1.ClusterKeyResponse
+	49,  // 108: dominion.v1.ClusterService.RotateKey:output_type -> dominion.v1.ClusterChanged
+	71,  // 109: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
+	75,  // 110: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
+	77,  // 111: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
+	79,  // 112: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
+	81,  // 113: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
+	84,  // 114: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
+	86,  // 115: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
+	88,  // 116: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
+	90,  // 117: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
+	92,  // 118: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
+	94,  // 119: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
+	96,  // 120: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
+	98,  // 121: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
+	100, // 122: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
+	80,  // [80:123] is the sub-list for method output_type
+	37,  // [37:80] is the sub-list for method input_type
+	37,  // [37:37] is the sub-list for extension type_name
+	37,  // [37:37] is the sub-list for extension extendee
+	0,   // [0:37] is the sub-list for field type_name
 }
 
 func init() { file_apipb_api_proto_init() }
@@ -7382,15 +7576,15 @@ func file_apipb_api_proto_init() {
 		(*CallEvent_Progress)(nil),
 		(*CallEvent_Closed)(nil),
 	}
-	file_apipb_api_proto_msgTypes[53].OneofWrappers = []any{}
-	file_apipb_api_proto_msgTypes[59].OneofWrappers = []any{}
+	file_apipb_api_proto_msgTypes[54].OneofWrappers = []any{}
+	file_apipb_api_proto_msgTypes[60].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_apipb_api_proto_rawDesc), len(file_apipb_api_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   99,
+			NumMessages:   100,
 			NumExtensions: 0,
 			NumServices:   6,
 		},
