@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -55,6 +56,9 @@ type Config struct {
 	// Orders go to machines below sub-overlords too, by the map, unless the command says --delegate=false. Default false.
 	Delegate bool `yaml:"delegate"`
 
+	// Programs that know who is in groups, named in targets as @SOURCE/GROUP.
+	Groups GroupsConfig `yaml:"groups"`
+
 	// Address of the overlord above this one, host:port (51235 when the port is left out). Only with a state
 	// directory that is fresh, or that was made so: this overlord then never has the root's key. Default: none.
 	Parent string `yaml:"parent"`
@@ -92,6 +96,17 @@ type AutosignRule struct {
 	Names string `yaml:"names"`
 	// Networks (CIDR) the request must come from; default: any.
 	Networks []string `yaml:"networks"`
+}
+
+// GroupsConfig is the key groups of overlord.yaml.
+type GroupsConfig struct {
+	// Directory of the programs, each a source of its file's name. They run as this overlord's user and must not be
+	// writable by others. Default /etc/dominion/groups.d; it need not exist.
+	Dir string `yaml:"dir"`
+	// For how long an answer holds that does not say so itself, a duration. Default 1m.
+	Life Duration `yaml:"life"`
+	// How long a program may take, a duration. Default 10s.
+	Timeout Duration `yaml:"timeout"`
 }
 
 // Duration is a time.Duration written as "30s" or "5m".
@@ -174,6 +189,9 @@ func (c Config) settle() (Config, error) {
 		if _, err := call.ParseName(n); err != nil {
 			return c, fmt.Errorf("names: %q is neither an address nor a DNS name", n)
 		}
+	}
+	if c.Groups.Dir != "" && !filepath.IsAbs(c.Groups.Dir) {
+		return c, fmt.Errorf("groups: dir: %q is not an absolute path", c.Groups.Dir)
 	}
 	if err := c.settleParent(); err != nil {
 		return c, err

@@ -10,6 +10,7 @@ import (
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/ast"
+	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
 
 	"dominion/module"
@@ -44,7 +45,8 @@ type Expr struct {
 	text   string
 	facts  *object
 	prog   cel.Program
-	groups []string // texts that may be names of groups
+	named  []string // groups
+	all    bool
 }
 
 // Compile reads and checks an expression. Errors wrap ErrCondition.
@@ -86,7 +88,9 @@ func (l *Language) Compile(text string) (*Expr, error) {
 	if err != nil {
 		return nil, refusef("%s", oneLine(err.Error()))
 	}
-	return &Expr{text: text, facts: l.objects[typeName(factsPath)].only(used(tree)), prog: prog, groups: texts(tree)}, nil
+	e := &Expr{text: text, facts: l.objects[typeName(factsPath)].only(used(tree)), prog: prog}
+	e.named, e.all = groupsOf(tree)
+	return e, nil
 }
 
 // used gives the facts that an expression speaks of; nil: it may be all.
@@ -105,26 +109,45 @@ func used(tree *cel.Ast) map[string]bool {
 	return out
 }
 
-// texts gives the texts that an expression holds and that may be groups: each
-// once, sorted.
-func texts(tree *cel.Ast) []string {
-	var out []string
-	nodes := ast.MatchDescendants(ast.NavigateAST(tree.NativeRep()), ast.KindMatcher(ast.LiteralKind))
-	for _, n := range nodes {
-		if s, ok := n.AsLiteral().Value().(string); ok {
-			out = append(out, s)
+// groupsOf gives the groups that an expression asks for by name, each once and
+// sorted, and whether it looks at the list in another way.
+func groupsOf(tree *cel.Ast) (named []string, all bool) {
+	for _, n := range ast.MatchDescendants(ast.NavigateAST(tree.NativeRep()), ast.KindMatcher(ast.IdentKind)) {
+		if n.AsIdent() != "groups" {
+			continue
 		}
+		name, ok := member(n)
+		if !ok {
+			all = true
+			continue
+		}
+		named = append(named, name)
 	}
-	slices.Sort(out)
-	return slices.Compact(out)
+	slices.Sort(named)
+	return slices.Compact(named), all
+}
+
+// member gives X when the list stands in "X" in groups.
+func member(list ast.NavigableExpr) (string, bool) {
+	in, ok := list.Parent()
+	if !ok || in.Kind() != ast.CallKind || in.AsCall().FunctionName() != operators.In {
+		return "", false
+	}
+	what := in.AsCall().Args()[0]
+	if what.Kind() != ast.LiteralKind {
+		return "", false
+	}
+	name, ok := what.AsLiteral().Value().(string)
+	return name, ok
 }
 
 // String gives the expression's text.
 func (e *Expr) String() string { return e.text }
 
-// Groups gives the texts in the expression, each once and sorted: those of them
-// that name groups are the ones whose members decide.
-func (e *Expr) Groups() []string { return e.groups }
+// Groups gives the groups that the expression asks for by name, as in
+// "web" in groups: each once and sorted, as they are written. all says that it
+// looks at the list of a machine's groups in another way, too.
+func (e *Expr) Groups() (named []string, all bool) { return e.named, e.all }
 
 // Machine is what is known about one machine.
 type Machine struct {

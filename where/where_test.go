@@ -153,9 +153,20 @@ func TestCost(t *testing.T) {
 }
 
 func TestGroups(t *testing.T) {
-	e := compile(t, `"web" in groups && !("db" in groups) || name == "web"`)
-	if got := fmt.Sprint(e.Groups()); got != "[db web]" {
-		t.Errorf("Groups = %s; want [db web]", got)
+	for _, c := range []struct {
+		expr, named string
+		all         bool
+	}{
+		{`"web" in groups && !("db" in groups) || name == "x"`, "[db web]", false},
+		{`"web" in groups && "web" in groups && "slurm/GPU" in groups`, "[slurm/GPU web]", false},
+		{`groups.exists(g, g.startsWith("w"))`, "[]", true},
+		{`name in groups || "web" in groups`, "[web]", true},
+		{`name == "web"`, "[]", false},
+	} {
+		named, all := compile(t, c.expr).Groups()
+		if fmt.Sprint(named) != c.named || all != c.all {
+			t.Errorf("Groups of %s = %v, %v; want %s, %v", c.expr, named, all, c.named, c.all)
+		}
 	}
 }
 
