@@ -19,9 +19,9 @@ func (p *provider) explain(text string, issues *cel.Issues) error {
 	first := errs[0]
 	at := ""
 	if line, col := first.Location.Line(), first.Location.Column(); line == 1 && col >= 0 {
-		at = fmt.Sprintf(" at character %d", col+1)
+		at = fmt.Sprintf(" (character %d)", col+1)
 	} else if line > 1 {
-		at = fmt.Sprintf(" at line %d, character %d", line, col+1)
+		at = fmt.Sprintf(" (line %d, character %d)", line, col+1)
 	}
 	msg := oneLine(first.Message)
 	if len(msg) > 300 {

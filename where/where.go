@@ -28,7 +28,7 @@ const (
 )
 
 // ErrCondition is wrapped by every error about an expression.
-var ErrCondition = errors.New("cannot be used as a condition")
+var ErrCondition = errors.New("not a condition")
 
 // Language is what expressions are checked against. It is safe for concurrent use.
 type Language struct{ objects map[string]*object }
@@ -177,9 +177,13 @@ func (e *Expr) Judge(ctx context.Context, m Machine) (matches bool, lacks, err e
 	return out == types.True, nil, nil
 }
 
-func refusef(format string, args ...any) error {
-	return fmt.Errorf("--where: the expression %w: %s", ErrCondition, fmt.Sprintf(format, args...))
-}
+// refusal says what is wrong with an expression.
+type refusal string
+
+func (r refusal) Error() string { return "--where: " + string(r) }
+func (refusal) Unwrap() error   { return ErrCondition }
+
+func refusef(format string, args ...any) error { return refusal(fmt.Sprintf(format, args...)) }
 
 func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
 

@@ -23,8 +23,7 @@ A word is the value of the method's next field, unless it begins with the name
 of one of its fields and "=". The arguments are checked before anything is sent;
 dominion modules MODULE.METHOD shows what a method takes.
 
-TARGET: name, glob web*, range web[01-20,30], @group, @group:web1*; joined by
-"," (or), "&" (and), "!" (but not), from left to right.
+` + targetHelp + `
 
 Ctrl-C cancels what has not started and waits for the rest; twice leaves at once.
 When the connection to the overlord breaks the job goes on there, and so does
@@ -57,6 +56,9 @@ func (a *app) callCmd() *cobra.Command {
   dominion call 'web*' -x web07 test.sleep 10 --timeout 5s
   dominion call '*' test.ping --wait-for 24h --async
   dominion call --delegate 'web*' test.ping
+  dominion call '*' facts.all --where 'facts.os == "debian" && facts.memory_gb >= 64'
+  dominion call '*' test.ping --sample 10% --seed 7
+  dominion call '*' test.ping --rerun 0c52a1
   echo '{"text": "from a file"}' | dominion call web1 test.echo --args -`,
 		Args:              args(2, -1, "a target and a method"),
 		ValidArgsFunction: a.completeCall,
@@ -109,7 +111,11 @@ func (v *jobView) order(ctx context.Context, opt client.Options, arguments func(
 	if err := v.way.decide(ctx, v.conn, &opt); err != nil {
 		return nil, err
 	}
-	opt.Confirm, opt.Reconnect, opt.OnResolve, v.mapped = v.confirm, v.a.reconnect, v.resolved, opt.Delegate
+	opt.Confirm, opt.Reconnect, v.mapped = v.confirm, v.a.reconnect, opt.Delegate
+	opt.OnResolve = func(r client.Resolved) {
+		v.resolved(r)
+		tellResolved(v.tell, &opt, r)
+	}
 	c, err := v.conn.Target(v.target, opt)
 	if err != nil {
 		return nil, err

@@ -195,7 +195,7 @@ func (a *app) completeRerun(cmd *cobra.Command, words []string, word string) ([]
 		return a.completeJob(cmd, nil, word)
 	}
 	return a.ask(cmd, func(ctx context.Context, conn *client.Conn) ([]string, error) {
-		info, err := findJob(ctx, conn, words[0])
+		info, err := conn.FindJob(ctx, words[0])
 		if err != nil {
 			return nil, err
 		}

@@ -57,8 +57,14 @@ func (f *delegateFlags) set(cmd *cobra.Command, o *client.Options) (delegates, e
 	return undecided, nil
 }
 
-// decide lets the overlord's configuration say what the command line leaves open.
+// decide lets the overlord's configuration say what the command line leaves open; an
+// order for those that did not answer a job goes as that job did.
 func (d delegates) decide(ctx context.Context, conn *client.Conn, o *client.Options) (err error) {
+	if d == undecided && o.Rerun != "" {
+		info, err := conn.FindJob(ctx, o.Rerun)
+		o.Delegate = info.Delegate
+		return err
+	}
 	if d == undecided {
 		o.Delegate, err = conn.Delegates(ctx)
 	}

@@ -59,7 +59,7 @@ func (a *app) viewJob(ctx context.Context, name, word string, opt client.WatchOp
 	v := &jobView{a: a, name: name, conn: conn, bar: a.bar(), watching: true}
 	defer v.hangUp()
 	defer v.bar.clear()
-	info, err := findJob(ctx, conn, word)
+	info, err := conn.FindJob(ctx, word)
 	if err != nil {
 		return interruptedOr(ctx, err)
 	}
@@ -104,7 +104,7 @@ until the job is closed. What runs may still end well; job results says so.`,
 		v := &jobView{a: a, name: cmd.CommandPath(), conn: conn, bar: a.bar()}
 		defer v.hangUp()
 		defer v.bar.clear()
-		info, err := findJob(ctx, conn, words[0])
+		info, err := conn.FindJob(ctx, words[0])
 		if err != nil {
 			return err
 		}
@@ -239,7 +239,7 @@ func (r *rerun) start(ctx context.Context, word string) (*client.Job, error) {
 		return nil, err
 	}
 	v.conn = conn
-	info, err := findJob(ctx, conn, word)
+	info, err := conn.FindJob(ctx, word)
 	if err != nil {
 		return nil, err
 	}
@@ -253,7 +253,7 @@ func (r *rerun) start(ctx context.Context, word string) (*client.Job, error) {
 	if err := r.check(&info); err != nil {
 		return nil, err
 	}
-	names, err := unanswered(ctx, conn, info.ID)
+	names, err := conn.Unanswered(ctx, info.ID.String())
 	if err != nil {
 		return nil, err
 	}
@@ -303,23 +303,4 @@ func (r *rerun) arguments(s module.Schema) ([]byte, error) {
 		return b, err
 	}
 	return module.ParseArgs(s, r.words)
-}
-
-// unanswered gives the machines of a closed job that did not answer it.
-func unanswered(ctx context.Context, conn *client.Conn, id call.JobID) ([]string, error) {
-	job, err := conn.Watch(ctx, id, client.WatchOptions{Now: true})
-	if err != nil {
-		return nil, err
-	}
-	defer job.Close() // it is closed
-	var names []string
-	for e, err := range job.Events() {
-		if err != nil {
-			return nil, err
-		}
-		if g, ok := e.(*client.Group); ok && g.Status != call.Answered {
-			names = append(names, g.Names...)
-		}
-	}
-	return names, nil
 }

@@ -15,31 +15,27 @@ import (
 	"dominion/target"
 )
 
-// jobFlags are the flags of every command that addresses machines.
+// jobFlags are the flags of every command that asks something of machines.
 type jobFlags struct {
-	exclude string
-	limit   int
+	targetFlags
 	timeout time.Duration
 }
 
 func (f *jobFlags) register(cmd *cobra.Command, timeout string) {
-	cmd.Flags().StringVarP(&f.exclude, "exclude", "x", "", "leave out the machines of `TARGET`")
-	cmd.Flags().IntVar(&f.limit, "limit", 0, "refuse a target of more than `N` machines")
+	f.targetFlags.register(cmd)
 	cmd.Flags().DurationVar(&f.timeout, "timeout", 0, timeout)
 }
 
 // options checks the flags. none is what a time-out of 0, written out, means.
 func (f *jobFlags) options(cmd *cobra.Command) (client.Options, error) {
-	o := client.Options{Exclude: f.exclude, Limit: f.limit, Timeout: f.timeout}
+	o := client.Options{Timeout: f.timeout}
 	switch {
 	case f.timeout < 0:
 		return o, usagef("--timeout %s: give a duration such as 30s, or 0 for none", f.timeout)
 	case f.timeout == 0 && cmd.Flags().Changed("timeout"):
 		o.Timeout = -1
-	case f.limit < 0 || f.limit == 0 && cmd.Flags().Changed("limit"):
-		return o, usagef("--limit %d: give a number of machines", f.limit)
 	}
-	return o, nil
+	return o, f.set(cmd, &o)
 }
 
 // jobView shows one job as it goes on.

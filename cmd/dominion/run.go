@@ -64,6 +64,7 @@ output that is not UTF-8 is in "stdout_base64" instead.`,
 		Example: `  dominion run '*' -- uname -r
   dominion run 'web*' --shell -- 'systemctl is-failed nginx || true'
   dominion run db1 --raw -- pg_dump shop > shop.sql
+  dominion run '*' --hosts-from broken.txt -- systemctl --failed
   dominion run '@web' --fold --stdin site.conf -- tee /etc/nginx/conf.d/site.conf`,
 		Args:              args(2, -1, "a target, --, and a command"),
 		ValidArgsFunction: a.completeTarget,
