@@ -165,8 +165,7 @@ func (g *groupsFinder) judge(ctx context.Context, cond *condition, names []strin
 	for text, ref := range cond.refs {
 		list, ok := g.group(ref)
 		if !ok {
-			err := fmt.Errorf("--where: %w: %q; groups: dominion group list", target.ErrGroup, ref)
-			return nil, nil, call.Errorf(call.Invalid, "%v%s", err, g.doubt(err))
+			return nil, nil, call.Errorf(call.Invalid, "--where: there is no group %q; groups: dominion group list%s", ref, g.doubt(target.ErrGroup))
 		}
 		members[text] = list
 	}
