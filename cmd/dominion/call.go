@@ -25,6 +25,8 @@ dominion modules MODULE.METHOD shows what a method takes.
 
 ` + targetHelp + `
 
+` + viewHelp + `
+
 Ctrl-C cancels what has not started and waits for the rest; twice leaves at once.
 When the connection to the overlord breaks the job goes on there, and so does
 this command as soon as it can; dominion job watch shows a job again.
@@ -44,6 +46,7 @@ func (a *app) callCmd() *cobra.Command {
 	var (
 		flags jobFlags
 		how   orderFlags
+		view  viewFlags
 		raw   string
 	)
 	cmd := &cobra.Command{
@@ -68,13 +71,17 @@ func (a *app) callCmd() *cobra.Command {
 		if err == nil {
 			err = how.set(cmd, &opt)
 		}
+		if err == nil {
+			err = view.check(a, cmd)
+		}
 		if err != nil {
 			return err
 		}
 		if raw != "" && len(words) > 2 {
 			return usagef("--args gives all arguments; leave out %q", words[2])
 		}
-		v := &jobView{a: a, name: cmd.CommandPath(), target: words[0], method: words[1], body: bodyOf(words[1]), async: how.async, dry: how.dryRun, way: how.way}
+		v := &jobView{a: a, name: cmd.CommandPath(), target: words[0], async: how.async, dry: how.dryRun, way: how.way, view: view}
+		v.of(words[1])
 		return v.follow(ctx, func(ctx context.Context) (*client.Job, error) {
 			return v.order(ctx, opt, func(s module.Schema) ([]byte, error) {
 				if raw != "" {
@@ -86,6 +93,7 @@ func (a *app) callCmd() *cobra.Command {
 	})
 	flags.register(cmd, "how long the method may run, a `DURATION`; 0: no limit (default: the method's own)")
 	how.register(cmd)
+	view.register(cmd)
 	cmd.Flags().StringVar(&raw, "args", "", "all arguments at once: `JSON`, @FILE, or - for standard input")
 	return cmd
 }
@@ -96,6 +104,11 @@ func bodyOf(method string) func([]byte) []string {
 		return runLines
 	}
 	return resultLines
+}
+
+// of makes the view one of a method's results.
+func (v *jobView) of(method string) {
+	v.method, v.body, v.tabular = method, bodyOf(method), !strings.HasPrefix(method, "command.")
 }
 
 // order makes and sends the order; its arguments are made once the method's

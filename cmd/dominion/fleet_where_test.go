@@ -13,7 +13,9 @@ import (
 // A condition by the map is judged by the overlord that each machine is below.
 func testDelegateWhere(t *testing.T, binary string) {
 	top, _, low := mapped(t, binary)
-	call := func(words ...string) *command { return top.root.run(append([]string{"call", "--delegate"}, words...)...) }
+	call := func(words ...string) *command {
+		return top.root.run(append([]string{"call", "--delegate"}, words...)...)
+	}
 	// Facts come with the session, and a moment after it.
 	fleettest.Until(t, "all overlords have their machines' facts", func() bool {
 		c := call("*", "test.ping", "--dry-run", "--where", "facts.memory_bytes > 0")

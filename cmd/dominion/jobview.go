@@ -46,11 +46,14 @@ type jobView struct {
 	method string
 	body   func([]byte) []string // shows a result in text
 	live   *liveWriter           // nil: results are folded at the end
-	raw    bool                  // live output as it is, without names
-	async  bool                  // only the job's id is wanted
-	dry    bool                  // nothing is to be changed
-	way    delegates             // whether the order goes by the map
-	mapped bool                  // it does
+	view   viewFlags
+	// tabular says that answers may be lists of objects, to be shown as tables.
+	tabular bool
+	raw     bool      // live output as it is, without names
+	async   bool      // only the job's id is wanted
+	dry     bool      // nothing is to be changed
+	way     delegates // whether the order goes by the map
+	mapped  bool      // it does
 	// watching says that the job is another command's: leaving it is all that
 	// this one can do.
 	watching bool
@@ -251,7 +254,7 @@ func (v *jobView) group(g *client.Group) error {
 	}
 	for r := range g.Results() {
 		doc := resultDocOf(r, g.Status)
-		if v.a.output == outJSON {
+		if v.a.output == outJSON || v.view.byName() {
 			v.results = append(v.results, doc)
 			continue
 		}
@@ -285,6 +288,15 @@ func (v *jobView) end(job *client.Job, why string) error {
 			return err
 		}
 	case outJSONL:
+		slices.SortFunc(v.results, func(x, y resultDoc) int { return cmp.Compare(x.Machine, y.Machine) })
+		if v.view.sort == "-name" {
+			slices.Reverse(v.results)
+		}
+		for _, doc := range v.results {
+			if err := v.a.line(doc); err != nil {
+				return err
+			}
+		}
 		v.tell("%s", countsLine(job.Counts()))
 	default:
 		if err := v.show(groups); err != nil {
@@ -307,15 +319,7 @@ func (v *jobView) show(groups []*client.Group) error {
 	case v.raw:
 		return nil
 	}
-	for _, g := range groups {
-		if g.Status != call.Answered && len(g.Output) == 0 {
-			continue // the message at the end names them
-		}
-		if err := v.a.write([]byte(renderGroup(g, v.body))); err != nil {
-			return err
-		}
-	}
-	return nil
+	return v.folded(groups)
 }
 
 // open ends the view of a job that is not closed yet.

@@ -208,7 +208,7 @@ func (v *minionsView) show(a *app, docs []minionDoc) error {
 			if len(d.Facts) == 0 {
 				g.Output = []byte(`"no facts yet"`)
 			}
-			if err := a.write([]byte(renderGroup(g, resultLines))); err != nil {
+			if err := a.write([]byte(renderGroup(g, resultLines, a.painter()))); err != nil {
 				return err
 			}
 		}
