@@ -58,7 +58,7 @@ s[0100,0200,0300,0400,0500,0600,0700,0800,0900,1000] (10): Linux 6.1.0 x86_64
 			break
 		}
 	}
-	t.Logf("dominion run on 1,000 simulated machines with two outputs: %d ms from start to end", best.Milliseconds())
+	t.Logf("figure: dominion run on 1,000 simulated machines with two outputs: %d ms from start to end", best.Milliseconds())
 	if best > 10*time.Second {
 		t.Errorf("it took %s", best)
 	}

@@ -37,6 +37,11 @@ func (v *minionsView) register(cmd *cobra.Command) {
 	fl.BoolVar(&v.facts, "facts", false, "show what is known about each machine")
 	fl.StringSliceVar(&v.fields, "fields", nil, "show these `FIELDS`, separated by commas")
 	fl.StringVar(&v.sort, "sort", "", "sort by `FIELD`, or the other way by -FIELD (default: name)")
+	for flag, f := range map[string]cobra.CompletionFunc{"fields": completeFields, "sort": completeSort} {
+		if err := cmd.RegisterFlagCompletionFunc(flag, f); err != nil {
+			panic(err) // the flag does not exist: a bug here
+		}
+	}
 }
 
 // minionField is a column of a list of machines.

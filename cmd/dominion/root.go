@@ -34,7 +34,7 @@ or did not answer), 4 no machine matched, 130 interrupted.`,
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	root.CompletionOptions.HiddenDefaultCmd = false
+	root.CompletionOptions.DisableDefaultCmd = true
 	f := root.PersistentFlags()
 	f.StringVar(&a.state, "state", "", "state `DIR` of the overlord on this host (or DOMINION_STATE; default /var/lib/dominion/overlord)")
 	f.StringVar(&a.overlord, "overlord", "", "`ADDR` of an overlord elsewhere, with an operator's context")
@@ -57,7 +57,8 @@ or did not answer), 4 no machine matched, 130 interrupted.`,
 	add("fleet", a.minionsCmd(), a.modulesCmd(), a.groupCmd(), a.mapCmd(), a.statusCmd(), a.clusterCmd(), a.confdCmd(), a.nodeCmd(), a.nodescriptCmd(), a.vnfsCmd(), a.bootCmd())
 	add("trust", a.certCmd(), a.tokenCmd(), a.operatorCmd(), a.loginCmd(), a.pinCmd(), a.auditCmd())
 	add("daemons", a.overlordCmd(), a.minionCmd(), a.demoCmd(), a.provisiondCmd(), a.configCmd())
-	root.AddCommand(a.versionCmd(), a.manCmd())
+	root.AddCommand(a.versionCmd(), a.manCmd(), a.completionCmd())
+	a.completeTargetFlags(root)
 	return root
 }
 
