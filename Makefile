@@ -59,8 +59,8 @@ fleet: build build-faults
 
 ## test-boot: virtual machines boot from an overlord (Debian packages and a kernel, when root)
 .PHONY: test-boot
-test-boot: build
-	@mkdir -p .test && tools/setup-boot.sh .test/boot
+test-boot: setup build
+	@tools/setup-boot.sh .test/boot
 	@DOMINION_BINARY=$(CURDIR)/bin/dominion DOMINION_BOOT_KERNEL=$(CURDIR)/.test/boot/kernel tools/testrun.sh boot -tags boottest -run TestBoot -count=1 -timeout 10m ./boot/
 	@sed -n 's/.*: *\([^ ]* answers a call .*button\).*/boot: \1/p' .test/boot.json | tee -a .test/summary
 
@@ -89,10 +89,11 @@ bench: build
 lint:
 	$(GO) tool -modfile=tools/lint/go.mod golangci-lint run ./...
 
-## generate: the code of api/*.proto (needs protoc)
+## generate: the code of api/*.proto (needs protoc), and docs/modules from the schemas
 .PHONY: generate
 generate:
 	api/generate.sh
+	$(GO) test ./module -run TestDocs -count=1 -update
 
 ## help: this list
 .PHONY: help

@@ -1,9 +1,13 @@
 #!/bin/sh
 # Installs what the tests use beyond Go: ClusterShell's nodeset (the oracle of
-# folded names), curl (the API's plainest client), openssl (a second opinion
+# targets and folded names), curl (the API's plainest client), openssl (a second opinion
 # on certificates), ganeti (its confd daemon and client, with which package
-# confd is compared), python3-yaml (reads our maps as Func's tools do), busybox (whose
-# shell runs node scripts in an initramfs), and zsh, fish and bash-completion (in whose shells completion is tried). Without root it says what is missing; the tests that need it are then skipped by name.
+# confd is compared), python3-yaml (reads our maps as Func's tools do), busybox and dash (whose
+# shells run node scripts), perl (the language of the program whose rules for node scripts we
+# keep), bzip2, xz and zstd (images that we import), dnsmasq (reads the configuration that we
+# print), systemd with dbus (a machine in namespaces, for what it does), dnf with rpm and
+# createrepo-c (a repository for module package), and zsh and fish (in which completion is
+# tried, as in bash). Without root it says what is missing; the tests that need it are then skipped by name.
 set -eu
 need=""
 command -v nodeset >/dev/null 2>&1 || need="$need clustershell"
@@ -12,9 +16,24 @@ command -v openssl >/dev/null 2>&1 || need="$need openssl"
 [ -x /usr/sbin/ganeti-confd ] || need="$need ganeti"
 python3 -c "import yaml" >/dev/null 2>&1 || need="$need python3-yaml"
 command -v busybox >/dev/null 2>&1 || need="$need busybox-static"
-[ -e /usr/share/bash-completion/bash_completion ] || need="$need bash-completion"
 command -v zsh >/dev/null 2>&1 || need="$need zsh"
 command -v fish >/dev/null 2>&1 || need="$need fish"
+command -v dash >/dev/null 2>&1 || need="$need dash"
+command -v perl >/dev/null 2>&1 || need="$need perl"
+command -v bzip2 >/dev/null 2>&1 || need="$need bzip2"
+command -v xz >/dev/null 2>&1 || need="$need xz-utils"
+command -v zstd >/dev/null 2>&1 || need="$need zstd"
+command -v pgrep >/dev/null 2>&1 || need="$need procps"
+command -v dnsmasq >/dev/null 2>&1 || need="$need dnsmasq-base"
+[ -x /usr/lib/systemd/systemd ] || need="$need systemd"
+command -v dbus-daemon >/dev/null 2>&1 || need="$need dbus"
+command -v ip >/dev/null 2>&1 || need="$need iproute2"
+[ -e /usr/share/zoneinfo/Asia/Kolkata ] || need="$need tzdata"
+command -v useradd >/dev/null 2>&1 || need="$need passwd"
+command -v ssh-keygen >/dev/null 2>&1 || need="$need openssh-client"
+command -v dnf >/dev/null 2>&1 || need="$need dnf"
+command -v rpmbuild >/dev/null 2>&1 || need="$need rpm"
+command -v createrepo_c >/dev/null 2>&1 || need="$need createrepo-c"
 [ -n "$need" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
 	echo "setup: not root, or no apt-get; missing:$need" >&2

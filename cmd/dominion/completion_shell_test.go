@@ -151,7 +151,7 @@ func TestCompletionInShells(t *testing.T) {
 	cases := []struct {
 		typed, want string
 	}{
-		{"dominion modu\t\r", "<modules>"},
+		{"dominion statu\t\r", "<status>"},
 		{"dominion call d\t test.pi\t\r", "<call><db1><test.ping>"},
 		{"dominion call web12\t test.ping\r", "<call><web12><test.ping>"},
 		{"dominion call web1,d\t test.ping\r", "<call><web1,db1><test.ping>"},

@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	modcommand "dominion/module/command"
+	modrun "dominion/module/run"
 )
 
 // TestFleetCancel: Ctrl-C ends what runs on a whole fleet, with what left the
@@ -63,7 +63,7 @@ func TestFleetCancel(t *testing.T) {
 
 // cgroups says whether agents here give commands cgroups of their own.
 func cgroups() bool {
-	dir, err := modcommand.Cgroup()
+	dir, err := modrun.Cgroup()
 	if err != nil {
 		return false
 	}

@@ -46,6 +46,7 @@ type jobView struct {
 	method string
 	body   func([]byte) []string // shows a result in text
 	live   *liveWriter           // nil: results are folded at the end
+	aside  *liveWriter           // shows live output beside the results; nil: it is not asked for
 	view   viewFlags
 	// tabular says that answers may be lists of objects, to be shown as tables.
 	tabular bool
@@ -208,7 +209,7 @@ func (v *jobView) reconnecting(job *client.Job, e *client.Reconnecting) error {
 		return &client.JobError{ID: job.ID, What: "the connection to the overlord broke and output is lost; it goes on", Lost: true, Err: e.Err}
 	case !job.Accepted():
 		v.tell("connection to the overlord lost before it took the order; trying again …")
-	case e.OutputLost && v.live != nil:
+	case e.OutputLost && (v.live != nil || v.aside != nil):
 		v.tell("connection to the overlord lost; the job goes on there, and what machines write from now on is not shown; trying again …")
 	default:
 		v.tell("connection to the overlord lost; the job goes on there; trying again …")
@@ -239,6 +240,8 @@ func (v *jobView) output(o *client.Output) error {
 			return err
 		}
 		return v.a.flush()
+	case v.aside != nil:
+		return v.aside.write(o.Machine, o.Stream, o.Data, o.Dropped)
 	}
 	return nil
 }
@@ -273,6 +276,11 @@ func (v *jobView) group(g *client.Group) error {
 // every machine answered.
 func (v *jobView) end(job *client.Job, why string) error {
 	v.bar.clear()
+	if v.aside != nil {
+		if err := v.aside.end(); err != nil {
+			return err
+		}
+	}
 	groups := v.folder.Groups()
 	switch v.a.output {
 	case outJSON:

@@ -1,15 +1,9 @@
 // Package command runs programs on a machine: run starts one without a shell,
 // shell gives a script to one.
 //
-// A program gets a process group and a clean environment of its own, none of
-// the agent's. Every byte of its output goes to the live reader if there is
-// one, who slows the program down when he is slow; the first part of it is
-// kept for the result, the rest is counted. When the call ends early the
-// group gets SIGTERM and, after a grace, SIGKILL: 5 s when its time is over,
-// 1.5 s when somebody cancelled it. Where the machine lets the agent make a
-// cgroup (version 2) for each call, processes that left the group get both too,
-// and none is left but one that moved itself to another cgroup, as root can. What a program leaves behind in the background goes on when
-// it ends by itself, and is no longer listened to.
+// A program gets a clean environment, none of the agent's. Package run says
+// how it is run and how it is ended when the call ends early: SIGTERM, and
+// SIGKILL after 5 s when its time is over, 1.5 s when somebody cancelled it.
 //
 // A program that ends with a status other than zero has failed: the result is
 // there beside an error such as "exit 3".
@@ -35,8 +29,8 @@ var Module = module.Module{
 	Doc: "Run programs. When a call ends early, its program and all that this started get SIGTERM, and SIGKILL if they are still there 5 s after the call's time-out, or 1.5 s after it was cancelled. " +
 		"A process that left the program's process group is found through a cgroup of the call's own, where the agent may make one (Linux 5.7, cgroup version 2). What a program that ends by itself leaves running goes on.",
 	Methods: []module.Method{
-		module.Func("run", "Runs a program with arguments, without a shell.", module.Change, run, module.MethodOptions{}),
-		module.Func("shell", "Runs a script with a shell.", module.Change, shell, module.MethodOptions{}),
+		module.Func("run", "Runs a program with arguments, without a shell.", module.Change, runProgram, module.MethodOptions{}),
+		module.Func("shell", "Runs a script with a shell.", module.Change, runScript, module.MethodOptions{}),
 	},
 }
 
@@ -75,11 +69,11 @@ type Result struct {
 	StderrCut    uint64  `json:"stderr_cut,omitempty" doc:"bytes of standard error that were not kept"`
 }
 
-func run(ctx context.Context, env *module.Env, in RunIn) (Result, error) {
+func runProgram(ctx context.Context, env *module.Env, in RunIn) (Result, error) {
 	return system.run(ctx, env, in.Argv, in.Options)
 }
 
-func shell(ctx context.Context, env *module.Env, in ShellIn) (Result, error) {
+func runScript(ctx context.Context, env *module.Env, in ShellIn) (Result, error) {
 	return system.run(ctx, env, []string{in.Shell, "-c", in.Script}, in.Options)
 }
 

@@ -19,6 +19,7 @@ import (
 
 	"dominion/call"
 	"dominion/module"
+	"dominion/module/run"
 )
 
 func method(t testing.TB, name string) module.Method {
@@ -268,7 +269,7 @@ func TestLiveReaderLeaves(t *testing.T) {
 // TestSlowLiveReader: what a program left in its pipe is not lost, however
 // late it is read.
 func TestSlowLiveReader(t *testing.T) {
-	quick := runner{grace: time.Second, cancel: time.Second, idle: 20 * time.Millisecond}
+	quick := runner{run.Runner{Grace: time.Second, Cancel: time.Second, Idle: 20 * time.Millisecond}}
 	live := counter{each: func([]byte) error { <-time.After(50 * time.Millisecond); return nil }}
 	r, err := quick.run(t.Context(), &module.Env{Stdout: &live}, []string{"head", "-c", "150000", "/dev/zero"}, Options{Dir: "/"})
 	if err != nil || live.n != 150000 || r.StdoutCut+uint64(len(*r.Stdout)) != 150000 {
@@ -279,7 +280,7 @@ func TestSlowLiveReader(t *testing.T) {
 // TestBackground: who stays behind is neither waited for nor killed.
 func TestBackground(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "pid")
-	quick := runner{grace: time.Second, cancel: time.Second, idle: 20 * time.Millisecond}
+	quick := runner{run.Runner{Grace: time.Second, Cancel: time.Second, Idle: 20 * time.Millisecond}}
 	start := time.Now()
 	for _, script := range []string{"sleep 60 & echo $! >" + file, "yes & echo $! >" + file} {
 		if _, err := quick.run(t.Context(), &module.Env{}, []string{"sh", "-c", script}, Options{Dir: "/"}); err != nil {
@@ -301,7 +302,7 @@ func TestBackground(t *testing.T) {
 }
 
 func TestEnds(t *testing.T) {
-	quick := runner{grace: 300 * time.Millisecond, cancel: 300 * time.Millisecond, idle: 20 * time.Millisecond}
+	quick := runner{run.Runner{Grace: 300 * time.Millisecond, Cancel: 300 * time.Millisecond, Idle: 20 * time.Millisecond}}
 	limit := errors.New("the limit of this test")
 	for _, test := range []struct {
 		name, script string
@@ -360,7 +361,7 @@ func TestEndCodes(t *testing.T) {
 // TestBlockedReader: a live reader that does not read holds the program, not
 // its end.
 func TestBlockedReader(t *testing.T) {
-	quick := runner{grace: 100 * time.Millisecond, cancel: 100 * time.Millisecond, idle: 20 * time.Millisecond}
+	quick := runner{run.Runner{Grace: 100 * time.Millisecond, Cancel: 100 * time.Millisecond, Idle: 20 * time.Millisecond}}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	live := counter{each: func([]byte) error {

@@ -15,9 +15,10 @@ import (
 	"syscall"
 
 	"dominion/call"
+	"dominion/module/run"
 )
 
-const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+const defaultPath = run.Path
 
 // account is whom a program runs as.
 type account struct {

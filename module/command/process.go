@@ -2,309 +2,59 @@ package command
 
 import (
 	"context"
-	"errors"
-	"fmt"
-	"io"
-	"os"
-	"os/exec"
 	"strings"
-	"sync"
-	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"dominion/call"
 	"dominion/module"
+	"dominion/module/run"
 )
 
-const (
-	chunk    = 32 << 10 // bytes read at once
-	pipeSize = 64 << 10 // bytes that a program can leave in a pipe (pipe(7))
-)
+// system is how programs are run; tests have less patience.
+var system = runner{run.System}
 
-// runner is what programs are run with.
-type runner struct {
-	grace  time.Duration          // between SIGTERM and SIGKILL
-	cancel time.Duration          // the same, when somebody cancelled the call and waits for its end
-	idle   time.Duration          // of a pipe that someone else holds open after the program's end
-	cgroup func() (string, error) // gives the cgroup below which programs get theirs; nil: they get none
-}
-
-// system is how programs are run; tests have less patience. A fleet that is
-// reachable is cancelled within 2 s, so a program has less than that to end.
-var system = runner{grace: 5 * time.Second, cancel: 1500 * time.Millisecond, idle: 200 * time.Millisecond, cgroup: Cgroup}
+type runner struct{ run.Runner }
 
 func (t runner) run(ctx context.Context, env *module.Env, argv []string, opt Options) (Result, error) {
-	if err := context.Cause(ctx); err != nil {
-		return Result{}, fmt.Errorf("not started: %w", err)
+	if err := context.Cause(ctx); err != nil { // before anything is looked up for it
+		return Result{}, run.NotStarted(err)
 	}
-	cmd, err := prepare(ctx, env, argv, opt)
+	c, err := prepare(ctx, env, argv, opt)
 	if err != nil {
 		return Result{}, err
 	}
-	p := &process{runner: t, cmd: cmd, exited: make(chan struct{}), drain: make(chan struct{}), copied: make(chan struct{})}
-	p.out.Max, p.err.Max = keepStdout, keepStderr
-	if err := p.start(env, opt.Stdin); err != nil {
-		return Result{}, call.Errorf(call.Failed, "start %s: %v", cmd.Path, err)
+	r, err := t.Run(ctx, c)
+	if r == nil {
+		return Result{}, err
 	}
-	stopped := p.wait(ctx)
-	p.group.release()
-	return p.result(ctx, stopped)
+	res := Result{Exit: r.Exit, Signal: r.Signal}
+	res.Stdout, res.StdoutBase64, res.StdoutCut = text(&r.Stdout)
+	res.Stderr, res.StderrBase64, res.StderrCut = text(&r.Stderr)
+	return res, err
 }
 
-func prepare(ctx context.Context, env *module.Env, argv []string, opt Options) (*exec.Cmd, error) {
+func prepare(ctx context.Context, env *module.Env, argv []string, opt Options) (run.Command, error) {
 	for _, s := range append([]string{opt.Dir}, argv...) {
 		if strings.ContainsRune(s, 0) {
-			return nil, call.Errorf(call.Invalid, "a zero byte in %.60q", s)
+			return run.Command{}, call.Errorf(call.Invalid, "a zero byte in %.60q", s)
 		}
 	}
 	who, err := findAccount(ctx, opt.User)
 	if err != nil {
-		return nil, err
+		return run.Command{}, err
 	}
 	vars, path, err := environment(who, env.Machine, opt.Env)
 	if err != nil {
-		return nil, err
+		return run.Command{}, err
 	}
 	if err := directory(opt.Dir); err != nil {
-		return nil, err
+		return run.Command{}, err
 	}
 	file, err := lookPath(argv[0], opt.Dir, path)
 	if err != nil {
-		return nil, err
+		return run.Command{}, err
 	}
-	return &exec.Cmd{
-		Path: file, Args: argv, Env: vars, Dir: opt.Dir,
-		SysProcAttr: &syscall.SysProcAttr{Setpgid: true, Credential: who.credential},
+	return run.Command{
+		Path: file, Args: argv, Env: vars, Dir: opt.Dir, Credential: who.credential, Stdin: opt.Stdin,
+		Stdout: env.Stdout, Stderr: env.Stderr, KeepStdout: keepStdout, KeepStderr: keepStderr, Job: env.Job,
 	}, nil
-}
-
-// process is one program that runs.
-type process struct {
-	runner
-	cmd      *exec.Cmd
-	group    *group        // its cgroup; nil: it has none
-	readers  []*os.File    // our ends of its standard output and error
-	stdin    *os.File      // our end of its standard input; nil: it has none
-	exited   chan struct{} // closed when the program has ended; its id is still taken
-	drain    chan struct{} // closed when no more output is waited for
-	copied   chan struct{} // closed when input and output have been copied
-	out, err module.Limit  // each owned by one copy until copied is closed
-}
-
-// start begins the program and the goroutines that wait joins.
-func (p *process) start(env *module.Env, stdin []byte) error {
-	var theirs []*os.File
-	closeAll := func(files []*os.File) {
-		for _, f := range files {
-			f.Close()
-		}
-	}
-	defer func() { closeAll(theirs) }()
-	for _, to := range []*io.Writer{&p.cmd.Stdout, &p.cmd.Stderr} {
-		r, w, err := os.Pipe()
-		if err != nil {
-			closeAll(p.readers)
-			return err
-		}
-		p.readers, theirs = append(p.readers, r), append(theirs, w)
-		*to = w
-	}
-	if len(stdin) > 0 {
-		r, w, err := os.Pipe()
-		if err != nil {
-			closeAll(p.readers)
-			return err
-		}
-		p.stdin, theirs = w, append(theirs, r)
-		p.cmd.Stdin = r
-	}
-	if err := p.begin(env.Job); err != nil {
-		closeAll(p.readers)
-		if p.stdin != nil {
-			p.stdin.Close()
-		}
-		return err
-	}
-	var copies sync.WaitGroup
-	copies.Go(func() { p.copy(p.readers[0], &p.out, env.Stdout) })
-	copies.Go(func() { p.copy(p.readers[1], &p.err, env.Stderr) })
-	if p.stdin != nil {
-		copies.Go(func() {
-			_, _ = p.stdin.Write(stdin) // a program need not read it: EPIPE, or our deadline, ends this
-			p.stdin.Close()
-		})
-	}
-	go func() {
-		defer close(p.copied)
-		copies.Wait()
-	}()
-	go func() {
-		defer close(p.exited)
-		// Without reaping: as long as the program's id is taken, its group can
-		// be signalled without meeting a stranger.
-		for unix.Waitid(unix.P_PID, p.cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil) == unix.EINTR {
-		}
-	}()
-	return nil
-}
-
-// begin starts the program in a cgroup of its own where the machine allows
-// that, and without one elsewhere.
-func (p *process) begin(job call.JobID) error {
-	if g, err := p.newGroup(job); err == nil {
-		in := *p.cmd
-		attr := *p.cmd.SysProcAttr
-		attr.UseCgroupFD, attr.CgroupFD = true, int(g.file.Fd())
-		in.SysProcAttr = &attr
-		if err := in.Start(); err == nil {
-			p.cmd, p.group = &in, g
-			return nil
-		}
-		g.release() // nothing has run: an old kernel, a filter of system calls, or what the next try says
-	}
-	return p.cmd.Start()
-}
-
-func (p *process) newGroup(job call.JobID) (*group, error) {
-	if p.cgroup == nil {
-		return nil, errors.ErrUnsupported
-	}
-	home, err := p.cgroup()
-	if err != nil {
-		return nil, err
-	}
-	return newGroup(home, job)
-}
-
-// copy takes output from r until its end. Once drain is closed nobody waits
-// for others that hold the pipe: what the program can have left in it is
-// read, as long as something comes.
-func (p *process) copy(r *os.File, keep *module.Limit, live io.Writer) {
-	buf := make([]byte, chunk)
-	left, patient := pipeSize, true
-	for left > 0 {
-		draining := closed(p.drain)
-		n, err := r.Read(buf)
-		_, _ = keep.Write(buf[:n])
-		if live != nil && n > 0 {
-			if _, err := live.Write(buf[:n]); err != nil {
-				live = nil // nobody listens any more; the program goes on
-			}
-		}
-		if draining {
-			left -= n
-		}
-		switch {
-		case err == nil:
-			patient = true
-		case patient && errors.Is(err, os.ErrDeadlineExceeded):
-			patient = false // the deadline may have passed while the live reader was slow
-		default:
-			return
-		}
-		if closed(p.drain) {
-			_ = r.SetReadDeadline(time.Now().Add(p.idle))
-		}
-	}
-}
-
-func closed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
-}
-
-// wait returns when the program has ended, its output is read, and no
-// goroutine is left. It says whether ctx ended first and the program was
-// stopped.
-func (p *process) wait(ctx context.Context) (stopped bool) {
-	select {
-	case <-p.exited:
-	case <-ctx.Done():
-		if stopped = !closed(p.exited); stopped {
-			p.stop(context.Cause(ctx))
-			<-p.exited
-		}
-	}
-	close(p.drain)
-	for _, r := range p.readers {
-		_ = r.SetReadDeadline(time.Now().Add(p.idle)) // wakes a copy that reads
-	}
-	if p.stdin != nil {
-		_ = p.stdin.SetWriteDeadline(time.Now())
-	}
-	<-p.copied
-	for _, r := range p.readers {
-		r.Close()
-	}
-	_ = p.cmd.Wait() // its status is in ProcessState
-	return stopped
-}
-
-// stop ends the process group and all that left it but are still in the
-// call's cgroup: SIGTERM, then SIGKILL when the grace is over, or as soon as
-// the program, everyone who held its output and the cgroup are gone.
-func (p *process) stop(cause error) {
-	id := p.cmd.Process.Pid
-	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGCONT} { // a stopped one could not act on it
-		_ = syscall.Kill(-id, sig)
-		p.group.signal(sig, id)
-	}
-	wait := p.grace
-	if call.CodeOf(cause) == call.Cancelled {
-		wait = p.cancel
-	}
-	p.await(time.After(wait))
-	_ = syscall.Kill(-id, syscall.SIGKILL)
-	p.group.kill()
-}
-
-// await returns when nothing of the call is left, or late.
-func (p *process) await(late <-chan time.Time) {
-	for _, c := range []<-chan struct{}{p.copied, p.exited} {
-		select {
-		case <-c:
-		case <-late:
-			return
-		}
-	}
-	tick := time.NewTicker(emptyTick)
-	defer tick.Stop()
-	for !p.group.empty() {
-		select {
-		case <-tick.C:
-		case <-late:
-			return
-		}
-	}
-}
-
-func (p *process) result(ctx context.Context, stopped bool) (Result, error) {
-	var r Result
-	r.Stdout, r.StdoutBase64, r.StdoutCut = text(&p.out)
-	r.Stderr, r.StderrBase64, r.StderrCut = text(&p.err)
-	state := p.cmd.ProcessState
-	if state == nil {
-		return r, fmt.Errorf("wait for %s: its status is lost", p.cmd.Path)
-	}
-	status := state.Sys().(syscall.WaitStatus)
-	how := fmt.Sprintf("exit %d", status.ExitStatus())
-	r.Exit = status.ExitStatus()
-	if status.Signaled() {
-		r.Exit = 128 + int(status.Signal())
-		r.Signal = unix.SignalName(status.Signal())
-		how = "killed by " + r.Signal
-	}
-	switch {
-	case stopped:
-		return r, fmt.Errorf("stopped, %s: %w", how, context.Cause(ctx))
-	case r.Exit != 0:
-		return r, errors.New(how)
-	}
-	return r, nil
 }

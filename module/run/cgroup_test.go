@@ -1,9 +1,10 @@
-package command
+package run
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,7 +15,6 @@ import (
 	"time"
 
 	"dominion/call"
-	"dominion/module"
 )
 
 // ownHome gives a cgroup of the test's own in which calls make theirs; it is
@@ -25,7 +25,7 @@ func ownHome(t *testing.T) string {
 	if err != nil {
 		t.Skipf("SKIPPED: it needs a version 2 cgroup that this user may write to: %v", err)
 	}
-	dir, err := os.MkdirTemp(home, "commandtest-*") //nolint:usetesting // a cgroup, and no directory of files
+	dir, err := os.MkdirTemp(home, "runtest-*") //nolint:usetesting // a cgroup, and no directory of files
 	if err != nil {
 		t.Skipf("SKIPPED: it needs a version 2 cgroup that this user may write to: %v", err)
 	}
@@ -103,7 +103,7 @@ func TestNoneIsLeft(t *testing.T) {
 			t.Run(fmt.Sprintf("%s, old kernel %t", test.name, old), func(t *testing.T) {
 				home := ownHome(t)
 				seconds, sleeping := nap(t)
-				quick := runner{grace: 200 * time.Millisecond, cancel: 200 * time.Millisecond, idle: 20 * time.Millisecond, cgroup: func() (string, error) { return home, nil }}
+				quick := Runner{Grace: 200 * time.Millisecond, Cancel: 200 * time.Millisecond, Idle: 20 * time.Millisecond, Cgroup: func() (string, error) { return home, nil }}
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
 				ended := make(chan error, 1)
@@ -135,20 +135,30 @@ func TestNoneIsLeft(t *testing.T) {
 	}
 }
 
-// startIn begins a script as run does.
-func startIn(r runner, script string) (*process, error) {
-	cmd, err := prepare(context.Background(), &module.Env{}, []string{"sh", "-c", script}, Options{Dir: "/"})
-	if err != nil {
-		return nil, err
+// shell is a script with an environment, given to sh.
+func shell(script string, live io.Writer) Command {
+	return Command{
+		Path: "/bin/sh", Args: []string{"sh", "-c", script}, Env: Environment(), Dir: "/", Stdout: live,
+		KeepStdout: 1 << 10, KeepStderr: 1 << 10, Job: call.NewJobID(time.Now()),
 	}
-	p := &process{runner: r, cmd: cmd, exited: make(chan struct{}), drain: make(chan struct{}), copied: make(chan struct{})}
-	if err := p.start(&module.Env{}, nil); err != nil {
-		return nil, err
+}
+
+// live calls each with every piece that is written to it.
+type live func(p []byte)
+
+func (l live) Write(p []byte) (int, error) {
+	l(p)
+	return len(p), nil
+}
+
+// startIn begins a script as Run does.
+func startIn(r Runner, script string) (*process, error) {
+	c := shell(script, nil)
+	p, err := r.spawn(&c)
+	if err == nil && p.group == nil {
+		err = errors.New("it has no cgroup")
 	}
-	if p.group == nil {
-		return p, errors.New("it has no cgroup")
-	}
-	return p, nil
+	return p, err
 }
 
 // stopByHand does what kill does where cgroup.kill is not there.
@@ -173,15 +183,15 @@ func (p *process) stopByHand(ctx context.Context) error {
 func TestDaemonLives(t *testing.T) {
 	home := ownHome(t)
 	seconds, sleeping := nap(t)
-	quick := runner{grace: time.Second, cancel: time.Second, idle: 20 * time.Millisecond, cgroup: func() (string, error) { return home, nil }}
+	quick := Runner{Grace: time.Second, Cancel: time.Second, Idle: 20 * time.Millisecond, Cgroup: func() (string, error) { return home, nil }}
 	ctx, cancel := context.WithCancel(t.Context())
-	if _, err := quick.run(ctx, &module.Env{Job: call.NewJobID(time.Now())}, []string{"sh", "-c", "setsid sleep " + seconds + " >/dev/null 2>&1 </dev/null &"}, Options{Dir: "/"}); err != nil {
+	if _, err := quick.Run(ctx, shell("setsid sleep "+seconds+" >/dev/null 2>&1 </dev/null &", nil)); err != nil {
 		t.Fatal(err)
 	}
 	cancel() // as the agent does at the end of each call
 	again := func() {
 		t.Helper()
-		if _, err := quick.run(t.Context(), &module.Env{}, []string{"true"}, Options{Dir: "/"}); err != nil {
+		if _, err := quick.Run(t.Context(), shell("true", nil)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -210,12 +220,12 @@ func TestWithoutCgroups(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			seconds, sleeping := nap(t)
-			quick := runner{grace: 100 * time.Millisecond, cancel: 100 * time.Millisecond, idle: 20 * time.Millisecond, cgroup: test.cgroup}
+			quick := Runner{Grace: 100 * time.Millisecond, Cancel: 100 * time.Millisecond, Idle: 20 * time.Millisecond, Cgroup: test.cgroup}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
-			live := counter{each: func([]byte) error { cancel(); return nil }}
-			r, err := quick.run(ctx, &module.Env{Stdout: &live}, []string{"sh", "-c", "sleep " + seconds + "& echo begun; wait"}, Options{Dir: "/"})
-			if !errors.Is(err, context.Canceled) || r.Signal != "SIGTERM" || *r.Stdout != "begun\n" {
+			live := live(func([]byte) { cancel() })
+			r, err := quick.Run(ctx, shell("sleep "+seconds+"& echo begun; wait", live))
+			if !errors.Is(err, context.Canceled) || r.Signal != "SIGTERM" || string(r.Stdout.Bytes()) != "begun\n" {
 				t.Errorf("%+v, %v; want it to be stopped", r, err)
 			}
 			if left := sleeping(); len(left) > 0 {
@@ -224,7 +234,7 @@ func TestWithoutCgroups(t *testing.T) {
 			if left, err := os.ReadDir(plain); err != nil || len(left) > 0 {
 				t.Errorf("%v, %v are left", left, err)
 			}
-			if r, err := quick.run(t.Context(), &module.Env{}, []string{"echo", "x"}, Options{Dir: "/"}); err != nil || *r.Stdout != "x\n" {
+			if r, err := quick.Run(t.Context(), shell("echo x", nil)); err != nil || string(r.Stdout.Bytes()) != "x\n" {
 				t.Errorf("%+v, %v; want it to run", r, err)
 			}
 		})
@@ -233,7 +243,7 @@ func TestWithoutCgroups(t *testing.T) {
 
 // TestGrace: who cancels waits for less than a call that is out of time.
 func TestGrace(t *testing.T) {
-	quick := runner{grace: 400 * time.Millisecond, cancel: 50 * time.Millisecond, idle: 20 * time.Millisecond}
+	quick := Runner{Grace: 400 * time.Millisecond, Cancel: 50 * time.Millisecond, Idle: 20 * time.Millisecond}
 	for _, test := range []struct {
 		code       call.Code
 		from, till time.Duration
@@ -245,15 +255,15 @@ func TestGrace(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
 			var began time.Time
-			live := counter{each: func([]byte) error { began = time.Now(); cancel(call.Errorf(test.code, "so it is")); return nil }}
-			_, err := quick.run(ctx, &module.Env{Stdout: &live}, []string{"sh", "-c", "trap '' TERM; echo begun; exec sleep 60"}, Options{Dir: "/"})
+			live := live(func([]byte) { began = time.Now(); cancel(call.Errorf(test.code, "so it is")) })
+			_, err := quick.Run(ctx, shell("trap '' TERM; echo begun; exec sleep 60", live))
 			if took := time.Since(began); call.CodeOf(err) != test.code || took < test.from || took > test.till {
 				t.Errorf("it ended after %v with %v; want %v to %v", took, err, test.from, test.till)
 			}
 		})
 	}
-	if system.cancel > 1500*time.Millisecond {
-		t.Errorf("a program that is cancelled has %v; a whole fleet is to be cancelled in 2s", system.cancel)
+	if System.Cancel > 1500*time.Millisecond {
+		t.Errorf("a program that is cancelled has %v; a whole fleet is to be cancelled in 2s", System.Cancel)
 	}
 }
 
@@ -281,7 +291,7 @@ func TestOwnCgroup(t *testing.T) {
 // TestCgroupsAtOnce: calls that begin and end together do not remove each other's.
 func TestCgroupsAtOnce(t *testing.T) {
 	home := ownHome(t)
-	quick := runner{grace: time.Second, cancel: time.Second, idle: 20 * time.Millisecond, cgroup: func() (string, error) { return home, nil }}
+	quick := Runner{Grace: time.Second, Cancel: time.Second, Idle: 20 * time.Millisecond, Cgroup: func() (string, error) { return home, nil }}
 	ended := make(chan error)
 	const n, rounds = 8, 20
 	for range n {
@@ -311,11 +321,11 @@ func BenchmarkRun(b *testing.B) {
 	}
 	for _, r := range []struct {
 		name string
-		runner
-	}{{"cgroup", system}, {"group", runner{grace: system.grace, cancel: system.cancel, idle: system.idle}}} {
+		Runner
+	}{{"cgroup", System}, {"group", Runner{Grace: System.Grace, Cancel: System.Cancel, Idle: System.Idle}}} {
 		b.Run(r.name, func(b *testing.B) {
 			for b.Loop() {
-				if _, err := r.run(b.Context(), &module.Env{}, []string{"true"}, Options{Dir: "/"}); err != nil {
+				if _, err := r.Run(b.Context(), shell("true", nil)); err != nil {
 					b.Fatal(err)
 				}
 			}
