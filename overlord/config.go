@@ -1,6 +1,7 @@
 package overlord
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -122,6 +123,13 @@ type GroupsConfig struct {
 	Timeout Duration `yaml:"timeout"`
 }
 
+func (c GroupsConfig) check() error {
+	if c.Dir != "" && !filepath.IsAbs(c.Dir) {
+		return fmt.Errorf("groups: dir: %q is not an absolute path", c.Dir)
+	}
+	return nil
+}
+
 // Duration is a time.Duration written as "30s" or "5m".
 type Duration time.Duration
 
@@ -206,16 +214,13 @@ func (c Config) settle() (Config, error) {
 			return c, fmt.Errorf("names: %q is neither an address nor a DNS name", n)
 		}
 	}
-	if c.Groups.Dir != "" && !filepath.IsAbs(c.Groups.Dir) {
-		return c, fmt.Errorf("groups: dir: %q is not an absolute path", c.Groups.Dir)
-	}
 	if err := c.settleParent(); err != nil {
 		return c, err
 	}
 	if err := c.Provision.settle(c.State); err != nil {
 		return c, err
 	}
-	return c, c.checkAutosign()
+	return c, errors.Join(c.Groups.check(), c.checkAutosign())
 }
 
 // settleParent checks what is said of the parent, and of the agent that serves it.

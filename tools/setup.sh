@@ -6,7 +6,7 @@
 # shells run node scripts), perl (the language of the program whose rules for node scripts we
 # keep), bzip2, xz and zstd (images that we import), dnsmasq (reads the configuration that we
 # print), systemd with dbus (a machine in namespaces, for what it does), dnf with rpm and
-# createrepo-c (a repository for module package), and zsh and fish (in which completion is
+# createrepo-c (a repository for module package), patch (takes what --diff shows), and zsh and fish (in which completion is
 # tried, as in bash). Without root it says what is missing; the tests that need it are then skipped by name.
 set -eu
 need=""
@@ -16,6 +16,7 @@ command -v openssl >/dev/null 2>&1 || need="$need openssl"
 [ -x /usr/sbin/ganeti-confd ] || need="$need ganeti"
 python3 -c "import yaml" >/dev/null 2>&1 || need="$need python3-yaml"
 command -v busybox >/dev/null 2>&1 || need="$need busybox-static"
+command -v patch >/dev/null 2>&1 || need="$need patch"
 command -v zsh >/dev/null 2>&1 || need="$need zsh"
 command -v fish >/dev/null 2>&1 || need="$need fish"
 command -v dash >/dev/null 2>&1 || need="$need dash"

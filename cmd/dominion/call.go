@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -70,13 +71,7 @@ func (a *app) callCmd() *cobra.Command {
 	}
 	cmd.RunE = a.raw(func(ctx context.Context, cmd *cobra.Command, words []string) error {
 		opt, err := flags.options(cmd)
-		if err == nil {
-			err = how.set(cmd, &opt)
-		}
-		if err == nil {
-			err = view.check(a, cmd)
-		}
-		if err != nil {
+		if err = cmp.Or(err, how.set(cmd, &opt), view.check(a, cmd)); err != nil {
 			return err
 		}
 		if raw != "" && len(words) > 2 {

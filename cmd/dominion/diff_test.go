@@ -6,84 +6,44 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 )
 
-// What diffLines says makes b of a, with the fewest lines put in and taken out.
-func TestDiffLines(t *testing.T) {
-	r := rand.New(rand.NewPCG(3, 4))
-	random := func(n int) []string {
-		out := make([]string, n)
-		for i := range out {
-			out[i] = string(rune('a' + r.IntN(4)))
-		}
-		return out
-	}
-	for range 3000 {
-		a, b := random(r.IntN(12)), random(r.IntN(12))
-		var got []string
-		x, y, changed := 0, 0, 0
-		for _, e := range diffLines(a, b) {
-			if e.a != x || e.b != y || e.equal && (e.an != e.bn || !slices.Equal(a[x:x+e.an], b[y:y+e.bn])) {
-				t.Fatalf("%q to %q: edit %+v at %d, %d", a, b, e, x, y)
+func TestUnified(t *testing.T) {
+	for _, tt := range []struct {
+		a, b, want string
+	}{
+		{"x", "x", ""},
+		{"", "", ""},
+		{"", "x", "@@ -0,0 +1,1 @@|+x"},
+		{"x", "", "@@ -1,1 +0,0 @@|-x"},
+		{"a|b|c", "a|B|c", "@@ -1,3 +1,3 @@| a|-b|+B| c"},
+		{"1|2|3|4|5|6|7|8|9", "1|2|3|4|5|6|7|8|nine", "@@ -6,4 +6,4 @@| 6| 7| 8|-9|+nine"},
+	} {
+		lines := func(s string) []string {
+			if s == "" {
+				return nil
 			}
-			got = append(got, b[y:y+e.bn]...)
-			x, y = x+e.an, y+e.bn
-			if !e.equal {
-				changed += e.an + e.bn
-			}
+			return strings.Split(s, "|")
 		}
-		if x != len(a) || !slices.Equal(got, b) {
-			t.Fatalf("%q to %q: %+v", a, b, diffLines(a, b))
-		}
-		if want := len(a) + len(b) - 2*common(a, b); changed != want {
-			t.Fatalf("%q to %q: %d lines are changed; %d are enough", a, b, changed, want)
+		if got := strings.Join(unified(lines(tt.a), lines(tt.b), false), "|"); got != tt.want {
+			t.Errorf("unified(%q, %q) = %q; want %q", tt.a, tt.b, got, tt.want)
 		}
 	}
 }
 
-// common is the length of the longest common subsequence, the slow way.
-func common(a, b []string) int {
-	row := make([]int, len(b)+1)
-	for i := range a {
-		diagonal := 0
-		for j := range b {
-			above := row[j+1]
-			if a[i] == b[j] {
-				row[j+1] = diagonal + 1
-			} else {
-				row[j+1] = max(row[j+1], row[j])
-			}
-			diagonal = above
-		}
-	}
-	return row[len(b)]
-}
-
-// Texts that have nothing in common take no time, and are shown as a replacement.
-func TestDiffOfStrangers(t *testing.T) {
-	var a, b []string
-	for i := range 50_000 {
-		a, b = append(a, fmt.Sprint("a", i)), append(b, fmt.Sprint("b", i))
-	}
-	if e := diffLines(a, b); len(e) != 1 || e[0] != (edit{0, 0, len(a), len(b), false}) {
-		t.Errorf("%d edits; want one", len(e))
-	}
-}
-
-// diff -u says the same.
-func TestUnifiedAsDiff(t *testing.T) {
-	if _, err := exec.LookPath("diff"); err != nil {
-		t.Skip("SKIPPED diff is not installed: apt-get install diffutils")
+// What is shown is what patch needs to make the one of the other.
+func TestUnifiedPatches(t *testing.T) {
+	if _, err := exec.LookPath("patch"); err != nil {
+		t.Skip("SKIPPED patch is not installed: apt-get install patch")
 	}
 	dir := t.TempDir()
 	r := rand.New(rand.NewPCG(5, 6))
 	for i := range 40 {
 		var a, b []string
 		for n := range 5 + r.IntN(40) {
-			line := fmt.Sprint("line ", n)
+			line := fmt.Sprint("line ", n%7)
 			switch r.IntN(8) {
 			case 0:
 				a = append(a, line)
@@ -93,22 +53,21 @@ func TestUnifiedAsDiff(t *testing.T) {
 				a, b = append(a, line), append(b, line)
 			}
 		}
-		files := []string{filepath.Join(dir, "a"), filepath.Join(dir, "b")}
-		for j, lines := range [][]string{a, b} {
-			text := strings.Join(lines, "\n")
-			if text != "" {
-				text += "\n"
-			}
-			if err := os.WriteFile(files[j], []byte(text), 0o600); err != nil {
-				t.Fatal(err)
-			}
+		shown := unified(a, b, false)
+		if len(shown) == 0 {
+			continue
 		}
-		out, _ := exec.CommandContext(t.Context(), "diff", "-u", files[0], files[1]).Output() // 1: they differ
-		_, want, _ := strings.Cut(string(out), "\n")
-		_, want, _ = strings.Cut(want, "\n")
-		got := strings.Join(unified(a, b, false), "\n")
-		if strings.TrimSuffix(want, "\n") != got {
-			t.Fatalf("round %d: unified gives\n%s\ndiff -u gives\n%s", i, got, want)
+		file := filepath.Join(dir, fmt.Sprint("f", i))
+		if err := os.WriteFile(file, []byte(strings.Join(a, "\n")+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), "patch", "-s", file)
+		cmd.Stdin = strings.NewReader("--- f\n+++ f\n" + strings.Join(shown, "\n") + "\n")
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("patch: %v: %s\n%s", err, out, strings.Join(shown, "\n"))
+		}
+		if got, err := os.ReadFile(file); err != nil || string(got) != strings.Join(b, "\n")+"\n" {
+			t.Fatalf("round %d: patched it is %q, %v; want %q", i, got, err, b)
 		}
 	}
 }

@@ -162,7 +162,7 @@ db1:
      UsePAM yes
 x1: failed: exit 1
     differs:
-    @@ -1,3 +1 @@
+    @@ -1,3 +1,1 @@
      Port 22
     -PermitRootLogin no
     -UsePAM yes

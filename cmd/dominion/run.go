@@ -31,16 +31,7 @@ type runFlags struct {
 	view  viewFlags
 }
 
-func (a *app) runCmd() *cobra.Command {
-	var (
-		flags jobFlags
-		how   orderFlags
-		f     runFlags
-	)
-	cmd := &cobra.Command{
-		Use:   "run TARGET -- COMMAND [ARGUMENT]...",
-		Short: "Run a command on machines",
-		Long: `Run starts a command on every machine that TARGET names, without a shell unless
+const runLong = `Run starts a command on every machine that TARGET names, without a shell unless
 --shell asks for it, and shows what it writes.
 
 On a terminal each line is shown as it is written, after its machine's name; a
@@ -64,7 +55,18 @@ With --delegate TARGET names machines of the map (dominion map), below any numbe
 sub-overlords, and no others; groups are those of all overlords in it.
 
 With -o json or jsonl the result of each machine is {"exit", "stdout", "stderr"};
-output that is not UTF-8 is in "stdout_base64" instead.`,
+output that is not UTF-8 is in "stdout_base64" instead.`
+
+func (a *app) runCmd() *cobra.Command {
+	var (
+		flags jobFlags
+		how   orderFlags
+		f     runFlags
+	)
+	cmd := &cobra.Command{
+		Use:   "run TARGET -- COMMAND [ARGUMENT]...",
+		Short: "Run a command on machines",
+		Long:  runLong,
 		Example: `  dominion run '*' -- uname -r
   dominion run 'web*' --shell -- 'systemctl is-failed nginx || true'
   dominion run db1 --raw -- pg_dump shop > shop.sql
