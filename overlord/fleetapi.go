@@ -71,11 +71,15 @@ func (a fleetAPI) Status(ctx context.Context, _ *connect.Request[apipb.StatusReq
 	if err != nil {
 		return nil, err
 	}
+	nodes, err := o.nodeCounts(ctx)
+	if err != nil {
+		return nil, err
+	}
 	return connect.NewResponse(&apipb.StatusResponse{
 		Name: o.cfg.Name, Version: o.cfg.Version, StartedAtMs: ms(o.started), TimeMs: ms(time.Now()), Minions: uint64(known), Connected: uint64(up),
 		PendingRequests: uint64(pending), LogId: o.keep.logID(), LogSize: uint64(o.keep.logSize()), AuditProblem: o.keep.auditProblem(),
 		RunningJobs: uint64(o.jobs.count()), RevocationNumber: o.revoked().Number(), RootKeyHere: o.keys.root != nil, StoreProblem: o.keep.problem(), Pin: o.keys.pin(),
-		Parent: o.parent.status(), RootHost: o.rootHostPB(), Delegate: o.cfg.Delegate,
+		Parent: o.parent.status(), RootHost: o.rootHostPB(), Delegate: o.cfg.Delegate, Nodes: nodes,
 	}), nil
 }
 

@@ -426,6 +426,7 @@ type StatusResponse struct {
 	Parent           *Parent                `protobuf:"bytes,16,opt,name=parent,proto3" json:"parent,omitempty"`                     // absent: this overlord has none
 	RootHost         string                 `protobuf:"bytes,17,opt,name=root_host,json=rootHost,proto3" json:"root_host,omitempty"` // the overlord that holds the root's key; empty: this one
 	Delegate         bool                   `protobuf:"varint,18,opt,name=delegate,proto3" json:"delegate,omitempty"`                // by its configuration orders go through the map, unless the command says otherwise
+	Nodes            *NodeCounts            `protobuf:"bytes,19,opt,name=nodes,proto3" json:"nodes,omitempty"`                       // absent: this overlord does not provision
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -584,6 +585,13 @@ func (x *StatusResponse) GetDelegate() bool {
 		return x.Delegate
 	}
 	return false
+}
+
+func (x *StatusResponse) GetNodes() *NodeCounts {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
 }
 
 // Parent is the overlord above a sub-overlord.
@@ -6715,7 +6723,7 @@ var File_apipb_api_proto protoreflect.FileDescriptor
 
 const file_apipb_api_proto_rawDesc = "" +
 	"\n" +
-	"\x0fapipb/api.proto\x12\vdominion.v1\"\x84\x01\n" +
+	"\x0fapipb/api.proto\x12\vdominion.v1\x1a\x10apipb/node.proto\"\x84\x01\n" +
 	"\fEnrolRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x14\n" +
@@ -6742,7 +6750,7 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\aPENDING\x10\x01\x12\v\n" +
 	"\aGRANTED\x10\x02\x12\f\n" +
 	"\bREJECTED\x10\x03\"\x0f\n" +
-	"\rStatusRequest\"\xc6\x04\n" +
+	"\rStatusRequest\"\xf5\x04\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\"\n" +
@@ -6762,7 +6770,8 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x03pin\x18\x0f \x01(\tR\x03pin\x12+\n" +
 	"\x06parent\x18\x10 \x01(\v2\x13.dominion.v1.ParentR\x06parent\x12\x1b\n" +
 	"\troot_host\x18\x11 \x01(\tR\brootHost\x12\x1a\n" +
-	"\bdelegate\x18\x12 \x01(\bR\bdelegate\"o\n" +
+	"\bdelegate\x18\x12 \x01(\bR\bdelegate\x12-\n" +
+	"\x05nodes\x18\x13 \x01(\v2\x17.dominion.v1.NodeCountsR\x05nodes\"o\n" +
 	"\x06Parent\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1c\n" +
@@ -7399,137 +7408,139 @@ var file_apipb_api_proto_goTypes = []any{
 	(*AuditRecoverRequest)(nil),          // 100: dominion.v1.AuditRecoverRequest
 	(*AuditRecoverResponse)(nil),         // 101: dominion.v1.AuditRecoverResponse
 	(*AuditVerifyEvent_Problem)(nil),     // 102: dominion.v1.AuditVerifyEvent.Problem
+	(*NodeCounts)(nil),                   // 103: dominion.v1.NodeCounts
 }
 var file_apipb_api_proto_depIdxs = []int32{
 	3,   // 0: dominion.v1.EnrolRequest.overlord:type_name -> dominion.v1.OverlordRequest
 	0,   // 1: dominion.v1.EnrolResponse.state:type_name -> dominion.v1.EnrolResponse.State
 	7,   // 2: dominion.v1.StatusResponse.parent:type_name -> dominion.v1.Parent
-	12,  // 3: dominion.v1.MinionsResponse.minions:type_name -> dominion.v1.Minion
-	17,  // 4: dominion.v1.ModulesResponse.offered:type_name -> dominion.v1.OfferedMethod
-	18,  // 5: dominion.v1.ModulesResponse.disabled:type_name -> dominion.v1.DisabledModule
-	21,  // 6: dominion.v1.PingEvent.pongs:type_name -> dominion.v1.Pong
-	22,  // 7: dominion.v1.PingEvent.closed:type_name -> dominion.v1.Counts
-	27,  // 8: dominion.v1.JobsResponse.jobs:type_name -> dominion.v1.Job
-	22,  // 9: dominion.v1.Job.counts:type_name -> dominion.v1.Counts
-	29,  // 10: dominion.v1.CallEvent.accepted:type_name -> dominion.v1.Accepted
-	30,  // 11: dominion.v1.CallEvent.output:type_name -> dominion.v1.Output
-	31,  // 12: dominion.v1.CallEvent.results:type_name -> dominion.v1.ResultGroup
-	32,  // 13: dominion.v1.CallEvent.progress:type_name -> dominion.v1.Progress
-	33,  // 14: dominion.v1.CallEvent.closed:type_name -> dominion.v1.Closed
-	22,  // 15: dominion.v1.Accepted.counts:type_name -> dominion.v1.Counts
-	22,  // 16: dominion.v1.Progress.counts:type_name -> dominion.v1.Counts
-	22,  // 17: dominion.v1.Closed.counts:type_name -> dominion.v1.Counts
-	37,  // 18: dominion.v1.GroupsResponse.groups:type_name -> dominion.v1.Group
-	1,   // 19: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
-	37,  // 20: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
-	47,  // 21: dominion.v1.BuildMapEvent.map:type_name -> dominion.v1.FleetMap
-	47,  // 22: dominion.v1.MapResponse.map:type_name -> dominion.v1.FleetMap
-	48,  // 23: dominion.v1.FleetMap.root:type_name -> dominion.v1.MapNode
-	49,  // 24: dominion.v1.FleetMap.conflicts:type_name -> dominion.v1.MapConflict
-	48,  // 25: dominion.v1.MapNode.below:type_name -> dominion.v1.MapNode
-	53,  // 26: dominion.v1.ClusterShowResponse.nodes:type_name -> dominion.v1.ClusterNode
-	54,  // 27: dominion.v1.ClusterShowResponse.candidates:type_name -> dominion.v1.ClusterCandidate
-	61,  // 28: dominion.v1.ClusterInstancesResponse.instances:type_name -> dominion.v1.ClusterInstance
-	62,  // 29: dominion.v1.ClusterInstance.nics:type_name -> dominion.v1.ClusterNIC
-	62,  // 30: dominion.v1.ClusterInstanceRequest.nics:type_name -> dominion.v1.ClusterNIC
-	73,  // 31: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
-	74,  // 32: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
-	83,  // 33: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
-	83,  // 34: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
-	83,  // 35: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
-	74,  // 36: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
-	102, // 37: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
-	2,   // 38: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
-	5,   // 39: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
-	8,   // 40: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
-	10,  // 41: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
-	13,  // 42: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
-	15,  // 43: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
-	19,  // 44: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
-	23,  // 45: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
-	24,  // 46: dominion.v1.FleetService.Watch:input_type -> dominion.v1.WatchRequest
-	25,  // 47: dominion.v1.FleetService.Jobs:input_type -> dominion.v1.JobsRequest
-	34,  // 48: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
-	36,  // 49: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
-	39,  // 50: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
-	41,  // 51: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
-	43,  // 52: dominion.v1.MapService.Build:input_type -> dominion.v1.BuildMapRequest
-	45,  // 53: dominion.v1.MapService.Map:input_type -> dominion.v1.MapRequest
-	51,  // 54: dominion.v1.ClusterService.Show:input_type -> dominion.v1.ClusterShowRequest
-	59,  // 55: dominion.v1.ClusterService.Instances:input_type -> dominion.v1.ClusterInstancesRequest
-	55,  // 56: dominion.v1.ClusterService.SetMaster:input_type -> dominion.v1.ClusterSetMasterRequest
-	56,  // 57: dominion.v1.ClusterService.SetCandidates:input_type -> dominion.v1.ClusterSetCandidatesRequest
-	57,  // 58: dominion.v1.ClusterService.SetNode:input_type -> dominion.v1.ClusterSetNodeRequest
-	58,  // 59: dominion.v1.ClusterService.RemoveNode:input_type -> dominion.v1.ClusterRemoveNodeRequest
-	63,  // 60: dominion.v1.ClusterService.AddInstance:input_type -> dominion.v1.ClusterInstanceRequest
-	63,  // 61: dominion.v1.ClusterService.SetInstance:input_type -> dominion.v1.ClusterInstanceRequest
-	64,  // 62: dominion.v1.ClusterService.RemoveInstance:input_type -> dominion.v1.ClusterRemoveInstanceRequest
-	65,  // 63: dominion.v1.ClusterService.Import:input_type -> dominion.v1.ClusterImportRequest
-	66,  // 64: dominion.v1.ClusterService.Export:input_type -> dominion.v1.ClusterExportRequest
-	68,  // 65: dominion.v1.ClusterService.ShowKey:input_type -> dominion.v1.ClusterShowKeyRequest
-	70,  // 66: dominion.v1.ClusterService.RotateKey:input_type -> dominion.v1.ClusterRotateKeyRequest
-	71,  // 67: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
-	75,  // 68: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
-	77,  // 69: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
-	79,  // 70: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
-	81,  // 71: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
-	84,  // 72: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
-	86,  // 73: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
-	88,  // 74: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
-	90,  // 75: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
-	92,  // 76: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
-	94,  // 77: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
-	96,  // 78: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
-	98,  // 79: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
-	100, // 80: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
-	4,   // 81: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
-	6,   // 82: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
-	9,   // 83: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
-	11,  // 84: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
-	14,  // 85: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
-	16,  // 86: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
-	20,  // 87: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
-	28,  // 88: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
-	28,  // 89: dominion.v1.FleetService.Watch:output_type -> dominion.v1.CallEvent
-	26,  // 90: dominion.v1.FleetService.Jobs:output_type -> dominion.v1.JobsResponse
-	35,  // 91: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
-	38,  // 92: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
-	40,  // 93: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
-	42,  // 94: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
-	44,  // 95: dominion.v1.MapService.Build:output_type -> dominion.v1.BuildMapEvent
-	46,  // 96: dominion.v1.MapService.Map:output_type -> dominion.v1.MapResponse
-	52,  // 97: dominion.v1.ClusterService.Show:output_type -> dominion.v1.ClusterShowResponse
-	60,  // 98: dominion.v1.ClusterService.Instances:output_type -> dominion.v1.ClusterInstancesResponse
-	50,  // 99: dominion.v1.ClusterService.SetMaster:output_type -> dominion.v1.ClusterChanged
-	50,  // 100: dominion.v1.ClusterService.SetCandidates:output_type -> dominion.v1.ClusterChanged
-	50,  // 101: dominion.v1.ClusterService.SetNode:output_type -> dominion.v1.ClusterChanged
-	50,  // 102: dominion.v1.ClusterService.RemoveNode:output_type -> dominion.v1.ClusterChanged
-	50,  // 103: dominion.v1.ClusterService.AddInstance:output_type -> dominion.v1.ClusterChanged
-	50,  // 104: dominion.v1.ClusterService.SetInstance:output_type -> dominion.v1.ClusterChanged
-	50,  // 105: dominion.v1.ClusterService.RemoveInstance:output_type -> dominion.v1.ClusterChanged
-	50,  // 106: dominion.v1.ClusterService.Import:output_type -> dominion.v1.ClusterChanged
-	67,  // 107: dominion.v1.ClusterService.Export:output_type -> dominion.v1.ClusterExportResponse
-	69,  // 108: dominion.v1.ClusterService.ShowKey:output_type -> dominion.v1.ClusterKeyResponse
-	50,  // 109: dominion.v1.ClusterService.RotateKey:output_type -> dominion.v1.ClusterChanged
-	72,  // 110: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
-	76,  // 111: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
-	78,  // 112: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
-	80,  // 113: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
-	82,  // 114: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
-	85,  // 115: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
-	87,  // 116: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
-	89,  // 117: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
-	91,  // 118: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
-	93,  // 119: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
-	95,  // 120: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
-	97,  // 121: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
-	99,  // 122: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
-	101, // 123: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
-	81,  // [81:124] is the sub-list for method output_type
-	38,  // [38:81] is the sub-list for method input_type
-	38,  // [38:38] is the sub-list for extension type_name
-	38,  // [38:38] is the sub-list for extension extendee
-	0,   // [0:38] is the sub-list for field type_name
+	103, // 3: dominion.v1.StatusResponse.nodes:type_name -> dominion.v1.NodeCounts
+	12,  // 4: dominion.v1.MinionsResponse.minions:type_name -> dominion.v1.Minion
+	17,  // 5: dominion.v1.ModulesResponse.offered:type_name -> dominion.v1.OfferedMethod
+	18,  // 6: dominion.v1.ModulesResponse.disabled:type_name -> dominion.v1.DisabledModule
+	21,  // 7: dominion.v1.PingEvent.pongs:type_name -> dominion.v1.Pong
+	22,  // 8: dominion.v1.PingEvent.closed:type_name -> dominion.v1.Counts
+	27,  // 9: dominion.v1.JobsResponse.jobs:type_name -> dominion.v1.Job
+	22,  // 10: dominion.v1.Job.counts:type_name -> dominion.v1.Counts
+	29,  // 11: dominion.v1.CallEvent.accepted:type_name -> dominion.v1.Accepted
+	30,  // 12: dominion.v1.CallEvent.output:type_name -> dominion.v1.Output
+	31,  // 13: dominion.v1.CallEvent.results:type_name -> dominion.v1.ResultGroup
+	32,  // 14: dominion.v1.CallEvent.progress:type_name -> dominion.v1.Progress
+	33,  // 15: dominion.v1.CallEvent.closed:type_name -> dominion.v1.Closed
+	22,  // 16: dominion.v1.Accepted.counts:type_name -> dominion.v1.Counts
+	22,  // 17: dominion.v1.Progress.counts:type_name -> dominion.v1.Counts
+	22,  // 18: dominion.v1.Closed.counts:type_name -> dominion.v1.Counts
+	37,  // 19: dominion.v1.GroupsResponse.groups:type_name -> dominion.v1.Group
+	1,   // 20: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
+	37,  // 21: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
+	47,  // 22: dominion.v1.BuildMapEvent.map:type_name -> dominion.v1.FleetMap
+	47,  // 23: dominion.v1.MapResponse.map:type_name -> dominion.v1.FleetMap
+	48,  // 24: dominion.v1.FleetMap.root:type_name -> dominion.v1.MapNode
+	49,  // 25: dominion.v1.FleetMap.conflicts:type_name -> dominion.v1.MapConflict
+	48,  // 26: dominion.v1.MapNode.below:type_name -> dominion.v1.MapNode
+	53,  // 27: dominion.v1.ClusterShowResponse.nodes:type_name -> dominion.v1.ClusterNode
+	54,  // 28: dominion.v1.ClusterShowResponse.candidates:type_name -> dominion.v1.ClusterCandidate
+	61,  // 29: dominion.v1.ClusterInstancesResponse.instances:type_name -> dominion.v1.ClusterInstance
+	62,  // 30: dominion.v1.ClusterInstance.nics:type_name -> dominion.v1.ClusterNIC
+	62,  // 31: dominion.v1.ClusterInstanceRequest.nics:type_name -> dominion.v1.ClusterNIC
+	73,  // 32: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
+	74,  // 33: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
+	83,  // 34: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
+	83,  // 35: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
+	83,  // 36: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
+	74,  // 37: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
+	102, // 38: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
+	2,   // 39: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
+	5,   // 40: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
+	8,   // 41: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
+	10,  // 42: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
+	13,  // 43: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
+	15,  // 44: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
+	19,  // 45: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
+	23,  // 46: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
+	24,  // 47: dominion.v1.FleetService.Watch:input_type -> dominion.v1.WatchRequest
+	25,  // 48: dominion.v1.FleetService.Jobs:input_type -> dominion.v1.JobsRequest
+	34,  // 49: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
+	36,  // 50: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
+	39,  // 51: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
+	41,  // 52: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
+	43,  // 53: dominion.v1.MapService.Build:input_type -> dominion.v1.BuildMapRequest
+	45,  // 54: dominion.v1.MapService.Map:input_type -> dominion.v1.MapRequest
+	51,  // 55: dominion.v1.ClusterService.Show:input_type -> dominion.v1.ClusterShowRequest
+	59,  // 56: dominion.v1.ClusterService.Instances:input_type -> dominion.v1.ClusterInstancesRequest
+	55,  // 57: dominion.v1.ClusterService.SetMaster:input_type -> dominion.v1.ClusterSetMasterRequest
+	56,  // 58: dominion.v1.ClusterService.SetCandidates:input_type -> dominion.v1.ClusterSetCandidatesRequest
+	57,  // 59: dominion.v1.ClusterService.SetNode:input_type -> dominion.v1.ClusterSetNodeRequest
+	58,  // 60: dominion.v1.ClusterService.RemoveNode:input_type -> dominion.v1.ClusterRemoveNodeRequest
+	63,  // 61: dominion.v1.ClusterService.AddInstance:input_type -> dominion.v1.ClusterInstanceRequest
+	63,  // 62: dominion.v1.ClusterService.SetInstance:input_type -> dominion.v1.ClusterInstanceRequest
+	64,  // 63: dominion.v1.ClusterService.RemoveInstance:input_type -> dominion.v1.ClusterRemoveInstanceRequest
+	65,  // 64: dominion.v1.ClusterService.Import:input_type -> dominion.v1.ClusterImportRequest
+	66,  // 65: dominion.v1.ClusterService.Export:input_type -> dominion.v1.ClusterExportRequest
+	68,  // 66: dominion.v1.ClusterService.ShowKey:input_type -> dominion.v1.ClusterShowKeyRequest
+	70,  // 67: dominion.v1.ClusterService.RotateKey:input_type -> dominion.v1.ClusterRotateKeyRequest
+	71,  // 68: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
+	75,  // 69: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
+	77,  // 70: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
+	79,  // 71: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
+	81,  // 72: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
+	84,  // 73: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
+	86,  // 74: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
+	88,  // 75: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
+	90,  // 76: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
+	92,  // 77: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
+	94,  // 78: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
+	96,  // 79: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
+	98,  // 80: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
+	100, // 81: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
+	4,   // 82: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
+	6,   // 83: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
+	9,   // 84: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
+	11,  // 85: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
+	14,  // 86: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
+	16,  // 87: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
+	20,  // 88: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
+	28,  // 89: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
+	28,  // 90: dominion.v1.FleetService.Watch:output_type -> dominion.v1.CallEvent
+	26,  // 91: dominion.v1.FleetService.Jobs:output_type -> dominion.v1.JobsResponse
+	35,  // 92: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
+	38,  // 93: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
+	40,  // 94: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
+	42,  // 95: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
+	44,  // 96: dominion.v1.MapService.Build:output_type -> dominion.v1.BuildMapEvent
+	46,  // 97: dominion.v1.MapService.Map:output_type -> dominion.v1.MapResponse
+	52,  // 98: dominion.v1.ClusterService.Show:output_type -> dominion.v1.ClusterShowResponse
+	60,  // 99: dominion.v1.ClusterService.Instances:output_type -> dominion.v1.ClusterInstancesResponse
+	50,  // 100: dominion.v1.ClusterService.SetMaster:output_type -> dominion.v1.ClusterChanged
+	50,  // 101: dominion.v1.ClusterService.SetCandidates:output_type -> dominion.v1.ClusterChanged
+	50,  // 102: dominion.v1.ClusterService.SetNode:output_type -> dominion.v1.ClusterChanged
+	50,  // 103: dominion.v1.ClusterService.RemoveNode:output_type -> dominion.v1.ClusterChanged
+	50,  // 104: dominion.v1.ClusterService.AddInstance:output_type -> dominion.v1.ClusterChanged
+	50,  // 105: dominion.v1.ClusterService.SetInstance:output_type -> dominion.v1.ClusterChanged
+	50,  // 106: dominion.v1.ClusterService.RemoveInstance:output_type -> dominion.v1.ClusterChanged
+	50,  // 107: dominion.v1.ClusterService.Import:output_type -> dominion.v1.ClusterChanged
+	67,  // 108: dominion.v1.ClusterService.Export:output_type -> dominion.v1.ClusterExportResponse
+	69,  // 109: dominion.v1.ClusterService.ShowKey:output_type -> dominion.v1.ClusterKeyResponse
+	50,  // 110: dominion.v1.ClusterService.RotateKey:output_type -> dominion.v1.ClusterChanged
+	72,  // 111: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
+	76,  // 112: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
+	78,  // 113: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
+	80,  // 114: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
+	82,  // 115: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
+	85,  // 116: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
+	87,  // 117: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
+	89,  // 118: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
+	91,  // 119: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
+	93,  // 120: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
+	95,  // 121: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
+	97,  // 122: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
+	99,  // 123: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
+	101, // 124: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
+	82,  // [82:125] is the sub-list for method output_type
+	39,  // [39:82] is the sub-list for method input_type
+	39,  // [39:39] is the sub-list for extension type_name
+	39,  // [39:39] is the sub-list for extension extendee
+	0,   // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_apipb_api_proto_init() }
@@ -7537,6 +7548,7 @@ func file_apipb_api_proto_init() {
 	if File_apipb_api_proto != nil {
 		return
 	}
+	file_apipb_node_proto_init()
 	file_apipb_api_proto_msgTypes[26].OneofWrappers = []any{
 		(*CallEvent_Accepted)(nil),
 		(*CallEvent_Output)(nil),

@@ -51,6 +51,7 @@ func TestFleet(t *testing.T) {
 		{"CandidateFiles", testCandidateFiles},
 		{"CandidateKilled", testCandidateKilled},
 		{"FilesFromAbove", testFilesFromAbove},
+		{"OldProtocol", testOldProtocol},
 		{"Demo", testDemo},
 		{"Curl", testCurl},
 		{"BadConfiguration", testBadConfiguration},
