@@ -2,16 +2,41 @@ package minion
 
 import (
 	"dominion/module"
+	"dominion/module/clock"
 	"dominion/module/command"
+	"dominion/module/cron"
 	"dominion/module/disk"
 	"dominion/module/facts"
 	"dominion/module/file"
 	"dominion/module/mount"
+	"dominion/module/group"
+	"dominion/module/logs"
+	"dominion/module/network"
+	"dominion/module/packages"
 	"dominion/module/process"
+	"dominion/module/service"
 	"dominion/module/sysctl"
 	"dominion/module/test"
+	"dominion/module/user"
 )
 
 // Builtin is the table of the modules that every minion offers. Reading it
 // shows what runs. It is never written.
-var Builtin = []module.Module{test.Module, command.Module, facts.Module, file.Module, process.Module, mount.Module, disk.Module, sysctl.Module}
+var Builtin = []module.Module{
+	clock.Module,
+	command.Module,
+	cron.Module,
+	disk.Module,
+	facts.Module,
+	file.Module,
+	group.Module,
+	logs.Module,
+	mount.Module,
+	network.Module,
+	packages.Module,
+	process.Module,
+	service.Module,
+	sysctl.Module,
+	test.Module,
+	user.Module,
+}

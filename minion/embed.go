@@ -36,6 +36,9 @@ type Embed struct {
 	OnRevocations func(signed []byte, list *pki.RevocationList)
 	Host          Host   // answers the parent; required
 	Confd         Confd  // as in Config
+	ModulesDir    string // as in Config, and so the next two
+	ModulesPush   bool
+	ModulesMemory int
 	Version       string // of the agent; empty: "devel"
 	// Reload, when not nil, makes Run read the agent's policy again each time it yields.
 	Reload <-chan os.Signal
@@ -53,7 +56,10 @@ type Embedded struct {
 
 // NewEmbedded opens the agent's state. It has no session until Run.
 func NewEmbedded(e Embed) (*Embedded, error) {
-	c := Config{Name: e.Name, State: e.State, Overlords: []string{e.Address}, Confd: e.Confd, Version: e.Version}
+	c := Config{
+		Name: e.Name, State: e.State, Overlords: []string{e.Address}, Confd: e.Confd, Version: e.Version,
+		ModulesDir: e.ModulesDir, ModulesPush: e.ModulesPush, ModulesMemory: e.ModulesMemory,
+	}
 	s, err := c.check()
 	if err != nil {
 		return nil, fmt.Errorf("the overlord's own agent: %w", err)
@@ -87,6 +93,7 @@ func (m *Embedded) Run(ctx context.Context, grace time.Duration) error {
 	defer stop(errStop)
 	g, accept := errgroup.WithContext(ctx)
 	g.Go(func() error { return ended(work, d.clock.Run(work)) })
+	g.Go(d.siteModules(accept))
 	g.Go(func() error { m.keep(accept, work); return nil })
 	g.Go(func() error { d.gatherFacts(accept); return nil })
 	g.Go(func() error { d.replica.Run(accept); return nil })

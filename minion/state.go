@@ -83,6 +83,7 @@ func (a *Agent) keep(name string, content []byte) {
 func (a *Agent) hello() *fleetpb.Hello {
 	_, digest := a.currentFacts()
 	return &fleetpb.Hello{
+		Offer:        a.offerDigest(),
 		AgentVersion: a.version, TimeMs: a.now().UnixMilli(), RevocationNumber: a.verifier.revocations().Number(),
 		JournalId: a.books.id, JournalBirthMs: a.bornMs(), Checkpoints: a.notes(), FactsDigest: digest, Cluster: a.replica != nil && a.replica.Holds(),
 	}

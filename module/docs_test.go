@@ -105,7 +105,7 @@ func limits(f module.Field) string {
 	add("at least %s"+unit, f.Min)
 	add("at most %s"+unit, f.Max)
 	add("one of %s", strings.Join(f.Enum, ", "))
-	add("of the form `%s`", f.Pattern)
+	add("of the form `%s`", strings.ReplaceAll(f.Pattern, "|", `\|`)) // a bar would end the cell
 	if f.Secret {
 		s = append(s, "secret: never shown")
 	}

@@ -68,6 +68,11 @@ type Config struct {
 	Confd minion.Confd `yaml:"confd"`
 	// Files that are passed on to machines and sub-overlords, in STATE/blobs.
 	Blobs BlobConfig `yaml:"blobs"`
+	// The site's own modules of the agent inside a sub-overlord, as in minion.yaml: their directory, default
+	// /etc/dominion/modules.d; whether orders may change them, default false; MiB of memory of each process, default 512.
+	ModulesDir    string `yaml:"modules_dir"`
+	ModulesPush   bool   `yaml:"modules_push"`      // see modules_dir
+	ModulesMemory int    `yaml:"modules_memory_mb"` // see modules_dir
 	// Machines that are made from bare metal.
 	Provision ProvisionConfig `yaml:"provision"`
 

@@ -55,6 +55,9 @@ type Overlord struct {
 	sess    session.Options
 	routes  mapIndex
 
+	builtin   map[string]bool // modules that come with agents
+	catalogue catalogue
+
 	cluster    clusterKeeper
 	candidates candidates
 
@@ -245,6 +248,7 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 		minionCalls: semaphore.NewWeighted(256), pulling: semaphore.NewWeighted(64), looking: semaphore.NewWeighted(maxLooking), verifying: semaphore.NewWeighted(maxVerifying), taking: semaphore.NewWeighted(maxTaking), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
 	}
 	o.candidates.init(o)
+	o.catalogue.init(o)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, o.close())
@@ -267,7 +271,7 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 	if err != nil {
 		return nil, err
 	}
-	if o.table, err = module.NewTable(minion.Modules(nil, nil)); err != nil {
+	if err := o.makeTable(); err != nil {
 		return nil, err
 	}
 	if o.keep, err = openKeep(ctx, o); err != nil {
@@ -285,6 +289,17 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 		return nil, err
 	}
 	return o, o.prepare(ctx)
+}
+
+// makeTable makes the table of the methods that come with agents.
+func (o *Overlord) makeTable() (err error) {
+	list := minion.Modules(nil, nil)
+	o.builtin = make(map[string]bool, len(list))
+	for _, m := range list {
+		o.builtin[m.Name] = true
+	}
+	o.table, err = module.NewTable(list)
+	return err
 }
 
 // keepName holds the overlord to the name of its first start: minions believe

@@ -123,6 +123,7 @@ func (o *Overlord) dropRevoked(ids []pki.Identity) {
 	}
 	for _, id := range ids {
 		if _, ok := certs[id.Name]; !ok && (id.Role == pki.Minion || id.Role == pki.Overlord) {
+			o.catalogue.forget(id.Name)
 			if s := o.fleet.forget(id.Name); s != nil {
 				s.Close(call.Revoked, "the certificate was revoked")
 			}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"dominion/api/apipb"
 	"dominion/call"
 	"dominion/enrol"
 	"dominion/nodescript"
@@ -283,4 +284,13 @@ func (o *Overlord) nodes() (*provision.Service, error) {
 		return nil, call.Errorf(call.Unavailable, "%s", noProvisioning)
 	}
 	return o.prov.service, nil
+}
+
+// nodeCounts says how many nodes there are; nil: this overlord does not provision.
+func (o *Overlord) nodeCounts(ctx context.Context) (*apipb.NodeCounts, error) {
+	if o.prov == nil {
+		return nil, nil
+	}
+	c, err := o.keep.db.NodeCounts(ctx)
+	return &apipb.NodeCounts{All: uint64(c.All), Held: uint64(c.Held), Claimed: uint64(c.Claimed)}, err
 }

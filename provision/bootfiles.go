@@ -60,6 +60,9 @@ func (s *Service) bootFile(w http.ResponseWriter, r *http.Request, what string) 
 		s.serve(w, r, body)
 		return nil
 	}
+	if s.lacks.take(s.cfg.Now()) { // anybody can ask
+		s.cfg.Log.Warn("a machine that boots asks for a file that is not there", "file", names[0], "otherwise", names[len(names)-1], "from", r.RemoteAddr)
+	}
 	return &Refusal{Status: http.StatusNotFound, Code: "not_found", Detail: "there is no " + what + "; put it to " + names[0] + " in the directory of node scripts", quiet: true}
 }
 

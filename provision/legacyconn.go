@@ -19,7 +19,7 @@ const legacyAction = "node.script over the old protocol"
 func (l *legacyServer) serve(ctx context.Context, c *legacyConn) {
 	defer c.Close()
 	defer l.leave(c)
-	if c.send([]byte(nodescript.WireStart), legacyTime) != nil {
+	if c.send([]byte(nodescript.WireStart), c.times.write) != nil {
 		return
 	}
 	b, err := c.receive()
@@ -45,7 +45,7 @@ func (c *legacyConn) pong(req LegacyRequest) {
 	if len(req.Words) > 0 {
 		text = strings.Join(req.Words, " ")
 	}
-	if c.send([]byte(text+"\n"), legacyTime) == nil {
+	if c.send([]byte(text+"\n"), c.times.write) == nil {
 		c.finish()
 	}
 }
@@ -61,7 +61,7 @@ func (l *legacyServer) refuse(ctx context.Context, c *legacyConn, err error) {
 	}
 	switch f := s.refuseTo(ctx, c.RemoteAddr().String(), legacyAction, err); {
 	case f.notAdded:
-		if c.send([]byte("echo \"Could not add node to DB.\"\n"), legacyTime) == nil {
+		if c.send([]byte("echo \"Could not add node to DB.\"\n"), c.times.write) == nil {
 			c.finish()
 		}
 	case f.Status == http.StatusNotFound, f.Status >= http.StatusInternalServerError:
@@ -113,7 +113,7 @@ func (l *legacyServer) script(ctx context.Context, c *legacyConn, req LegacyRequ
 	var lost error
 	if err == nil {
 		_, boot := s.cfg.At(c.reached)
-		lost = c.send(legacyReply(s.cfg.Legacy.Rules, made.Text, boot), legacyRead)
+		lost = c.send(legacyReply(s.cfg.Legacy.Rules, made.Text, boot), c.times.read)
 	}
 	l.done(c, n.Name)
 	switch {
@@ -130,7 +130,7 @@ func (l *legacyServer) script(ctx context.Context, c *legacyConn, req LegacyRequ
 // kept waiting.
 func (l *legacyServer) assemble(ctx context.Context, c *legacyConn, a legacyAsk, n Node) (made *nodescript.Script, err error) {
 	s := l.s
-	ctx, cancel := context.WithTimeoutCause(ctx, legacyAssembly, errors.New("the time for a script is over"))
+	ctx, cancel := context.WithTimeoutCause(ctx, c.times.assembly, errors.New("the time for a script is over"))
 	defer cancel()
 	n.Addr = c.from
 	ready := make(chan struct{})
@@ -142,14 +142,14 @@ func (l *legacyServer) assemble(ctx context.Context, c *legacyConn, a legacyAsk,
 		}
 		err = s.legacyHand(ctx, a, made)
 	}()
-	alive := time.NewTicker(legacyAlive)
+	alive := time.NewTicker(c.times.alive)
 	defer alive.Stop()
 	for {
 		select {
 		case <-ready:
 			return made, err
 		case <-alive.C:
-			if c.send([]byte(legacyWait), legacyTime) != nil {
+			if c.send([]byte(legacyWait), c.times.write) != nil {
 				cancel()
 				<-ready
 				return made, busy(n.Name, "it went away")

@@ -15,19 +15,32 @@ import (
 // refused, for its end, makes room for a new one, the first to come first.
 const (
 	maxLegacyConns  = 1024
-	maxLegacySource = 64  // of one address
-	maxLegacyWork   = 256 // requests that are worked on, or answered
-	maxLegacyOfNode = 4   // of these of one node
-	legacyTime      = 10 * time.Second
-	legacyPause     = 300 * time.Millisecond // after which a line without an end is whole
-	legacyOpen      = 15 * time.Second       // since it came; then the old daemon closed a connection, too
-	legacyLast      = 2 * time.Second        // for the client to close, too
-	legacyRead      = 15 * time.Minute       // for the client to read its script: it reads as its shell runs
-	legacyAlive     = 2 * time.Second        // between comments: the old client gives up after 5 s of silence
-	legacyAssembly  = 10 * time.Minute
+	maxLegacySource = 64                     // of one address
+	maxLegacyWork   = 256                    // requests that are worked on, or answered
+	maxLegacyOfNode = 4                      // of these of one node
 	legacyRetry     = 100 * time.Millisecond // after an Accept that failed
 	legacyWait      = "# WAIT\n"
 )
+
+// legacyTimes are the limits of one connection.
+type legacyTimes struct {
+	request  time.Duration // for a request to come
+	pause    time.Duration // after which a line without an end is whole
+	open     time.Duration // since it came, of who gets nothing: then the old daemon closed a connection, too
+	last     time.Duration // for the client to close, too
+	write    time.Duration // for a line to leave
+	read     time.Duration // for the client to read its script: it reads as its shell runs
+	alive    time.Duration // between comments: the old client gives up after 5 s of silence
+	assembly time.Duration
+}
+
+// defaultLegacyTimes are those that hold but in tests.
+func defaultLegacyTimes() legacyTimes {
+	return legacyTimes{
+		request: 10 * time.Second, pause: 300 * time.Millisecond, open: 15 * time.Second, last: 2 * time.Second,
+		write: 10 * time.Second, read: 15 * time.Minute, alive: 2 * time.Second, assembly: 10 * time.Minute,
+	}
+}
 
 // legacyServer is the connections of the old protocol.
 type legacyServer struct {
@@ -45,6 +58,7 @@ type legacyServer struct {
 // legacyConn is one of them.
 type legacyConn struct {
 	net.Conn
+	times   legacyTimes
 	from    netip.Addr
 	reached netip.Addr
 	came    time.Time
@@ -98,7 +112,7 @@ func (l *legacyServer) accept(ctx context.Context, ln net.Listener, serve func(*
 			}
 			continue
 		}
-		c := &legacyConn{Conn: conn, from: addrOf(conn.RemoteAddr()), reached: addrOf(conn.LocalAddr()), came: time.Now()}
+		c := &legacyConn{Conn: conn, times: l.s.times, from: addrOf(conn.RemoteAddr()), reached: addrOf(conn.LocalAddr()), came: time.Now()}
 		if !l.enter(c) {
 			l.s.cfg.Log.Debug("connection of the old protocol refused: too many", "from", conn.RemoteAddr().String())
 			conn.Close()
@@ -215,11 +229,11 @@ func (c *legacyConn) send(b []byte, within time.Duration) error {
 // receive reads a request: until its line ends, or the client makes a pause. It
 // is empty when nothing came.
 func (c *legacyConn) receive() ([]byte, error) {
-	end := c.came.Add(legacyTime)
+	end := c.came.Add(c.times.request)
 	buf := make([]byte, MaxLegacy+1)
 	for have := 0; ; {
 		until := end
-		if pause := time.Now().Add(legacyPause); have > 0 && pause.Before(end) {
+		if pause := time.Now().Add(c.times.pause); have > 0 && pause.Before(end) {
 			until = pause
 		}
 		if err := c.SetReadDeadline(until); err != nil {
@@ -248,12 +262,12 @@ func (c *legacyConn) receive() ([]byte, error) {
 // would be lost to a connection that is closed before that.
 func (c *legacyConn) finish() {
 	if t, ok := c.Conn.(interface{ CloseWrite() error }); ok && t.CloseWrite() == nil {
-		c.wait(time.Now().Add(legacyLast))
+		c.wait(time.Now().Add(c.times.last))
 	}
 }
 
 // linger waits for who gets nothing to go: then it asks again later.
-func (c *legacyConn) linger() { c.wait(c.came.Add(legacyOpen)) }
+func (c *legacyConn) linger() { c.wait(c.came.Add(c.times.open)) }
 
 func (c *legacyConn) wait(until time.Time) {
 	const most = 64 << 10

@@ -98,10 +98,12 @@ type Service struct {
 	sums  sums
 	seen  seen         // files of which the audit log says already that a node got them
 	meets *pace        // of machines that are not known yet
+	lacks *pace        // of what is asked for and is not there, on the log
 	meter *audit.Meter // of refusals and claims on the audit log
 	asked *audit.Meter // of what nodes asked for that is not there
 
 	approve  atomic.Pointer[approval]
+	times    legacyTimes
 	old      legacySeen
 	at       addresses
 	looks    *pace        // of the nodes of addresses
@@ -140,8 +142,9 @@ func New(cfg Config) (*Service, error) {
 		return nil, fmt.Errorf("open the directory of node scripts and files: %w", err)
 	}
 	s := &Service{
-		cfg: cfg, root: root, meets: &pace{burst: meetBurst, every: meetEvery}, looks: &pace{burst: lookBurst, every: lookEvery}, meter: audit.NewMeter(cfg.Now), asked: audit.NewMeter(cfg.Now),
-		messages: audit.NewMeter(cfg.Now), ofNode: make(map[string]int),
+		cfg: cfg, root: root, meets: &pace{burst: meetBurst, every: meetEvery}, looks: &pace{burst: lookBurst, every: lookEvery},
+		lacks: &pace{burst: 4, every: time.Minute}, meter: audit.NewMeter(cfg.Now), asked: audit.NewMeter(cfg.Now),
+		messages: audit.NewMeter(cfg.Now), times: defaultLegacyTimes(), ofNode: make(map[string]int),
 	}
 	s.approve.Store(&approval{cfg.Approve})
 	return s, nil

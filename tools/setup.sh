@@ -5,6 +5,9 @@
 # confd is compared), python3-yaml (reads our maps as Func's tools do), busybox and dash (whose
 # shells run node scripts), perl (the language of the program whose rules for node scripts we
 # keep), bzip2, xz and zstd (images that we import), and dnsmasq (reads the configuration that we print). Without root it says what is missing; the tests that need it are then skipped by name.
+# confd is compared), python3-yaml (reads our maps as Func's tools do), busybox (whose
+# shell runs node scripts in an initramfs), systemd with dbus (a machine in namespaces, for what it
+# does), and dnf with rpm and createrepo-c (a repository for module package). Without root it says what is missing; the tests that need it are then skipped by name.
 set -eu
 need=""
 command -v nodeset >/dev/null 2>&1 || need="$need clustershell"
@@ -18,7 +21,17 @@ command -v perl >/dev/null 2>&1 || need="$need perl"
 command -v bzip2 >/dev/null 2>&1 || need="$need bzip2"
 command -v xz >/dev/null 2>&1 || need="$need xz-utils"
 command -v zstd >/dev/null 2>&1 || need="$need zstd"
+command -v pgrep >/dev/null 2>&1 || need="$need procps"
 command -v dnsmasq >/dev/null 2>&1 || need="$need dnsmasq-base"
+[ -x /usr/lib/systemd/systemd ] || need="$need systemd"
+command -v dbus-daemon >/dev/null 2>&1 || need="$need dbus"
+command -v ip >/dev/null 2>&1 || need="$need iproute2"
+[ -e /usr/share/zoneinfo/Asia/Kolkata ] || need="$need tzdata"
+command -v useradd >/dev/null 2>&1 || need="$need passwd"
+command -v ssh-keygen >/dev/null 2>&1 || need="$need openssh-client"
+command -v dnf >/dev/null 2>&1 || need="$need dnf"
+command -v rpmbuild >/dev/null 2>&1 || need="$need rpm"
+command -v createrepo_c >/dev/null 2>&1 || need="$need createrepo-c"
 [ -n "$need" ] || exit 0
 if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null 2>&1; then
 	echo "setup: not root, or no apt-get; missing:$need" >&2

@@ -165,7 +165,7 @@ type previewDoc struct {
 
 // preview shows whom an order would touch, and sends nothing.
 func (v *jobView) preview(ctx context.Context, c *client.Client, s module.Schema, args []byte) error {
-	if err := s.Validate(args); err != nil {
+	if err := v.conn.Validate(ctx, s.Name, args); err != nil {
 		return err
 	}
 	r, err := c.Resolve(ctx)

@@ -136,7 +136,7 @@ func (a *app) nodescriptExplainCmd() *cobra.Command {
 order in which they run: what runs, what is tied with another of its name, what is
 overridden, what is not executable. Nothing is run.`,
 		Example: "  dominion nodescript explain n0001 init --vnfs debian13 --group web\n  dominion nodescript explain n0001 ready --rules perceus-1.9.3",
-		Args:    args(2, 2, "a node and a state"),
+		Args:    args(2, 2, "a node and a state"), ValidArgsFunction: a.completeNodeState,
 	}
 	cmd.RunE = a.do(func(ctx context.Context, cmd *cobra.Command, words []string) error {
 		n, state, rules, err := f.read(ctx, a, cmd, words)
@@ -192,7 +192,7 @@ func (a *app) nodescriptShowCmd() *cobra.Command {
 calls it, and prints what the node would get. The node is not told. When a script
 fails, what is printed is what the node would get then, and the exit code is 1.`,
 		Example: "  dominion nodescript show n0001 init --vnfs debian13 --group web\n  dominion nodescript show n0001 ready --rules perceus-1.9.3 --wire",
-		Args:    args(2, 2, "a node and a state"),
+		Args:    args(2, 2, "a node and a state"), ValidArgsFunction: a.completeNodeState,
 	}
 	cmd.RunE = a.do(func(ctx context.Context, cmd *cobra.Command, words []string) error {
 		n, state, rules, err := f.read(ctx, a, cmd, words)

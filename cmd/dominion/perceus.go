@@ -80,10 +80,10 @@ of dominion. Called as perceus (see dominion links) this program is this command
 	fl.BoolVarP(&p.embedded, "embeded", "e", false, "Useful if calling via a script (similar to -yq)")
 	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) { _, _ = io.WriteString(a.out, p.summary(cmd, nil)) })
 	cmd.AddCommand(
-		p.command("node", "View and/or manipulate node attributes", "perceus node status", "Node", p.nodeVerbs()),
-		p.command("group", "View and/or manipulate node attributes by group", "perceus group list", "Group", p.groupVerbs()),
-		p.command("vnfs", "Manage VNFS images and attributes", "perceus vnfs list", "VNFS", p.vnfsVerbs()),
-		p.command("info", "Show Perceus related information", "perceus info config statedir", "Info", p.infoVerbs()),
+		p.command("node", "View and/or manipulate node attributes", "perceus node status", "Node", "iynqvde", p.nodeVerbs()),
+		p.command("group", "View and/or manipulate node attributes by group", "perceus group list", "Group", "ynqvde", p.groupVerbs()),
+		p.command("vnfs", "Manage VNFS images and attributes", "perceus vnfs list", "VNFS", "ynqvde", p.vnfsVerbs()),
+		p.command("info", "Show Perceus related information", "perceus info config statedir", "Info", "qvde", p.infoVerbs()),
 		p.replaced("module", "Replaced by node scripts", moduleReplaced),
 		p.replaced("configure", "Replaced by overlord.yaml and dominion boot", configureReplaced, "config"),
 		p.replaced("init", "Replaced by dominion nodescript install", initReplaced),
@@ -93,8 +93,11 @@ of dominion. Called as perceus (see dominion links) this program is this command
 }
 
 // command makes one of the commands that have verbs.
-func (p *perceus) command(use, short, example, title string, verbs []perceusVerb) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Example: "  " + example, Args: cobra.ArbitraryArgs, Annotations: map[string]string{"title": title}}
+func (p *perceus) command(use, short, example, title, options string, verbs []perceusVerb) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: use, Short: short, Example: "  " + example, Args: cobra.ArbitraryArgs,
+		Annotations: map[string]string{"title": title, "options": options},
+	}
 	cmd.RunE = p.do(func(ctx context.Context, words []string) error {
 		if len(words) > 0 {
 			for _, v := range verbs {
@@ -201,26 +204,13 @@ func (p *perceus) usage(cmd *cobra.Command, verbs []perceusVerb) error {
 	return &exitError{code: exitUsage}
 }
 
-// summary is the text about a command, as long lists of Perceus look.
-func (p *perceus) summary(cmd *cobra.Command, verbs []perceusVerb) string {
-	var b strings.Builder
-	line := func(format string, words ...any) { fmt.Fprintf(&b, format+"\n", words...) }
-	line("Usage summary for: %s\n", cmd.CommandPath())
-	if verbs == nil {
-		line("Perceus Commands:")
-		for _, c := range cmd.Commands() {
-			if !c.Hidden {
-				line("   %-13s %s", c.Name(), c.Short)
-			}
-		}
-	} else {
-		line("%s Commands:", cmd.Annotations["title"])
-		for _, v := range verbs {
-			line("   %-13s %s", v.name, v.doc)
-		}
-	}
-	line("\nGeneral Options:")
-	for _, o := range [][2]string{
+// perceusOption is a line about an option.
+type perceusOption struct{ flag, doc string }
+
+// perceusOptions are the options that a letter each stands for, in the order of the texts.
+func perceusOptions(letters string) []perceusOption {
+	var out []perceusOption
+	for _, o := range []perceusOption{
 		{"-i, --nodeid", "Reference nodes by their NodeID rather than hostname"},
 		{"-y, --yes", "Assume 'yes' to all questions"},
 		{"-n, --no", "Assume 'no' to all questions"},
@@ -229,14 +219,47 @@ func (p *perceus) summary(cmd *cobra.Command, verbs []perceusVerb) string {
 		{"-v, --verbose", "Be more verbose and print whats going on"},
 		{"-d, --debug", "The same as -v here"},
 		{"-e, --embeded", "Useful if calling via a script (similar to -yq)"},
-		{"    --state", "State directory of the overlord on this host"},
-		{"    --version", "Show the version"},
 	} {
-		line("   %-13s %s", o[0], o[1])
+		if strings.Contains(letters, o.flag[1:2]) {
+			out = append(out, o)
+		}
 	}
-	if verbs == nil {
-		line("\nTo get further information on any of the Perceus commands type:\n   # perceus [command] help")
+	return out
+}
+
+// summary is the text about a command, laid out as it was.
+func (p *perceus) summary(cmd *cobra.Command, verbs []perceusVerb) string {
+	var b strings.Builder
+	line := func(format string, words ...any) { fmt.Fprintf(&b, format+"\n", words...) }
+	line("Usage summary for: %s\n", cmd.CommandPath())
+	if verbs != nil {
+		width := 10
+		if cmd.Name() == "node" {
+			width = 13
+		}
+		line("%s Commands:", cmd.Annotations["title"])
+		for _, v := range verbs {
+			line("   %-*s %s", width, v.name, v.doc)
+		}
+		line("\nCommand Specific Options:")
+		for _, o := range perceusOptions(cmd.Annotations["options"]) {
+			line("   %-13s %s", o.flag, o.doc)
+		}
+		return b.String() + "\n"
 	}
+	line("Perceus Commands:")
+	for _, name := range []string{"node", "group", "vnfs", "module", "info", "init", "configure"} {
+		for _, c := range cmd.Commands() { // which are sorted, and were not
+			if c.Name() == name {
+				line("   %-13s %s", name, c.Short)
+			}
+		}
+	}
+	line("\nGeneral Options:")
+	for _, o := range append(perceusOptions("ynhqvde"), perceusOption{"    --version", "Show the version"}, perceusOption{"    --state", "The overlord's state directory on this host"}) {
+		line("   %-13s %s", o.flag, o.doc)
+	}
+	line("\nTo get further information on any of the Perceus commands type:\n   # perceus [command] help")
 	return b.String() + "\n"
 }
 

@@ -64,34 +64,40 @@ func (p *perceus) pickNodes(nodes []*apipb.Node, words []string, all bool) ([]*a
 	if all && len(words) == 0 {
 		return nodes, 0, nil
 	}
-	var found, missing []string
-	names := make([]string, len(nodes))
-	var err error
+	name := (*apipb.Node).GetName
 	if p.nodeID {
-		for i, n := range nodes {
-			names[i] = n.GetHwaddr()
-		}
-		for _, w := range words {
-			if w = nodeIDOf(w); slices.Contains(names, w) {
-				found = append(found, w)
-			} else {
-				missing = append(missing, w)
-			}
-		}
-	} else {
-		for i, n := range nodes {
-			names[i] = n.GetName()
-		}
+		name = (*apipb.Node).GetHwaddr
+	}
+	names := make([]string, len(nodes))
+	for i, n := range nodes {
+		names[i] = name(n)
+	}
+	var found, missing []string
+	var err error
+	if !p.nodeID {
 		if found, missing, err = perceusMatch(names, words); err != nil {
 			return nil, 0, err
+		}
+	}
+	for _, w := range words {
+		switch w = nodeIDOf(w); {
+		case !p.nodeID:
+		case slices.Contains(names, w):
+			found = append(found, w)
+		default:
+			missing = append(missing, w)
 		}
 	}
 	for _, m := range missing {
 		p.warn("Requested node '%s' does not exist!", m)
 	}
+	picked := make(map[string]bool, len(found))
+	for _, f := range found {
+		picked[f] = true
+	}
 	var out []*apipb.Node
-	for i, n := range nodes {
-		if slices.Contains(found, names[i]) {
+	for _, n := range nodes {
+		if picked[name(n)] {
 			out = append(out, n)
 		}
 	}

@@ -50,7 +50,7 @@ func (p *perceus) capsules(ctx context.Context, words []string, run func(ctx con
 	if err != nil {
 		return err
 	}
-	s, err := vnfs.Open(dir)
+	s, err := p.a.openCapsules(dir)
 	if err != nil {
 		return err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,11 +30,14 @@ commands change that directory on the overlord's host, and need no overlord that
 // vnfsDo runs what a command does with the capsules.
 func (a *app) vnfsDo(f *statedirFlag, do func(ctx context.Context, s *vnfs.Store, words []string) error) func(*cobra.Command, []string) error {
 	return a.do(func(ctx context.Context, _ *cobra.Command, words []string) error {
+		if a.overlord != "" || a.context != "" {
+			return usagef("capsules are changed on the overlord's own host, without --overlord and --context")
+		}
 		dir, err := f.find(ctx, a)
 		if err != nil {
 			return err
 		}
-		s, err := vnfs.Open(dir)
+		s, err := a.openCapsules(dir)
 		if err != nil {
 			return err
 		}
@@ -43,6 +47,15 @@ func (a *app) vnfsDo(f *statedirFlag, do func(ctx context.Context, s *vnfs.Store
 		}
 		return err
 	})
+}
+
+// openCapsules opens STATEDIR, or says what makes it.
+func (a *app) openCapsules(dir string) (*vnfs.Store, error) {
+	s, err := vnfs.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w; an overlord with provision: {enabled: true} makes it when it starts, and dominion nodescript install does; --statedir names another", err)
+	}
+	return s, err
 }
 
 // completeCapsules completes names of capsules.
@@ -83,8 +96,15 @@ func capsuleDocOf(c vnfs.Capsule) capsuleDoc {
 }
 
 // capsuleMade tells of a new capsule, and what nodes boot that have it.
-func (a *app) capsuleMade(c vnfs.Capsule) error {
+func (a *app) capsuleMade(c vnfs.Capsule, statedir string) error {
+	all := true // nodes have something to boot that is not the capsule's
+	for _, name := range []string{"kernel", "initramfs"} {
+		_, err := os.Stat(filepath.Join(statedir, "boot", name))
+		all = all && err == nil
+	}
 	switch {
+	case c.Kernel == "" && c.Initramfs == "" && !all:
+		a.note("nothing boots its nodes yet: dominion boot build-initramfs makes what all nodes boot; --kernel and --initramfs give it its own")
 	case c.Kernel == "" && c.Initramfs == "":
 		a.note("its nodes boot the kernel and initramfs of all, STATEDIR/boot/; --kernel and --initramfs give it its own")
 	case c.Initramfs == "":
@@ -146,7 +166,7 @@ NAME is that of SOURCE without its ending when it is left out.`,
 		if err != nil {
 			return err
 		}
-		return a.capsuleMade(c)
+		return a.capsuleMade(c, s.Dir())
 	})
 	f.on(cmd)
 	cmd.Flags().StringVar(&in.Kernel, "kernel", "", "`FILE` with the kernel that provisions its nodes")
@@ -210,23 +230,41 @@ FILE that is there is not written over.`,
 		if _, err := s.Get(words[0]); err != nil { // before there is a file
 			return err
 		}
-		return exportTo(file, func(w io.Writer) error { return s.Export(ctx, words[0], w, how) })
+		size, err := exportTo(file, func(w io.Writer) error { return s.Export(ctx, words[0], w, how) })
+		if err != nil {
+			return err
+		}
+		if a.output != outText {
+			return a.document(exportDoc{words[0], file, size})
+		}
+		return a.text("%s: %s\n", file, bytesText(size))
 	})
 	f.on(cmd)
 	cmd.ValidArgsFunction = a.completeCapsules(&f, 1)
 	return cmd
 }
 
-// exportTo writes a new file, which is not there when that fails.
-func exportTo(file string, write func(io.Writer) error) error {
+// exportDoc is the answer of vnfs export in JSON.
+type exportDoc struct {
+	Name  string `json:"name"`
+	File  string `json:"file"`
+	Bytes int64  `json:"bytes"`
+}
+
+// exportTo writes a new file, which is not there when that fails, and gives its size.
+func exportTo(file string, write func(io.Writer) error) (size int64, err error) {
 	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if err = errors.Join(write(out), out.Close()); err != nil {
-		return errors.Join(err, os.Remove(file))
+	err = write(out)
+	if err == nil {
+		size, err = out.Seek(0, io.SeekCurrent)
 	}
-	return nil
+	if err = errors.Join(err, out.Close()); err != nil {
+		return 0, errors.Join(err, os.Remove(file))
+	}
+	return size, nil
 }
 
 func (a *app) vnfsListCmd() *cobra.Command {
@@ -276,7 +314,7 @@ func (a *app) vnfsCloneCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.capsuleMade(c)
+		return a.capsuleMade(c, s.Dir())
 	})
 	f.on(cmd)
 	cmd.ValidArgsFunction = a.completeCapsules(&f, 1)

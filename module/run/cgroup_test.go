@@ -224,7 +224,7 @@ func TestWithoutCgroups(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			live := live(func([]byte) { cancel() })
-			r, err := quick.Run(ctx, shell("sleep " + seconds + "& echo begun; wait", live))
+			r, err := quick.Run(ctx, shell("sleep "+seconds+"& echo begun; wait", live))
 			if !errors.Is(err, context.Canceled) || r.Signal != "SIGTERM" || string(r.Stdout.Bytes()) != "begun\n" {
 				t.Errorf("%+v, %v; want it to be stopped", r, err)
 			}
