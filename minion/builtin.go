@@ -10,6 +10,7 @@ import (
 	"dominion/module/logs"
 	"dominion/module/network"
 	"dominion/module/packages"
+	"dominion/module/reboot"
 	"dominion/module/service"
 	"dominion/module/test"
 	"dominion/module/user"
@@ -17,4 +18,4 @@ import (
 
 // Builtin is the table of the modules that every minion offers. Reading it
 // shows what runs. It is never written.
-var Builtin = []module.Module{test.Module, command.Module, facts.Module, service.Module, user.Module, group.Module, packages.Module, network.Module, cron.Module, logs.Module, clock.Module}
+var Builtin = []module.Module{test.Module, command.Module, facts.Module, service.Module, user.Module, group.Module, packages.Module, network.Module, cron.Module, logs.Module, clock.Module, reboot.Module}

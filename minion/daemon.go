@@ -127,7 +127,7 @@ func (d *daemon) makeAgent(pol *policy.Policy) error {
 		return fmt.Errorf("make table of modules: %w", err)
 	}
 	saved := make(map[string][]byte)
-	for _, name := range []string{FileRevocations, FileCheckpoints, FileSharers} {
+	for _, name := range []string{FileRevocations, FileCheckpoints, FileSharers, FileLater} {
 		b, err := d.dir.ReadFile(name)
 		switch {
 		case err == nil:

@@ -44,6 +44,7 @@ func TestFleet(t *testing.T) {
 		{"MapConflict", testMapConflict},
 		{"SubOverlordRestored", testSubOverlordRestored},
 		{"BigOutput", testBigOutput},
+		{"Reboot", testReboot},
 		{"Candidates", testCandidates},
 		{"CandidateFiles", testCandidateFiles},
 		{"CandidateKilled", testCandidateKilled},
