@@ -68,7 +68,11 @@ func (a *Agent) keeper(w *work) func([]byte) error {
 			l.notes = make(map[string]note)
 		}
 		l.notes[job] = note{Operator: w.verdict.operator, Digest: w.verdict.order.ArgsDigest[:], Note: b, kept: true}
-		return a.saveNotes()
+		err := a.saveNotes()
+		if err != nil {
+			delete(l.notes, job)
+		}
+		return err
 	}
 }
 

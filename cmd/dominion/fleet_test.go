@@ -45,6 +45,7 @@ func TestFleet(t *testing.T) {
 		{"SubOverlordRestored", testSubOverlordRestored},
 		{"BigOutput", testBigOutput},
 		{"Reboot", testReboot},
+		{"Modules", testModules},
 		{"Candidates", testCandidates},
 		{"CandidateFiles", testCandidateFiles},
 		{"CandidateKilled", testCandidateKilled},
