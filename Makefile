@@ -59,8 +59,8 @@ fleet: build build-faults
 
 ## test-boot: virtual machines boot from an overlord (Debian packages and a kernel, when root)
 .PHONY: test-boot
-test-boot: build
-	@mkdir -p .test && tools/setup-boot.sh .test/boot
+test-boot: setup build
+	@tools/setup-boot.sh .test/boot
 	@DOMINION_BINARY=$(CURDIR)/bin/dominion DOMINION_BOOT_KERNEL=$(CURDIR)/.test/boot/kernel tools/testrun.sh boot -tags boottest -run TestBoot -count=1 -timeout 10m ./boot/
 	@sed -n 's/.*: *\([^ ]* answers a call .*button\).*/boot: \1/p' .test/boot.json | tee -a .test/summary
 

@@ -32,7 +32,7 @@ echo 'cd /tmp && getfile greeting && cat greeting'
 // overlord, run init, fetch a capsule with getfile, become that system, and their
 // minions enrol and answer. One is known before. One is held at its first contact,
 // and goes on by itself when it is approved; its script fails once, and it starts
-// again. One boots from its own disk.
+// again. One boots from its own disk. One has UEFI and no iPXE, which it loads by TFTP.
 func TestBoot(t *testing.T) {
 	if !inside(t) {
 		return
@@ -58,6 +58,7 @@ func TestBoot(t *testing.T) {
 	l.dominion("node", "add", "52:54:00:00:00:01", "n0001", "--vnfs", "deb")
 	l.dominion("node", "add", "52:54:00:00:00:03", "n0003")
 	l.dominion("node", "set", "n0003", "boot", "local")
+	l.dominion("node", "add", "52:54:00:00:00:04", "n0004", "--vnfs", "deb")
 	l.dnsmasq()
 
 	began := time.Now()
@@ -67,6 +68,7 @@ func TestBoot(t *testing.T) {
 
 	began = time.Now()
 	l.machine("tap2", "52:54:00:00:00:02", "")
+	l.uefi("tap4", "52:54:00:00:00:04")
 	local := l.machine("tap3", "52:54:00:00:00:03", l.disk("the local disk boots\n"))
 	held := ""
 	l.await("the unknown machine to be held", bootTime, func() bool {
@@ -81,7 +83,8 @@ func TestBoot(t *testing.T) {
 	l.dominion("node", "approve", held)
 	l.answers(held, began)
 	l.await("the machine with a disk to boot from that", bootTime, func() bool { return l.printed(local, "the local disk boots") })
-	l.audited("n0001", held)
+	l.answers("n0004", began)
+	l.audited("n0001", held, "n0004")
 }
 
 // node is what the overlord says of one.
@@ -140,7 +143,7 @@ type step struct {
 func (l *lab) audited(nodes ...string) {
 	l.t.Helper()
 	var steps []step
-	for line := range strings.Lines(l.dominion("audit", "list", "-o", "jsonl")) {
+	for line := range strings.Lines(l.dominion("audit", "list", "--limit", "1000", "-o", "jsonl")) {
 		var r step
 		if err := json.Unmarshal([]byte(line), &r); err != nil {
 			l.t.Fatalf("%v: %s", err, line)

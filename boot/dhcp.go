@@ -21,7 +21,7 @@ type DHCP struct {
 	// TFTPRoot is a folder with undionly.kpxe and ipxe.efi (Debian: ipxe), for
 	// firmware without iPXE. Empty: all machines have iPXE, as virtual ones do.
 	TFTPRoot string
-	TFTP     netip.Addr // of the TFTP server, for ISC and Kea; dnsmasq is one itself
+	TFTP     netip.Addr // of the TFTP server; dnsmasq is one itself, ISC names its own host without it, Kea needs it
 	Hosts    []Host
 }
 
@@ -89,6 +89,9 @@ func (d DHCP) Config(server string) ([]byte, error) {
 	case ISC:
 		return d.isc(), nil
 	case Kea:
+		if d.TFTPRoot != "" && !d.TFTP.IsValid() {
+			return nil, fmt.Errorf("%w: Kea names no TFTP server by itself; give its address", ErrText)
+		}
 		return d.kea()
 	}
 	return nil, fmt.Errorf("%w: there is no configuration for %.40q, but for dnsmasq, isc and kea", ErrText, server)

@@ -102,7 +102,7 @@ func TestConfig(t *testing.T) {
 func TestDnsmasq(t *testing.T) {
 	dnsmasq, err := exec.LookPath("dnsmasq")
 	if err != nil {
-		t.Skip("dnsmasq is missing; tools/setup-boot.sh installs it")
+		t.Skip("SKIPPED dnsmasq is missing; tools/setup.sh installs it")
 	}
 	plain := site()
 	plain.Interface, plain.Domain, plain.TFTPRoot, plain.DNS, plain.Router, plain.Hosts = "", "", "", nil, netip.Addr{}, nil

@@ -45,7 +45,7 @@ func TestExamples(t *testing.T) {
 func putTogether(t *testing.T, shell []string, script []byte) {
 	t.Helper()
 	if _, err := exec.LookPath(shell[0]); err != nil {
-		t.Skipf("%s is missing; tools/setup.sh installs it", shell[0])
+		t.Skipf("SKIPPED %s is missing; tools/setup.sh installs it", shell[0])
 	}
 	dir := t.TempDir()
 	root := filepath.Join(dir, "root")

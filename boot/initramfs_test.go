@@ -110,7 +110,7 @@ func TestWrite(t *testing.T) {
 	}
 	cpio, err := exec.LookPath("busybox")
 	if err != nil {
-		t.Skip("busybox is missing; tools/setup.sh installs it")
+		t.Skip("SKIPPED busybox is missing; tools/setup.sh installs it")
 	}
 	dir := t.TempDir()
 	run := func(args ...string) string {
@@ -219,7 +219,7 @@ func TestShell(t *testing.T) {
 	for name, text := range map[string][]byte{"init": initScript, "udhcpc.script": dhcpScript} {
 		for _, shell := range [][]string{{"sh", "-n"}, {"busybox", "sh", "-n"}} {
 			if _, err := exec.LookPath(shell[0]); err != nil {
-				t.Skipf("%s is missing; tools/setup.sh installs it", shell[0])
+				t.Skipf("SKIPPED %s is missing; tools/setup.sh installs it", shell[0])
 			}
 			cmd := exec.CommandContext(t.Context(), shell[0], shell[1:]...)
 			cmd.Stdin = bytes.NewReader(text)
@@ -235,7 +235,7 @@ func TestCompressedModules(t *testing.T) {
 	for tool, end := range map[string]string{"xz": ".xz", "zstd": ".zst"} {
 		t.Run(tool, func(t *testing.T) {
 			if _, err := exec.LookPath(tool); err != nil {
-				t.Skipf("%s is missing", tool)
+				t.Skipf("SKIPPED %s is missing", tool)
 			}
 			cmd := exec.CommandContext(t.Context(), tool, "-c")
 			cmd.Stdin = bytes.NewReader(object(t, "depends=virtio"))

@@ -50,18 +50,21 @@ func inside(t *testing.T) bool {
 func missing(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Skip("only root can make the network of the test")
+		t.Skip("SKIPPED only root can make the network of the test")
 	}
 	for _, name := range []string{"qemu-system-x86_64", "dnsmasq", "busybox", "ip"} {
 		if _, err := exec.LookPath(name); err != nil {
-			t.Skipf("%s is missing; tools/setup-boot.sh installs it", name)
+			t.Skipf("SKIPPED %s is missing; tools/setup-boot.sh installs it", name)
 		}
 	}
 	if kernelRoot(t) == "" {
-		t.Skip("there is no kernel; tools/setup-boot.sh brings one")
+		t.Skip("SKIPPED there is no kernel; tools/setup-boot.sh brings one")
+	}
+	if _, err := os.Stat(filepath.Join(firmware(t), "OVMF_CODE_4M.fd")); err != nil {
+		t.Skip("SKIPPED there is no firmware for UEFI; tools/setup-boot.sh brings it")
 	}
 	if err := exec.CommandContext(t.Context(), "unshare", "-n", "ip", "tuntap", "add", "tap0", "mode", "tap").Run(); err != nil {
-		t.Skipf("this machine lets nobody make network interfaces: %v", err)
+		t.Skipf("SKIPPED this machine lets nobody make network interfaces: %v", err)
 	}
 }
 
@@ -74,6 +77,17 @@ func kernelRoot(t *testing.T) string {
 	}
 	if found, err := filepath.Glob(filepath.Join(dir, "boot/vmlinuz-*")); err != nil || len(found) == 0 {
 		return ""
+	}
+	return dir
+}
+
+// firmware is where tools/setup-boot.sh put UEFI's, and iPXE's programs for firmware
+// without iPXE.
+func firmware(t *testing.T) string {
+	t.Helper()
+	dir, err := filepath.Abs(filepath.Join(kernelRoot(t), "../firmware"))
+	if err != nil {
+		t.Fatal(err)
 	}
 	return dir
 }
@@ -188,7 +202,7 @@ provision:
 func (l *lab) dnsmasq() {
 	l.t.Helper()
 	config := l.write(filepath.Join(l.dir, "dnsmasq.conf"), l.dominion("boot", "dhcp-config",
-		"--network", network, "--range", "10.77.0.100-10.77.0.199", "--interface", bridge), 0o644)
+		"--network", network, "--range", "10.77.0.100-10.77.0.199", "--interface", bridge, "--tftp-root", firmware(l.t)), 0o644)
 	l.run("dnsmasq", "--test", "-C", config)
 	// iPXE waits 13 s for a router of IPv6 where there is none; so there is one.
 	l.start("dnsmasq", exec.CommandContext(l.t.Context(), "dnsmasq", "--keep-in-foreground", "--port=0", "--user=root", "--log-facility=-", "--enable-ra", "--dhcp-range=fd77::,ra-only,64,1h",
@@ -200,16 +214,35 @@ func (l *lab) dnsmasq() {
 // has no disk.
 func (l *lab) machine(tap, mac, disk string) (serial string) {
 	l.t.Helper()
-	l.run("ip", "tuntap", "add", tap, "mode", "tap")
-	l.run("ip", "link", "set", tap, "master", bridge, "up")
-	serial = filepath.Join(l.dir, tap+".serial")
-	args := []string{
-		"-accel", "tcg", "-M", "pc", "-m", "640", "-display", "none", "-serial", "file:" + serial,
-		"-netdev", "tap,id=n,ifname=" + tap + ",script=no,downscript=no", "-device", "virtio-net-pci,netdev=n,bootindex=1,mac=" + mac,
-	}
+	args := []string{"-M", "pc", "-m", "640", "-device", "virtio-net-pci,netdev=n,bootindex=1,mac=" + mac}
 	if disk != "" {
 		args = append(args, "-drive", "if=none,id=d,format=raw,file="+disk, "-device", "ide-hd,drive=d,bootindex=2")
 	}
+	return l.power(tap, args...)
+}
+
+// uefi starts a virtual machine whose firmware is UEFI's: without iPXE in its card it
+// loads that by TFTP.
+func (l *lab) uefi(tap, mac string) (serial string) {
+	l.t.Helper()
+	vars, err := os.ReadFile(filepath.Join(firmware(l.t), "OVMF_VARS_4M.fd"))
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	return l.power(tap, "-M", "q35", "-m", "768", "-device", "virtio-net-pci,netdev=n,bootindex=1,romfile=,mac="+mac,
+		"-drive", "if=pflash,format=raw,readonly=on,file="+filepath.Join(firmware(l.t), "OVMF_CODE_4M.fd"),
+		"-drive", "if=pflash,format=raw,file="+l.write(filepath.Join(l.dir, tap+".vars"), string(vars), 0o600))
+}
+
+// power starts a virtual machine whose network card n is connected to the bridge.
+func (l *lab) power(tap string, args ...string) (serial string) {
+	l.t.Helper()
+	l.run("ip", "tuntap", "add", tap, "mode", "tap")
+	l.run("ip", "link", "set", tap, "master", bridge, "up")
+	serial = filepath.Join(l.dir, tap+".serial")
+	args = append([]string{
+		"-accel", "tcg", "-display", "none", "-serial", "file:" + serial, "-netdev", "tap,id=n,ifname=" + tap + ",script=no,downscript=no",
+	}, args...)
 	l.start("qemu-"+tap, exec.CommandContext(l.t.Context(), "qemu-system-x86_64", args...))
 	l.t.Cleanup(func() { l.show(serial) })
 	return serial

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/encoding/protowire"
-	"google.golang.org/protobuf/proto"
 
+	"dominion/api/canonical"
 	"dominion/api/fleetpb"
 )
 
@@ -55,7 +55,7 @@ func Digest(salt, args []byte) [sha256.Size]byte {
 
 // Marshal gives the exact bytes that are signed.
 func (o *Order) Marshal() []byte {
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(&fleetpb.Order{
+	b, err := canonical.Marshal(&fleetpb.Order{
 		Job: o.Job[:], Method: o.Method, ArgsDigest: o.ArgsDigest[:],
 		IssuedAtMs: o.IssuedAt.UnixMilli(), NotBeforeMs: o.NotBefore.UnixMilli(), ExpiryMs: o.Expiry.UnixMilli(),
 		Count: uint64(o.Count), Root: o.Root[:], Confirmed: uint64(o.Confirmed),

@@ -243,7 +243,7 @@ func (c *Client) Call(ctx context.Context, method string, args any) (*Job, error
 	if err != nil {
 		return nil, err
 	}
-	if err := schema.Validate(raw); err != nil {
+	if err := c.conn.Validate(ctx, method, raw); err != nil {
 		return nil, err // it names the method
 	}
 	r, err := c.Resolve(ctx)

@@ -1,7 +1,6 @@
 package client
 
 import (
-	"cmp"
 	"context"
 	"crypto"
 	"crypto/tls"
@@ -12,14 +11,11 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"connectrpc.com/connect"
 
-	"dominion/api/apipb"
 	"dominion/api/apipb/apipbconnect"
 	"dominion/call"
 	"dominion/module"
@@ -73,8 +69,9 @@ type Conn struct {
 
 	patience *patience // not changed once the connection is used
 
-	mu      sync.Mutex
-	schemas map[string]module.Schema // of all methods, by name; nil: not asked yet
+	mu       sync.Mutex
+	schemas  map[string]module.Schema   // of all methods, by name; nil: not asked yet
+	versions map[string][]module.Schema // of the methods of sites, those that most machines have first
 }
 
 // Dial finds the overlord and prepares to speak to it. Over a context it
@@ -280,61 +277,4 @@ func localOperatorError(err error) error {
 		return call.Errorf(call.Denied, "no operator's key on this host (%v); give orders with --overlord ADDR after: dominion login", err)
 	}
 	return fmt.Errorf("read the local operator's key: %w", err)
-}
-
-// Modules gives the schemas of the methods that the overlord knows, sorted by
-// name. name is a module, a module.method, or empty for all.
-func (c *Conn) Modules(ctx context.Context, name string) ([]module.Schema, error) {
-	resp, err := c.Fleet.Modules(ctx, connect.NewRequest(&apipb.ModulesRequest{Name: name}))
-	if err != nil {
-		return nil, fmt.Errorf("ask for the modules: %w", err)
-	}
-	out, err := module.ParseSchemas(resp.Msg.GetModules())
-	if err != nil {
-		return nil, call.Errorf(call.Internal, "the overlord's list of modules cannot be read: %v", err)
-	}
-	slices.SortFunc(out, func(a, b module.Schema) int { return cmp.Compare(a.Name, b.Name) })
-	return out, nil
-}
-
-// Schema gives the schema of "module.method", from the second time on out of
-// memory. When there is none, the error has the code NotFound and names the
-// methods of that module.
-func (c *Conn) Schema(ctx context.Context, method string) (module.Schema, error) {
-	if err := call.CheckMethod(method); err != nil {
-		return module.Schema{}, call.Errorf(call.Invalid, "%v", err)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.schemas == nil {
-		all, err := c.Modules(ctx, "")
-		if err != nil {
-			return module.Schema{}, err
-		}
-		c.schemas = make(map[string]module.Schema, len(all))
-		for _, s := range all {
-			c.schemas[s.Name] = s
-		}
-	}
-	s, ok := c.schemas[method]
-	if !ok {
-		return module.Schema{}, call.Errorf(call.NotFound, "there is no method %q; %s", method, c.hint(method))
-	}
-	return s, nil
-}
-
-// hint names what is near a method that does not exist.
-func (c *Conn) hint(method string) string {
-	prefix := method[:strings.IndexByte(method, '.')+1]
-	var near []string
-	for name := range c.schemas {
-		if strings.HasPrefix(name, prefix) {
-			near = append(near, name)
-		}
-	}
-	if len(near) == 0 {
-		return "list them with: dominion modules"
-	}
-	slices.Sort(near)
-	return "there are: " + strings.Join(near, ", ")
 }

@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rand"
@@ -14,8 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
+	"dominion/api/canonical"
 	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/confd"
@@ -107,7 +105,7 @@ func (h *Header) check() error {
 }
 
 func (h *Header) marshal() ([]byte, error) {
-	return marshal(&fleetpb.ClusterHeader{
+	return canonical.Marshal(&fleetpb.ClusterHeader{
 		Cluster: h.Cluster, Serial: h.Serial, MadeMs: h.Made.UnixMilli(), Digest: h.Digest[:], Packed: h.Packed, Size: h.Size,
 		KeyDigest: h.KeyDigest[:], Candidates: h.Candidates,
 	})
@@ -115,7 +113,7 @@ func (h *Header) marshal() ([]byte, error) {
 
 func parseHeader(b []byte) (Header, error) {
 	var p fleetpb.ClusterHeader
-	if err := unmarshal(b, &p); err != nil {
+	if err := canonical.Unmarshal(b, &p); err != nil {
 		return Header{}, err
 	}
 	if len(p.Digest) != sha256.Size || len(p.KeyDigest) != sha256.Size {
@@ -146,7 +144,7 @@ func Sign(h Header, key crypto.Signer, leaf *x509.Certificate) ([]byte, error) {
 	if p.Signature, err = key.Sign(rand.Reader, sum[:], crypto.SHA256); err != nil {
 		return nil, fmt.Errorf("sign cluster snapshot: %w", err)
 	}
-	b, err := marshal(p)
+	b, err := canonical.Marshal(p)
 	if err == nil && len(b) > MaxSigned {
 		err = fmt.Errorf("%w: %d bytes are more than %d", ErrSnapshot, len(b), MaxSigned)
 	}
@@ -165,7 +163,7 @@ func Verify(t *pki.Trust, signed []byte, now time.Time) (*Signed, error) {
 		return nil, fmt.Errorf("%w: %d bytes are more than %d", ErrSnapshot, len(signed), MaxSigned)
 	}
 	var p fleetpb.ClusterSigned
-	if err := unmarshal(signed, &p); err != nil {
+	if err := canonical.Unmarshal(signed, &p); err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrSnapshot, err)
 	}
 	v, err := t.VerifyRaw([][]byte{p.Cert}, now)
@@ -192,24 +190,4 @@ func headerSum(body []byte) [sha256.Size]byte {
 	h.Write([]byte(SnapshotPrefix))
 	h.Write(body)
 	return [sha256.Size]byte(h.Sum(nil))
-}
-
-func marshal(m proto.Message) ([]byte, error) {
-	return proto.MarshalOptions{Deterministic: true}.Marshal(m)
-}
-
-// unmarshal accepts exactly what marshal writes.
-func unmarshal(b []byte, m proto.Message) error {
-	// What is unknown is dropped, and then missing from the encoding below.
-	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(b, m); err != nil {
-		return err
-	}
-	again, err := marshal(m)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(again, b) {
-		return errors.New("not in canonical form")
-	}
-	return nil
 }

@@ -39,7 +39,7 @@ type Fleet struct {
 	stop    context.CancelFunc
 	stopped chan error
 	mu      sync.Mutex
-	minions map[string]*Minion
+	minions []*Minion // several may have one name
 }
 
 // Minion is one agent of a fleet.
@@ -75,7 +75,7 @@ func Start(t testing.TB, cfg overlord.Config) *Fleet {
 	if cfg.Listen == "" {
 		cfg.Listen = "127.0.0.1:0"
 	}
-	f := &Fleet{T: t, State: cfg.State, cfg: cfg, minions: make(map[string]*Minion), log: logger(t)}
+	f := &Fleet{T: t, State: cfg.State, cfg: cfg, log: logger(t)}
 	f.Up()
 	t.Cleanup(f.end)
 	return f
@@ -138,10 +138,8 @@ func (f *Fleet) Down() {
 
 func (f *Fleet) end() {
 	f.mu.Lock()
-	minions := make([]*Minion, 0, len(f.minions))
-	for _, m := range f.minions {
-		minions = append(minions, m)
-	}
+	minions := f.minions
+	f.minions = nil
 	f.mu.Unlock()
 	for _, m := range minions {
 		m.Stop()
@@ -167,7 +165,7 @@ func (f *Fleet) Enrol(name string, cfg minion.Config) *Minion {
 	m := &Minion{Name: name, State: cfg.State, stop: stop, done: make(chan error, 1)}
 	go func() { m.done <- minion.Run(ctx, cfg, f.log.With("minion", name)) }()
 	f.mu.Lock()
-	f.minions[name] = m
+	f.minions = append(f.minions, m)
 	f.mu.Unlock()
 	return m
 }

@@ -28,6 +28,8 @@ type TreeConfig struct {
 	Levels []int
 	// Machines is how many agents, each a process, are below each of the lowest overlords.
 	Machines int
+	// Config is what overlord.yaml says at every overlord. Empty: nothing.
+	Config string
 	// Env is added to the environment of every process.
 	Env []string
 	// Patience is how long the whole tree may take to come up, and anything that is
@@ -47,11 +49,12 @@ type Tree struct {
 	Top *TreeNode
 	Pin string // of the root
 
-	cfg   TreeConfig
-	began time.Time
-	empty string // a configuration file with nothing in it
-	all   []*TreeNode
-	named map[string]*TreeNode
+	cfg    TreeConfig
+	began  time.Time
+	empty  string // a configuration file with nothing in it
+	config string // that of the overlords
+	all    []*TreeNode
+	named  map[string]*TreeNode
 }
 
 // NewTree starts a tree and returns when everybody has a session.
@@ -64,6 +67,10 @@ func NewTree(t testing.TB, cfg TreeConfig) *Tree {
 	}
 	tr.empty = filepath.Join(tr.Dir, "empty.yaml")
 	if err := os.WriteFile(tr.empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tr.config = filepath.Join(tr.Dir, "overlord.yaml")
+	if err := os.WriteFile(tr.config, []byte(cfg.Config), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	tr.plan()

@@ -168,7 +168,9 @@ func (n *TreeNode) command() (*exec.Cmd, error) {
 	}
 	env := append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + tr.Dir, "TMPDIR=" + tr.Dir}, tr.cfg.Env...)
 	var args []string
+	config := tr.config
 	if n.Machine {
+		config = tr.empty
 		args = []string{"minion", "--overlord", parent}
 		for _, o := range n.others {
 			args = append(args, "--overlord", o.Address)
@@ -182,7 +184,7 @@ func (n *TreeNode) command() (*exec.Cmd, error) {
 			env = append(env, "DOMINION_TOKEN="+n.token)
 		}
 	}
-	args = append(args, "--name", n.Name, "--state", n.State, "--config", tr.empty)
+	args = append(args, "--name", n.Name, "--state", n.State, "--config", config)
 	if parent != "" {
 		args = append(args, "--pin", tr.Pin)
 	}

@@ -114,6 +114,7 @@ type Agent struct {
 	facts    []byte              // JSON; nil: none yet
 	digest   []byte
 	told     map[string]string // overlord to the digest of the facts it was sent
+	offer    []byte            // JSON: what is offered beside the agent's own methods; nil: nothing
 	leaving  bool              // Drain was called: no new sessions
 }
 
@@ -177,6 +178,10 @@ func (a *Agent) Name() string { return a.name }
 
 // SetPolicy takes another policy into use; nil allows everything.
 func (a *Agent) SetPolicy(p *policy.Policy) { a.verifier.setPolicy(p) }
+
+// SetTable takes another table of methods into use. Calls that were accepted go on
+// with the method that they had.
+func (a *Agent) SetTable(t *module.Table) { a.verifier.setTable(t) }
 
 // AddOverlord lets an overlord, with which the machine has enrolled, have a
 // session from now on.

@@ -10,6 +10,7 @@ import (
 	"dominion/audit"
 	"dominion/call"
 	"dominion/module"
+	"dominion/module/site"
 )
 
 // maxLogPage bounds the records in one answer of agent.log, in bytes before
@@ -19,9 +20,12 @@ const maxLogPage = 512 << 10
 // Modules gives every module of a minion: Builtin and the agent's own. own is
 // the log that agent.log shows, signed with key; a table for its schemas alone
 // needs neither.
-func Modules(own *audit.FileLog, key crypto.Signer) []module.Module {
+func Modules(own *audit.FileLog, key crypto.Signer) []module.Module { return modules(own, key, nil) }
+
+// modules is Modules with those of the site behind the module "module".
+func modules(own *audit.FileLog, key crypto.Signer, others *site.Set) []module.Module {
 	m := &agentModule{own: own, key: key}
-	return append(slices.Clone(Builtin), module.Module{
+	return append(slices.Clone(Builtin), others.Module(), module.Module{
 		Name: "agent", Doc: "The agent itself.",
 		Methods: []module.Method{
 			module.Func("version", "Tells the agent's version.", module.Read, m.version, module.MethodOptions{}),

@@ -16,6 +16,7 @@ import (
 	"dominion/confd"
 	"dominion/config"
 	"dominion/minion/candidate"
+	"dominion/module/site"
 	"dominion/pki"
 )
 
@@ -59,6 +60,17 @@ type Config struct {
 	// MaxQueued bounds the calls that wait to run; more are refused as busy.
 	// Zero: 1,024.
 	MaxQueued int `yaml:"max_queued"`
+
+	// ModulesDir is the directory of the site's own modules (docs/external-modules.md),
+	// absolute. It, and all above it, must not be writable by others than root and the
+	// agent's user. Empty: /etc/dominion/modules.d.
+	ModulesDir string `yaml:"modules_dir"`
+	// ModulesPush lets operators install and remove those modules by orders
+	// (module.install). False: they come by other means alone.
+	ModulesPush bool `yaml:"modules_push"`
+	// ModulesMemory bounds the private memory of each process of such a module, in MiB.
+	// Zero: 512.
+	ModulesMemory int `yaml:"modules_memory_mb"`
 
 	// Confd says how this machine answers confd queries while it is a candidate.
 	Confd Confd `yaml:"confd"`
@@ -107,21 +119,24 @@ func LoadConfig(path string) (Config, error) { return config.Load[Config](path) 
 
 // settings is a Config that has been checked.
 type settings struct {
-	name       string
-	state      string
-	overlords  []string // host:port
-	pin        string   // empty: taken from root.crt
-	token      string
-	tokenFile  string
-	listen     string
-	confd      string // or candidate.Off
-	policy     string
-	policyMust bool // the policy file was named and must exist
-	level      slog.Level
-	running    int
-	queued     int
-	version    string
-	now        func() time.Time
+	name          string
+	state         string
+	overlords     []string // host:port
+	pin           string   // empty: taken from root.crt
+	token         string
+	tokenFile     string
+	listen        string
+	confd         string // or candidate.Off
+	policy        string
+	policyMust    bool // the policy file was named and must exist
+	level         slog.Level
+	running       int
+	queued        int
+	modulesDir    string
+	modulesPush   bool
+	modulesMemory uint64 // bytes
+	version       string
+	now           func() time.Time
 }
 
 // Check says whether the configuration can be run, naming the key at fault.
@@ -188,7 +203,23 @@ func (c Config) check() (settings, error) {
 	if s.queued, err = bound("max_queued", c.MaxQueued, defaultQueued, 100_000); err != nil {
 		return settings{}, err
 	}
+	if err := s.setModules(c); err != nil {
+		return settings{}, err
+	}
 	return s, nil
+}
+
+func (s *settings) setModules(c Config) error {
+	s.modulesDir, s.modulesPush = c.ModulesDir, c.ModulesPush
+	if s.modulesDir == "" {
+		s.modulesDir = site.DefaultDir
+	}
+	if !filepath.IsAbs(s.modulesDir) {
+		return fmt.Errorf("modules_dir: %q is not absolute", s.modulesDir)
+	}
+	mb, err := bound("modules_memory_mb", c.ModulesMemory, site.DefaultMemory>>20, 1<<20)
+	s.modulesMemory = uint64(mb) << 20
+	return err
 }
 
 func (s *settings) setName(name string) error {

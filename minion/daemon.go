@@ -23,6 +23,7 @@ import (
 	"dominion/minion/journal"
 	"dominion/module"
 	"dominion/module/run"
+	"dominion/module/site"
 	"dominion/pki"
 	"dominion/policy"
 	"dominion/session"
@@ -47,6 +48,11 @@ type daemon struct {
 	ask     asker
 	clock   *session.Clock
 	wake    chan struct{} // of one: a session has begun, so a renewal can be tried
+
+	site     *site.Set      // modules of the site's own
+	again    chan struct{}  // of one: the site's modules that are disabled are to be tried again
+	offering sync.Mutex     // held while the table of methods is made
+	below    []module.Below // what machines below an embedded agent's overlord offer; covered by offering
 
 	onList func(signed []byte, list *pki.RevocationList) // see Options.OnRevocations
 	host   Host                                          // see Options.Host
@@ -80,7 +86,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 }
 
 func newDaemon(s settings, log *slog.Logger) *daemon {
-	return &daemon{cfg: s, log: log, ask: enrol.Ask, clock: session.NewClock(0, 0), wake: make(chan struct{}, 1)}
+	return &daemon{cfg: s, log: log, ask: enrol.Ask, clock: session.NewClock(0, 0), wake: make(chan struct{}, 1), again: make(chan struct{}, 1)}
 }
 
 // open reads the state directory, making what is missing.
@@ -122,7 +128,8 @@ func (d *daemon) openBooks() error {
 }
 
 func (d *daemon) makeAgent(pol *policy.Policy) error {
-	table, err := module.NewTable(Modules(d.own, d.key))
+	d.openSite()
+	table, err := module.NewTable(modules(d.own, d.key, d.site))
 	if err != nil {
 		return fmt.Errorf("make table of modules: %w", err)
 	}
@@ -196,6 +203,7 @@ func (d *daemon) run(ctx context.Context, reload <-chan os.Signal, ready func(ne
 		})
 		g.Go(func() error { return ended(accept, l.Run(accept)) })
 	}
+	g.Go(d.siteModules(accept))
 	for _, addr := range d.cfg.overlords {
 		g.Go(func() error { d.keep(accept, work, addr); return nil })
 	}
@@ -258,7 +266,7 @@ func (d *daemon) readPolicy() (*policy.Policy, error) {
 	return p, err
 }
 
-// reloads reads the policy again when it is asked to. A file that does not
+// reloads reads the policy, and the site's modules, again when it is asked to. A file that does not
 // hold leaves the older one in use.
 func (d *daemon) reloads(ctx context.Context, reload <-chan os.Signal) {
 	for {
@@ -269,6 +277,10 @@ func (d *daemon) reloads(ctx context.Context, reload <-chan os.Signal) {
 			if !ok {
 				return
 			}
+		}
+		select {
+		case d.again <- struct{}{}:
+		default: // they will be
 		}
 		p, err := d.readPolicy()
 		if err == nil && p == nil && d.agent.verifier.currentPolicy() != nil {

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"time"
@@ -35,6 +36,9 @@ type Embed struct {
 	OnRevocations func(signed []byte, list *pki.RevocationList)
 	Host          Host   // answers the parent; required
 	Confd         Confd  // as in Config
+	ModulesDir    string // as in Config, and so the next two
+	ModulesPush   bool
+	ModulesMemory int
 	Version       string // of the agent; empty: "devel"
 	// Reload, when not nil, makes Run read the agent's policy again each time it yields.
 	Reload <-chan os.Signal
@@ -52,7 +56,10 @@ type Embedded struct {
 
 // NewEmbedded opens the agent's state. It has no session until Run.
 func NewEmbedded(e Embed) (*Embedded, error) {
-	c := Config{Name: e.Name, State: e.State, Overlords: []string{e.Address}, Confd: e.Confd, Version: e.Version}
+	c := Config{
+		Name: e.Name, State: e.State, Overlords: []string{e.Address}, Confd: e.Confd, Version: e.Version,
+		ModulesDir: e.ModulesDir, ModulesPush: e.ModulesPush, ModulesMemory: e.ModulesMemory,
+	}
 	s, err := c.check()
 	if err != nil {
 		return nil, fmt.Errorf("the overlord's own agent: %w", err)
@@ -86,6 +93,7 @@ func (m *Embedded) Run(ctx context.Context, grace time.Duration) error {
 	defer stop(errStop)
 	g, accept := errgroup.WithContext(ctx)
 	g.Go(func() error { return ended(work, d.clock.Run(work)) })
+	g.Go(d.siteModules(accept))
 	g.Go(func() error { m.keep(accept, work); return nil })
 	g.Go(func() error { d.gatherFacts(accept); return nil })
 	g.Go(func() error { d.replica.Run(accept); return nil })
@@ -146,6 +154,12 @@ func (m *Embedded) Connected() (since time.Time, ok bool) {
 // Ask calls one of the session's own methods at the parent: see Agent.Ask.
 func (m *Embedded) Ask(ctx context.Context, method string, args, result any) error {
 	return m.d.agent.Ask(ctx, m.parent, method, args, result)
+}
+
+// Pull makes one call at the parent that is answered with a stream: see
+// session.Session.Pull. Without a session the error is call.NoSession.
+func (m *Embedded) Pull(ctx context.Context, method string, args []byte, stream string) (io.ReadCloser, error) {
+	return m.d.agent.Pull(ctx, m.parent, method, args, stream)
 }
 
 // TakeRevocations gives the agent a list that came by another way; one that is

@@ -28,6 +28,9 @@ type link struct {
 	wg      sync.WaitGroup
 	telling sync.Mutex // held while facts are sent, so that none are sent twice
 
+	offering sync.Mutex // held while the overlord is told of an offer
+	offered  string     // digest of the offer that the overlord was told of; covered by offering once HELLO was exchanged
+
 	// answers is held by who makes and sends an answer that may be large.
 	answers chan struct{}
 
@@ -62,7 +65,9 @@ func (k skew) of(now time.Time) time.Duration {
 // hello makes this side's HELLO, and later judges the overlord's.
 func (l *link) hello(s *session.Session, peer *fleetpb.Hello) (*fleetpb.Hello, error) {
 	if peer == nil {
-		return l.agent.hello(), nil
+		mine := l.agent.hello()
+		l.offered = string(mine.Offer)
+		return mine, nil
 	}
 	l.peer, l.since = s.Peer().Name, time.Now()
 	// The handshake checked this before; the list may have changed meanwhile.
@@ -107,6 +112,7 @@ func (l *link) ready(s *session.Session) {
 	l.agent.log.Info("session opened", "overlord", l.peer, "address", s.RemoteAddr().String(), "dialled", s.Dialled())
 	l.wg.Go(func() { l.announce(l.agent.books.finished(l.peer, maxAnnounced)) })
 	l.wg.Go(func() { l.sendFacts(l.ctx) })
+	l.wg.Go(func() { l.tellOffer(l.ctx) }) // it may have changed since HELLO
 	if l.agent.opened != nil {
 		l.agent.opened()
 	}
@@ -314,7 +320,7 @@ func (l *link) own(id uint64, c *fleetpb.Call, size int) {
 	if c.Method == session.MethodJob {
 		l.withdraw(c.Args) // waits for no answer
 	}
-	if c.Method == session.MethodJob || c.Method == session.MethodFacts {
+	if c.Method == session.MethodJob || c.Method == session.MethodFacts || c.Method == session.MethodOffer {
 		l.answers <- struct{}{} // Reply ends with the session at the latest
 		defer func() { <-l.answers }()
 	}
@@ -341,6 +347,8 @@ func (l *link) answer(c *fleetpb.Call) (any, error) {
 			return nil, call.Errorf(call.Unavailable, "no facts have been gathered yet")
 		}
 		return json.RawMessage(doc), nil
+	case session.MethodOffer:
+		return session.OfferResult{Offer: a.currentOffer()}, nil
 	case session.MethodRevocations:
 		var in session.RevocationsArgs
 		if err := decodeArgs(c.Args, &in); err != nil {

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -87,6 +88,7 @@ func (a *Agent) keep(name string, content []byte) {
 func (a *Agent) hello() *fleetpb.Hello {
 	_, digest := a.currentFacts()
 	return &fleetpb.Hello{
+		Offer:        a.offerDigest(),
 		AgentVersion: a.version, TimeMs: a.now().UnixMilli(), RevocationNumber: a.verifier.revocations().Number(),
 		JournalId: a.books.id, JournalBirthMs: a.bornMs(), Checkpoints: a.notes(), FactsDigest: digest, Cluster: a.replica != nil && a.replica.Holds(),
 	}
@@ -302,4 +304,19 @@ func (a *Agent) Ask(ctx context.Context, overlord, method string, args, result a
 		return fmt.Errorf("read the answer to %s: %w", method, err)
 	}
 	return nil
+}
+
+// Pull makes one call of the session's own methods at an overlord that is answered
+// with a stream: see session.Session.Pull. Without a session the error is
+// call.NoSession.
+func (a *Agent) Pull(ctx context.Context, overlord, method string, args []byte, stream string) (io.ReadCloser, error) {
+	l := a.link(overlord)
+	if l == nil {
+		return nil, call.Errorf(call.NoSession, "no session with overlord/%s", overlord)
+	}
+	p, err := l.session.Pull(ctx, method, args, stream)
+	if err != nil {
+		return nil, err
+	}
+	return p, nil
 }

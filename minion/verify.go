@@ -21,12 +21,12 @@ const maxOperators = 256
 // in the order of the methods below, and the first that fails decides the
 // code. Its fields above mu never change.
 type verifier struct {
-	name    string // of this machine, from its certificate
-	trust   *pki.Trust
-	methods *module.Table
-	jobs    memory
+	name  string // of this machine, from its certificate
+	trust *pki.Trust
+	jobs  memory
 
 	mu        sync.RWMutex
+	methods   *module.Table
 	policy    *policy.Policy // nil: everything is allowed
 	revoked   *pki.RevocationList
 	operators map[string]*operator // by DER, only those that verified; emptied when revoked changes
@@ -105,7 +105,7 @@ func (v *verifier) verify(c *fleetpb.Call, s sessionView, now time.Time) (verdic
 	if err := v.allowed(op.name, o.Method); err != nil {
 		return d, err
 	}
-	m, ok := v.methods.Lookup(o.Method)
+	m, ok := v.table().Lookup(o.Method)
 	if !ok {
 		return d, call.Errorf(call.NotFound, "this machine has no method %s", o.Method)
 	}
@@ -252,6 +252,19 @@ func (v *verifier) setPolicy(p *policy.Policy) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	v.policy = p
+}
+
+func (v *verifier) setTable(t *module.Table) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.methods = t
+}
+
+// table gives the methods that this machine has now.
+func (v *verifier) table() *module.Table {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	return v.methods
 }
 
 func (v *verifier) currentPolicy() *policy.Policy {

@@ -65,13 +65,15 @@ type MethodOptions struct {
 	Resume func(ctx context.Context, env *Env, note []byte) (any, error)
 }
 
-// Method is one operation of a module. Func makes it, NewTable completes it.
+// Method is one operation of a module. Func or Declared makes it, NewTable completes it.
 type Method struct {
 	name, doc string
 	effect    Effect
 	options   MethodOptions
 	in, out   reflect.Type
 	run       runFunc
+	declared  *Schema   // of a method made by Declared, in place of in, out and run
+	raw       RawFunc   // likewise
 	compiled  *compiled // nil until the method is in a table
 }
 
@@ -143,7 +145,7 @@ func (m Method) Validate(args []byte) error {
 type compiled struct {
 	schema Schema
 	spec   *spec
-	paths  [][]int // of each input field in the In struct
+	paths  [][]int // of each input field in the In struct; nil for a declared method
 }
 
 var nameShape = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
@@ -151,6 +153,9 @@ var nameShape = regexp.MustCompile(`^[a-z][a-z0-9_]{0,62}$`)
 func (m Method) compile(moduleDoc string) (*compiled, error) {
 	if m.compiled != nil {
 		return m.compiled, nil
+	}
+	if m.declared != nil {
+		return m.compileDeclared(moduleDoc)
 	}
 	if m.run == nil {
 		return nil, fmt.Errorf("method %q was not made by module.Func", m.name)

@@ -31,11 +31,14 @@ func (m Method) Run(ctx context.Context, env *Env, args []byte) (output []byte, 
 	if err != nil {
 		return nil, err
 	}
-	in := reflect.New(m.in)
-	c.set(in.Elem(), values)
 	if env == nil {
 		env = &Env{}
 	}
+	if m.declared != nil {
+		return m.runDeclared(ctx, env, c, values)
+	}
+	in := reflect.New(m.in)
+	c.set(in.Elem(), values)
 	return m.answer(ctx, env, in.Interface())
 }
 
@@ -75,6 +78,13 @@ func (m Method) invoke(ctx context.Context, env *Env, in any) (out any, empty bo
 		}
 	}()
 	return m.run(ctx, env, in)
+}
+
+// recovered is deferred: it turns a panic of the method into an error.
+func (m Method) recovered(env *Env, err *error) {
+	if p := recover(); p != nil {
+		*err = m.internal(env, fmt.Sprintf("panic: %v", p), debug.Stack())
+	}
 }
 
 // internal keeps what went wrong in our log; the operator gets the job's id,

@@ -20,10 +20,11 @@ const (
 	DefaultOutput = 16 << 20
 )
 
-// Perceus193 frames what scripts print by these lines.
+// Perceus193 frames what scripts print by these lines, and so does the old
+// protocol under every set of rules.
 const (
-	scriptStart = "# NODESCRIPT START\n"
-	scriptEnd   = "# NODESCRIPT END\n"
+	ScriptStart = "# NODESCRIPT START\n"
+	ScriptEnd   = "# NODESCRIPT END\n"
 )
 
 // Perceus's daemon sent these lines around everything, the first one at once.
@@ -177,7 +178,7 @@ func (w *work) assemble(ctx context.Context, candidates []Candidate) (*Script, e
 		}
 	}
 	if w.Rules == Perceus193 {
-		s.Text = append(s.Text, scriptStart...)
+		s.Text = append(s.Text, ScriptStart...)
 	}
 	for _, c := range candidates {
 		if !c.part() {
@@ -187,7 +188,7 @@ func (w *work) assemble(ctx context.Context, candidates []Candidate) (*Script, e
 			return nil, err
 		}
 		start := time.Now()
-		ran, text := w.one(ctx, c, max(0, w.Output-len(s.Text)-len(scriptEnd)))
+		ran, text := w.one(ctx, c, max(0, w.Output-len(s.Text)-len(ScriptEnd)))
 		ran.Bytes, ran.Took = len(text), time.Since(start)
 		if err := context.Cause(ctx); err != nil {
 			return nil, err // whatever came of it, nobody waits for it
@@ -200,7 +201,7 @@ func (w *work) assemble(ctx context.Context, candidates []Candidate) (*Script, e
 		}
 	}
 	if w.Rules == Perceus193 {
-		s.Text = append(s.Text, scriptEnd...)
+		s.Text = append(s.Text, ScriptEnd...)
 	}
 	return s, nil
 }
@@ -284,7 +285,7 @@ func (w *work) report(s *Script, ran Ran) *Script {
 		"printf '%s\\n' " + quote("dominion: no script for "+w.node.Name+" in state "+w.state+": "+s.Failure) + " >&2\n" +
 		"exit 1\n")
 	if w.Rules == Perceus193 {
-		s.Text = []byte(scriptStart + string(s.Text) + scriptEnd)
+		s.Text = []byte(ScriptStart + string(s.Text) + ScriptEnd)
 	}
 	return s
 }

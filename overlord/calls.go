@@ -221,7 +221,7 @@ func (o *Overlord) plan(ctx context.Context, req *apipb.CallRequest) (*job.Plan,
 		o.auditDenied(ctx, c, p.Order.Method, p.Order.Job.String(), err.Error())
 		return nil, err
 	}
-	m, ok := o.table.Lookup(p.Order.Method)
+	m, ok := o.method(p.Order.Method)
 	if !ok {
 		return nil, call.Errorf(call.NotFound, "no method %q; dominion modules lists them", p.Order.Method)
 	}

@@ -66,6 +66,13 @@ type Config struct {
 
 	// How the agent inside a sub-overlord answers confd queries while it is a candidate of its parent.
 	Confd minion.Confd `yaml:"confd"`
+	// Files that are passed on to machines and sub-overlords, in STATE/blobs.
+	Blobs BlobConfig `yaml:"blobs"`
+	// The site's own modules of the agent inside a sub-overlord, as in minion.yaml: their directory, default
+	// /etc/dominion/modules.d; whether orders may change them, default false; MiB of memory of each process, default 512.
+	ModulesDir    string `yaml:"modules_dir"`
+	ModulesPush   bool   `yaml:"modules_push"`      // see modules_dir
+	ModulesMemory int    `yaml:"modules_memory_mb"` // see modules_dir
 	// Machines that are made from bare metal.
 	Provision ProvisionConfig `yaml:"provision"`
 
@@ -84,6 +91,12 @@ type Config struct {
 	Ready func(address string) `yaml:"-"`
 
 	hostNamed bool // Name is only the host's, for want of another
+}
+
+// BlobConfig is the key blobs of overlord.yaml.
+type BlobConfig struct {
+	// How much is kept, such as 500M or 20G; what was not used for the longest time goes first. Default 20G.
+	Max Bytes `yaml:"max"`
 }
 
 // AutosignRule signs the requests of minions whose name and address fit.
@@ -143,6 +156,9 @@ func (c Config) settle() (Config, error) {
 	}
 	if c.MaxJobs < 0 {
 		return c, fmt.Errorf("max_jobs: %d is less than 1", c.MaxJobs)
+	}
+	if c.Blobs.Max < 0 {
+		return c, fmt.Errorf("blobs.max: %d is less than 0", c.Blobs.Max)
 	}
 	if c.Guard < 0 {
 		return c, fmt.Errorf("guard: %d is less than 1", c.Guard)

@@ -141,7 +141,7 @@ func (o *Overlord) planDelegated(ctx context.Context, parent string, req *fleetp
 		return nil, err
 	}
 	p.Operator = who.Name
-	if m, ok := o.table.Lookup(p.Order.Method); ok {
+	if m, ok := o.method(p.Order.Method); ok {
 		p.Read = m.Effect() == module.Read
 	}
 	if denied := o.currentPolicy().AllowAll(who.Name, p.Order.Method, p.Machines()); len(denied) > 0 {

@@ -2,7 +2,6 @@ package overlord
 
 import (
 	"context"
-	"encoding/json"
 	"net"
 	"slices"
 	"strings"
@@ -72,11 +71,15 @@ func (a fleetAPI) Status(ctx context.Context, _ *connect.Request[apipb.StatusReq
 	if err != nil {
 		return nil, err
 	}
+	nodes, err := o.nodeCounts(ctx)
+	if err != nil {
+		return nil, err
+	}
 	return connect.NewResponse(&apipb.StatusResponse{
 		Name: o.cfg.Name, Version: o.cfg.Version, StartedAtMs: ms(o.started), TimeMs: ms(time.Now()), Minions: uint64(known), Connected: uint64(up),
 		PendingRequests: uint64(pending), LogId: o.keep.logID(), LogSize: uint64(o.keep.logSize()), AuditProblem: o.keep.auditProblem(),
 		RunningJobs: uint64(o.jobs.count()), RevocationNumber: o.revoked().Number(), RootKeyHere: o.keys.root != nil, StoreProblem: o.keep.problem(), Pin: o.keys.pin(),
-		Parent: o.parent.status(), RootHost: o.rootHostPB(), Delegate: o.cfg.Delegate,
+		Parent: o.parent.status(), RootHost: o.rootHostPB(), Delegate: o.cfg.Delegate, Nodes: nodes,
 	}), nil
 }
 
@@ -172,24 +175,11 @@ func (a fleetAPI) SetMinion(ctx context.Context, r *connect.Request[apipb.SetMin
 
 // Modules implements FleetServiceHandler.
 func (a fleetAPI) Modules(_ context.Context, r *connect.Request[apipb.ModulesRequest]) (*connect.Response[apipb.ModulesResponse], error) {
-	schemas := a.o.table.Schemas()
-	if name := r.Msg.Name; name != "" {
-		kept := schemas[:0:0]
-		for _, s := range schemas {
-			if s.Name == name || strings.HasPrefix(s.Name, name+".") {
-				kept = append(kept, s)
-			}
-		}
-		if len(kept) == 0 {
-			return nil, call.Errorf(call.NotFound, "there is no module or method %q; list them with: dominion modules", name)
-		}
-		schemas = kept
-	}
-	b, err := json.Marshal(schemas)
+	out, err := a.o.modules(r.Msg.Name)
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&apipb.ModulesResponse{Modules: b}), nil
+	return connect.NewResponse(out), nil
 }
 
 // Ping implements FleetServiceHandler.

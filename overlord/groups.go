@@ -69,12 +69,7 @@ func (k *keep) setGroup(ctx context.Context, c caller, name string, members []st
 		case apipb.SetGroupRequest_ADD:
 			members = append(members, old...)
 		case apipb.SetGroupRequest_REMOVE:
-			// This runs on the store's one writer, and both may be a million.
-			gone := make(map[string]struct{}, len(members))
-			for _, n := range members {
-				gone[n] = struct{}{}
-			}
-			members = slices.DeleteFunc(old, func(n string) bool { _, is := gone[n]; return is })
+			members = without(old, members)
 		}
 		slices.Sort(members)
 		members = slices.Compact(members)

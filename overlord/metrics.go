@@ -1,10 +1,12 @@
 package overlord
 
 import (
+	"context"
 	"log"
 	"log/slog"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -18,6 +20,7 @@ type metrics struct {
 	registry *prometheus.Registry
 	denied   prometheus.Counter
 	results  prometheus.Counter
+	blobSent prometheus.Counter
 	orders   prometheus.Counter
 	sessions session.Stats
 }
@@ -32,6 +35,7 @@ func newMetrics(o *Overlord) *metrics {
 	m.denied = counter("dominion_denied_total", "Requests and orders refused by role or policy.")
 	m.results = counter("dominion_results_total", "Answers of minions received.")
 	m.orders = counter("dominion_orders_total", "Orders accepted.")
+	m.blobSent = counter("dominion_blob_sent_bytes_total", "Bytes of files sent to machines and sub-overlords.")
 	gauge := func(name, help string, f func() float64) {
 		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, f))
 	}
@@ -54,8 +58,49 @@ func newMetrics(o *Overlord) *metrics {
 	total("dominion_sessions_protocol_errors_total", "Sessions ended because the peer broke the protocol.", s.Protocol.Load)
 	total("dominion_late_answers_total", "Answers that nobody waited for any more.", s.Late.Load)
 	total("dominion_stream_bytes_total", "Bytes of live output received.", s.StreamBytes.Load)
+	m.registry.MustRegister(nodeCollector{o})
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
+}
+
+// nodeCollector counts the nodes of provisioning when it is asked, all at the same
+// moment. An overlord that does not provision has none of these.
+type nodeCollector struct{ o *Overlord }
+
+// countTime is for the store to count nodes.
+const countTime = 5 * time.Second
+
+// nodeDescs are what it gives.
+func nodeDescs() []*prometheus.Desc {
+	return []*prometheus.Desc{
+		prometheus.NewDesc("dominion_nodes", "Nodes known to provisioning.", nil, nil),
+		prometheus.NewDesc("dominion_nodes_held", "Nodes that wait for approval.", nil, nil),
+		prometheus.NewDesc("dominion_nodes_claimed", "Nodes that somebody else wanted to boot as.", nil, nil),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (c nodeCollector) Describe(out chan<- *prometheus.Desc) {
+	for _, d := range nodeDescs() {
+		out <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (c nodeCollector) Collect(out chan<- prometheus.Metric) {
+	ctx, cancel := context.WithTimeout(c.o.life, countTime)
+	defer cancel()
+	n, err := c.o.nodeCounts(ctx)
+	if err != nil {
+		c.o.log.Warn("nodes not counted", "error", err) // an invalid metric would take the others with it
+		return
+	}
+	if n == nil {
+		return
+	}
+	for i, v := range []uint64{n.All, n.Held, n.Claimed} {
+		out <- prometheus.MustNewConstMetric(nodeDescs()[i], prometheus.GaugeValue, float64(v))
+	}
 }
 
 func truth(b bool) float64 {

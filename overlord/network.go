@@ -183,7 +183,8 @@ func (o *Overlord) housekeeping(ctx context.Context) error {
 	}
 }
 
-// reload reads again what SIGHUP may change: policy, autosign rules, log level.
+// reload reads again what SIGHUP may change: policy, autosign rules, rules that
+// approve nodes, log level.
 func (o *Overlord) reload() {
 	err := o.loadPolicy()
 	if o.parent != nil {
@@ -197,7 +198,7 @@ func (o *Overlord) reload() {
 		if rerr == nil {
 			c.Level = o.cfg.Level
 			if c, rerr = c.settle(); rerr == nil {
-				rerr = o.registrar.SetAutosign(autosignRules(c.Autosign))
+				rerr = errors.Join(o.registrar.SetAutosign(autosignRules(c.Autosign)), o.prov.reapprove(c.Provision))
 			}
 		}
 		err = errors.Join(err, rerr)
@@ -206,7 +207,7 @@ func (o *Overlord) reload() {
 		o.log.Error("configuration not read again; what was in force stays", "error", err)
 		return
 	}
-	o.log.Info("configuration read again", "keys", "policy, autosign, log_level; other keys need a restart")
+	o.log.Info("configuration read again", "keys", "policy, autosign, provision.approve, log_level; other keys need a restart")
 }
 
 // autosignRules gives rules that settle has checked the form that enrol wants.

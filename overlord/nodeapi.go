@@ -90,9 +90,13 @@ func (a nodeAPI) Nodes(ctx context.Context, r *connect.Request[apipb.NodesReques
 		return nil, err
 	}
 	c := a.o.prov.cfg
+	capsules, err := a.o.prov.capsules()
+	if err != nil {
+		return nil, err
+	}
 	out := &apipb.NodesResponse{Unknown: target.Fold(unknown), Provision: &apipb.ProvisionInfo{
 		Statedir: c.Statedir, Rules: defaulted(c.Rules, "documented"), OnFailure: c.OnFailure, Shell: c.Shell,
-		Method: c.VNFS.Method, Master: c.VNFS.Master, Prefix: c.VNFS.Prefix, States: c.States, BootAddress: a.o.prov.boot,
+		Method: c.VNFS.Method, Master: c.VNFS.Master, Prefix: c.VNFS.Prefix, States: c.States, BootAddress: a.o.prov.boot, Capsules: capsules,
 	}}
 	for _, n := range nodes {
 		out.Nodes = append(out.Nodes, nodePB(n, boots[n.Name]))
@@ -112,7 +116,7 @@ func (a nodeAPI) AddNode(ctx context.Context, r *connect.Request[apipb.AddNodeRe
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&apipb.AddNodeResponse{Node: nodePB(n, provision.Nonce{})}), nil
+	return connect.NewResponse(&apipb.AddNodeResponse{Node: nodePB(n, provision.Nonce{}), MissingVnfs: a.o.missing(n.VNFS)}), nil
 }
 
 // admitIn is admit for what lets a machine in, under a name that may be in use: a
@@ -156,7 +160,7 @@ func (a nodeAPI) SetNodes(ctx context.Context, r *connect.Request[apipb.SetNodes
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(&apipb.SetNodesResponse{Nodes: nodesPB(nodes), Unknown: unknown}), nil
+	return connect.NewResponse(&apipb.SetNodesResponse{Nodes: nodesPB(nodes), Unknown: unknown, MissingVnfs: a.o.missing(r.Msg.GetVnfs())}), nil
 }
 
 // ApproveNodes implements NodeServiceHandler.

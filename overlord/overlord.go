@@ -55,11 +55,16 @@ type Overlord struct {
 	sess    session.Options
 	routes  mapIndex
 
+	builtin   map[string]bool // modules that come with agents
+	catalogue catalogue
+
 	cluster    clusterKeeper
 	candidates candidates
 
 	parent  *parent // nil: there is none, and the root's key is here
 	passing passing // what is passed on to the parent
+
+	blobs *blobs
 
 	prov *provisioning // nil: it does not
 
@@ -68,6 +73,7 @@ type Overlord struct {
 
 	minionCalls *semaphore.Weighted
 	pulling     *semaphore.Weighted // candidates that are sent a piece of the cluster data
+	looking     *semaphore.Weighted // sub-overlords that look for a file
 	verifying   *semaphore.Weighted
 	taking      *semaphore.Weighted
 	scopes      scopes
@@ -119,18 +125,22 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) (err error) {
 		return err
 	}
 	boot, err := o.listenBoot(ln)
+	var legacy net.Listener
+	if err == nil {
+		legacy, err = o.listenLegacy()
+	}
 	if err == nil {
 		err = o.dir.WriteFile(fileAddress, []byte(ln.Addr().String()+"\n"))
 	}
 	if err != nil {
-		closeAll(ln, sock, boot)
+		closeAll(ln, sock, boot, legacy)
 		return err
 	}
 	o.log.Info("overlord ready", "name", o.cfg.Name, "address", ln.Addr().String(), "state", o.dir.Path(), "pin", o.keys.pin())
 	if cfg.Ready != nil {
 		cfg.Ready(ln.Addr().String())
 	}
-	return o.run(ctx, ln, sock, boot)
+	return o.run(ctx, ln, sock, boot, legacy)
 }
 
 func closeAll(lns ...net.Listener) {
@@ -161,8 +171,8 @@ func (o *Overlord) listenSocket() (net.Listener, error) {
 
 // run serves until ctx ends, then stops in the reverse of start: no new
 // requests, calls go on for the grace, sessions end, and close shuts the store.
-// boot is nil when nodes are not provisioned.
-func (o *Overlord) run(ctx context.Context, ln, sock, boot net.Listener) error {
+// boot is nil when nodes are not provisioned, legacy when not by the old protocol.
+func (o *Overlord) run(ctx context.Context, ln, sock, boot, legacy net.Listener) error {
 	life, endLife := context.WithCancel(context.WithoutCancel(ctx))
 	defer endLife()
 	o.life = life
@@ -184,6 +194,9 @@ func (o *Overlord) run(ctx context.Context, ln, sock, boot net.Listener) error {
 	}
 	if boot != nil {
 		g.Go(func() error { return o.serveBoot(gctx, boot) })
+	}
+	if legacy != nil {
+		g.Go(func() error { return o.serveLegacy(gctx, legacy) })
 	}
 	if o.cfg.MetricsListen != "" {
 		g.Go(func() error { return o.serveMetrics(gctx) })
@@ -232,9 +245,10 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 	o := &Overlord{
 		cfg: cfg, log: log, uid: uint32(os.Getuid()), started: time.Now(), dir: dir,
 		stopping:    make(chan struct{}),
-		minionCalls: semaphore.NewWeighted(256), pulling: semaphore.NewWeighted(64), verifying: semaphore.NewWeighted(maxVerifying), taking: semaphore.NewWeighted(maxTaking), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
+		minionCalls: semaphore.NewWeighted(256), pulling: semaphore.NewWeighted(64), looking: semaphore.NewWeighted(maxLooking), verifying: semaphore.NewWeighted(maxVerifying), taking: semaphore.NewWeighted(maxTaking), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
 	}
 	o.candidates.init(o)
+	o.catalogue.init(o)
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, o.close())
@@ -257,7 +271,7 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 	if err != nil {
 		return nil, err
 	}
-	if o.table, err = module.NewTable(minion.Modules(nil, nil)); err != nil {
+	if err := o.makeTable(); err != nil {
 		return nil, err
 	}
 	if o.keep, err = openKeep(ctx, o); err != nil {
@@ -275,6 +289,17 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 		return nil, err
 	}
 	return o, o.prepare(ctx)
+}
+
+// makeTable makes the table of the methods that come with agents.
+func (o *Overlord) makeTable() (err error) {
+	list := minion.Modules(nil, nil)
+	o.builtin = make(map[string]bool, len(list))
+	for _, m := range list {
+		o.builtin[m.Name] = true
+	}
+	o.table, err = module.NewTable(list)
+	return err
 }
 
 // keepName holds the overlord to the name of its first start: minions believe
@@ -306,7 +331,7 @@ func (o *Overlord) keepName() error {
 
 // close releases what open took, the store last.
 func (o *Overlord) close() error {
-	errs := []error{o.prov.close()}
+	errs := []error{o.prov.close(), o.blobs.close()}
 	if o.parent != nil && o.parent.agent != nil {
 		errs = append(errs, o.parent.agent.Close())
 	}

@@ -332,7 +332,8 @@ func (o *Overlord) embed(ctx context.Context) error {
 	p := o.parent
 	agent, err := minion.NewEmbedded(minion.Embed{
 		Name: o.cfg.Name, State: filepath.Join(o.dir.Path(), dirAgent), Parent: p.Name, Address: p.Address, Trust: o.trust, Key: o.keys.sub.tls,
-		Certificate: o.keys.server.Load, OnRevocations: o.onParentList, Host: host{o}, Confd: o.cfg.Confd, Version: o.cfg.Version, Reload: p.reload, Log: o.log.With("part", "agent"),
+		Certificate: o.keys.server.Load, OnRevocations: o.onParentList, Host: host{o}, Confd: o.cfg.Confd,
+		ModulesDir: o.cfg.ModulesDir, ModulesPush: o.cfg.ModulesPush, ModulesMemory: o.cfg.ModulesMemory, Version: o.cfg.Version, Reload: p.reload, Log: o.log.With("part", "agent"),
 	})
 	if err != nil {
 		return err

@@ -194,7 +194,7 @@ func startedAt(t testing.TB, cfg Config, listen string) (o *Overlord, stop func(
 		t.Fatal(err)
 	}
 	done := make(chan error, 1)
-	go func() { done <- o.run(ctx, ln, sock, nil) }()
+	go func() { done <- o.run(ctx, ln, sock, nil, nil) }()
 	return o, func() {
 		cancel()
 		if err := <-done; err != nil {

@@ -31,6 +31,9 @@ func (o *Overlord) prepare(ctx context.Context) error {
 	if err := o.cluster.load(ctx, o); err != nil {
 		return err
 	}
+	if err := o.openBlobs(); err != nil {
+		return err
+	}
 	if err := o.prepareProvision(); err != nil {
 		return err
 	}
@@ -120,6 +123,7 @@ func (o *Overlord) dropRevoked(ids []pki.Identity) {
 	}
 	for _, id := range ids {
 		if _, ok := certs[id.Name]; !ok && (id.Role == pki.Minion || id.Role == pki.Overlord) {
+			o.catalogue.forget(id.Name)
 			if s := o.fleet.forget(id.Name); s != nil {
 				s.Close(call.Revoked, "the certificate was revoked")
 			}

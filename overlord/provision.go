@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"dominion/api/apipb"
 	"dominion/call"
 	"dominion/enrol"
 	"dominion/nodescript"
@@ -79,9 +80,18 @@ func (o *Overlord) prepareProvision() error {
 		return err
 	}
 	p := &provisioning{cfg: c}
+	var above provision.Above
+	if o.parent != nil {
+		above = newAbove(o).look
+	}
+	var legacy *provision.Legacy
+	if c.LegacyListen != "" {
+		legacy = &provision.Legacy{Rules: rules, Neighbour: neighbour(arpTable), Enrolled: func(name string) bool { _, is := o.fleet.look(name); return is }}
+	}
 	p.service, err = provision.New(provision.Config{
+		Above: above,
 		Store: provStore{o}, Scripts: scripts, Statedir: c.Statedir, States: c.States, Approve: approve, Names: c.pattern(),
-		Peer: o.nodePeer, Proven: p.proven, Token: o.nodeToken, IPXE: ipxe(c.KernelArgs), At: p.at, Pin: o.keys.pin(), Log: o.log,
+		Peer: o.nodePeer, Proven: p.proven, Token: o.nodeToken, IPXE: ipxe(c.KernelArgs), At: p.at, Pin: o.keys.pin(), Legacy: legacy, Log: o.log,
 	})
 	if err != nil {
 		return err
@@ -96,6 +106,19 @@ func (p *provisioning) handler() http.Handler {
 		return http.NotFoundHandler()
 	}
 	return p.service.Handler()
+}
+
+// reapprove takes the rules of a configuration for nodes that become known from
+// now on.
+func (p *provisioning) reapprove(c ProvisionConfig) error {
+	if p == nil {
+		return nil
+	}
+	rules, err := c.rules()
+	if err != nil {
+		return err
+	}
+	return p.service.SetApprove(rules)
 }
 
 func (p *provisioning) close() error {
@@ -261,4 +284,13 @@ func (o *Overlord) nodes() (*provision.Service, error) {
 		return nil, call.Errorf(call.Unavailable, "%s", noProvisioning)
 	}
 	return o.prov.service, nil
+}
+
+// nodeCounts says how many nodes there are; nil: this overlord does not provision.
+func (o *Overlord) nodeCounts(ctx context.Context) (*apipb.NodeCounts, error) {
+	if o.prov == nil {
+		return nil, nil
+	}
+	c, err := o.keep.db.NodeCounts(ctx)
+	return &apipb.NodeCounts{All: uint64(c.All), Held: uint64(c.Held), Claimed: uint64(c.Claimed)}, err
 }

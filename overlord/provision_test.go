@@ -32,6 +32,7 @@ import (
 type site struct {
 	*fleettest.Fleet
 	statedir string
+	metrics  string // address of its metrics; empty: none
 }
 
 // newSite starts an overlord that provisions; change may say how.
@@ -183,10 +184,15 @@ func (m *metal) file(method, path string, header http.Header) answer {
 		req.Header = header
 	}
 	if m.nonce != "" {
-		req.Header.Set("Authorization", provision.Authorization(m.hwaddr, m.nonce))
+		req.Header.Set("Authorization", m.authorization())
 	}
 	return m.do(req)
 }
+
+// authorization is the header of a request for files.
+func (m *metal) authorization() string { return provision.Authorization(m.hwaddr, m.nonce) }
+
+func sumOf(text string) [32]byte { return sha256.Sum256([]byte(text)) }
 
 func digestOf(b []byte) string {
 	sum := sha256.Sum256(b)

@@ -42,7 +42,8 @@ type ProvisionConfig struct {
 	Listen string `yaml:"listen"`
 	// More words for the command line of the kernels that nodes boot, such as console=ttyS0. Default: none.
 	KernelArgs string `yaml:"kernel_args"`
-	// Address of the old plain-text protocol. This version does not speak it: must be left out.
+	// Address of the old plain-text protocol, host:port; the old clients ask at port 987. It proves nobody and hides
+	// nothing: see docs/security.md. Default: none, it is not spoken. STATE/legacy_address tells.
 	LegacyListen string `yaml:"legacy_listen"`
 	// Nodes that are approved at first contact: all, or a list of {mac, network}. Default: none, an operator approves them.
 	Approve ApproveRules `yaml:"approve"`
@@ -102,8 +103,8 @@ func (c *ProvisionConfig) settle(state string) error {
 	if c.States == nil {
 		c.States = []string{provision.StateInit, "ready"}
 	}
-	if c.LegacyListen != "" {
-		return errors.New("provision.legacy_listen: this version does not speak the old protocol")
+	if _, _, err := net.SplitHostPort(c.LegacyListen); c.LegacyListen != "" && err != nil {
+		return fmt.Errorf("provision.legacy_listen: %q is not host:port, such as :987", c.LegacyListen)
 	}
 	if _, _, err := net.SplitHostPort(c.Listen); err != nil {
 		return fmt.Errorf("provision.listen: %q is not host:port", c.Listen)

@@ -38,6 +38,7 @@ func (s provStore) View(ctx context.Context, fn func(provision.View) error) erro
 type nodeReader interface {
 	Node(ctx context.Context, name string) (store.Node, error)
 	NodeOf(ctx context.Context, hwaddr string) (store.Node, error)
+	NodeAt(ctx context.Context, address string) (store.Node, error)
 	Nodes(ctx context.Context) ([]store.Node, error)
 	Nonce(ctx context.Context, hash []byte) (store.Nonce, error)
 	NonceOf(ctx context.Context, node string) (store.Nonce, error)
@@ -72,6 +73,12 @@ func (v provView) Node(name string) (provision.Node, bool, error) {
 // NodeOf implements provision.NodeView.
 func (v provView) NodeOf(hwaddr string) (provision.Node, bool, error) {
 	row, err := v.r.NodeOf(v.ctx, hwaddr)
+	return found(row, err, fromNode)
+}
+
+// NodeAt implements provision.NodeView.
+func (v provView) NodeAt(addr netip.Addr) (provision.Node, bool, error) {
+	row, err := v.r.NodeAt(v.ctx, addr.String())
 	return found(row, err, fromNode)
 }
 
@@ -156,20 +163,43 @@ func (t provTx) DeleteNode(name string) error {
 }
 
 // Join implements provision.NodeTx.
-func (t provTx) Join(group, node string) error {
-	return t.regroup(group, func(members []string) []string {
-		if slices.Contains(members, node) {
-			return members
-		}
-		return append(members, node)
-	})
+func (t provTx) Join(group string, nodes ...string) error {
+	return t.regroup(group, func(members []string) []string { return append(members, nodes...) })
 }
 
 // Leave implements provision.NodeTx.
-func (t provTx) Leave(group, node string) error {
-	return t.regroup(group, func(members []string) []string {
-		return slices.DeleteFunc(members, func(m string) bool { return m == node })
-	})
+func (t provTx) Leave(group string, nodes ...string) error {
+	return t.regroup(group, func(members []string) []string { return without(members, nodes) })
+}
+
+// LeaveAll implements provision.NodeTx.
+func (t provTx) LeaveAll(nodes ...string) error {
+	groups, err := t.tx.Groups(t.ctx)
+	if err != nil {
+		return err
+	}
+	for _, g := range groups {
+		members, err := expand(g.Members)
+		if err != nil {
+			return err
+		}
+		if n := len(members); len(without(members, nodes)) == n {
+			continue
+		}
+		if err := t.Leave(g.Name, nodes...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// without takes names out of others. Both may be many, and the store's one writer waits.
+func without(names, gone []string) []string {
+	is := make(map[string]struct{}, len(gone))
+	for _, n := range gone {
+		is[n] = struct{}{}
+	}
+	return slices.DeleteFunc(names, func(n string) bool { _, yes := is[n]; return yes })
 }
 
 func (t provTx) regroup(name string, change func([]string) []string) error {
@@ -184,7 +214,7 @@ func (t provTx) regroup(name string, change func([]string) []string) error {
 	members = change(members)
 	slices.Sort(members)
 	*t.regrouped = true
-	return t.tx.PutGroup(t.ctx, store.Group{Name: name, Members: target.Fold(members)})
+	return t.tx.PutGroup(t.ctx, store.Group{Name: name, Members: target.Fold(slices.Compact(members))})
 }
 
 // PutNonce implements provision.NonceTx.

@@ -7,8 +7,7 @@ import (
 	"net/netip"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
+	"dominion/api/canonical"
 	"dominion/api/fleetpb"
 	"dominion/call"
 	"dominion/pki"
@@ -44,7 +43,7 @@ func (o *Overlord) relayRecover(ctx context.Context, c caller, token string, r *
 		return nil, call.Errorf(call.Internal, "the statement that overlord/%s sends: %v", o.parent.Name, err)
 	}
 	got.TimeMs = 0
-	b, err := proto.MarshalOptions{Deterministic: true}.Marshal(got)
+	b, err := canonical.Marshal(got)
 	if err != nil || !bytes.Equal(b, req.Recovery) {
 		return nil, call.Errorf(call.Internal, "the statement that overlord/%s sends explains something else: epoch %d of log %.64q", o.parent.Name, got.Epoch, got.LogId)
 	}

@@ -70,7 +70,7 @@ func (o *Overlord) resume(ctx context.Context, j store.Job) (*running, error) {
 	if err != nil {
 		return nil, err
 	}
-	if m, ok := o.table.Lookup(p.Order.Method); ok {
+	if m, ok := o.method(p.Order.Method); ok {
 		p.Read = m.Effect() == module.Read
 	}
 	r := o.newRunning(p, nil)

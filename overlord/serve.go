@@ -74,6 +74,7 @@ func (o *Overlord) ready(s *session.Session) {
 	}
 	o.cluster.look()
 	o.candidates.arrived(s)
+	o.catalogue.arrived(s)
 	o.log.Info("minion connected", "machine", peer.Name, "address", s.RemoteAddr().String(), "agent", s.PeerHello().AgentVersion)
 	o.background.Go(func() {
 		if err := o.keep.arrived(o.life, s); err != nil {
@@ -88,8 +89,15 @@ type handler struct{ o *Overlord }
 // Call implements session.Handler.
 func (h handler) Call(s *session.Session, id uint64, c *fleetpb.Call) {
 	o := h.o
-	if c.Method == session.MethodClusterData {
+	switch c.Method {
+	case session.MethodClusterData:
 		h.clusterData(s, id, c)
+		return
+	case session.MethodBlob:
+		h.blob(s, id, c)
+		return
+	case session.MethodProvisionFile:
+		h.provisionFile(s, id, c)
 		return
 	}
 	if !o.fleet.mayAsk(s.Peer().Name, time.Now()) {
@@ -145,6 +153,12 @@ func (o *Overlord) minionAsks(ctx context.Context, s *session.Session, c *fleetp
 			return nil, call.Errorf(call.Invalid, "facts are a JSON object of at most %d bytes", maxFacts)
 		}
 		return struct{}{}, o.keep.facts(ctx, s.Peer().Name, c.Args)
+	case session.MethodOffer:
+		var in session.OfferArgs
+		if err := json.Unmarshal(c.Args, &in); err != nil {
+			return nil, call.Errorf(call.Invalid, "arguments: %v", err)
+		}
+		return struct{}{}, o.catalogue.learn(ctx, s, in.Digest)
 	case session.MethodGrant:
 		return o.passedUp(ctx, s, c.Args)
 	case session.MethodOrders:

@@ -7,6 +7,7 @@ import (
 	"crypto/sha256"
 	"fmt"
 
+	"dominion/api/canonical"
 	"dominion/api/fleetpb"
 )
 
@@ -29,7 +30,7 @@ type RecoverRequest struct {
 
 // NewRecoverRequest asks for r to be signed.
 func NewRecoverRequest(overlord string, r *fleetpb.Recovery, actor, token string, key crypto.Signer) (RecoverRequest, error) {
-	body, err := marshal(&fleetpb.Recovery{
+	body, err := canonical.Marshal(&fleetpb.Recovery{
 		LogId: r.LogId, Epoch: r.Epoch, AbandonedSize: r.AbandonedSize, AbandonedRoot: r.AbandonedRoot, RestoredSize: r.RestoredSize, RestoredRoot: r.RestoredRoot,
 	})
 	if err != nil {
@@ -69,7 +70,7 @@ func (r *RecoverRequest) Check(key crypto.PublicKey) (*fleetpb.Recovery, error) 
 		return nil, fmt.Errorf("%w: the overlord's signature over it does not hold", ErrRequest)
 	}
 	out := new(fleetpb.Recovery)
-	if err := unmarshal(r.Recovery, out); err != nil {
+	if err := canonical.Unmarshal(r.Recovery, out); err != nil {
 		return nil, fmt.Errorf("%w: recovery: %v", ErrRequest, err)
 	}
 	const most = 1 << 62

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"dominion/api/canonical"
 	"dominion/api/fleetpb"
 )
 
@@ -198,7 +199,7 @@ func (l *RevocationList) marshal() ([]byte, error) {
 			p.Entries[i].KeySha256 = r.Key[:]
 		}
 	}
-	return marshal(p)
+	return canonical.Marshal(p)
 }
 
 // ParseRevocations checks and reads what SignRevocations wrote. Every error
@@ -220,7 +221,7 @@ func ParseRevocations(root *x509.Certificate, signed []byte) (*RevocationList, e
 
 func parseList(body []byte) (*RevocationList, error) {
 	var p fleetpb.RevocationList
-	if err := unmarshal(body, &p); err != nil {
+	if err := canonical.Unmarshal(body, &p); err != nil {
 		return nil, err
 	}
 	if p.IssuedAtMs < 0 {

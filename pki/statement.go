@@ -1,7 +1,6 @@
 package pki
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -12,8 +11,7 @@ import (
 	"fmt"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
+	"dominion/api/canonical"
 	"dominion/api/fleetpb"
 )
 
@@ -44,7 +42,7 @@ func SignStatement(root *Authority, prefix string, body []byte) ([]byte, error) 
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", prefix, err)
 	}
-	signed, err := marshal(&fleetpb.Signed{Body: body, Signature: sig})
+	signed, err := canonical.Marshal(&fleetpb.Signed{Body: body, Signature: sig})
 	if err != nil {
 		return nil, fmt.Errorf("sign %s: %w", prefix, err)
 	}
@@ -61,7 +59,7 @@ func OpenStatement(root *x509.Certificate, prefix string, signed []byte) ([]byte
 		return nil, fmt.Errorf("%w: %d bytes are more than %d", ErrStatement, len(signed), MaxStatement)
 	}
 	var s fleetpb.Signed
-	if err := unmarshal(signed, &s); err != nil {
+	if err := canonical.Unmarshal(signed, &s); err != nil {
 		return nil, fmt.Errorf("%w: %v", ErrStatement, err)
 	}
 	pub, ok := root.PublicKey.(*ecdsa.PublicKey)
@@ -80,26 +78,6 @@ func statementSum(prefix string, body []byte) [sha256.Size]byte {
 	h.Write([]byte(prefix))
 	h.Write(body)
 	return [sha256.Size]byte(h.Sum(nil))
-}
-
-func marshal(m proto.Message) ([]byte, error) {
-	return proto.MarshalOptions{Deterministic: true}.Marshal(m)
-}
-
-// unmarshal accepts exactly what marshal writes.
-func unmarshal(b []byte, m proto.Message) error {
-	// What is unknown is dropped, and then missing from the encoding below.
-	if err := (proto.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(b, m); err != nil {
-		return err
-	}
-	again, err := marshal(m)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(again, b) {
-		return errors.New("not in canonical form")
-	}
-	return nil
 }
 
 // LogKey certifies the key that signs an audit log's checkpoints.
@@ -130,7 +108,7 @@ func SignLogKey(root *Authority, k LogKey) ([]byte, error) {
 	if err := k.check(); err != nil {
 		return nil, fmt.Errorf("certify log key: %w", err)
 	}
-	body, err := marshal(&fleetpb.LogKey{
+	body, err := canonical.Marshal(&fleetpb.LogKey{
 		LogId: k.LogID, Overlord: k.Overlord, PublicKey: k.PublicKey, NotAfterMs: k.NotAfter.UnixMilli(),
 	})
 	if err != nil {
@@ -147,7 +125,7 @@ func OpenLogKey(root *x509.Certificate, signed []byte) (LogKey, error) {
 		return LogKey{}, err
 	}
 	var p fleetpb.LogKey
-	if err := unmarshal(body, &p); err != nil {
+	if err := canonical.Unmarshal(body, &p); err != nil {
 		return LogKey{}, fmt.Errorf("%w: %v", ErrStatement, err)
 	}
 	k := LogKey{LogID: p.LogId, Overlord: p.Overlord, PublicKey: p.PublicKey, NotAfter: time.UnixMilli(p.NotAfterMs)}
@@ -159,7 +137,7 @@ func OpenLogKey(root *x509.Certificate, signed []byte) (LogKey, error) {
 
 // SignRecovery lets the root explain an audit log that was restored.
 func SignRecovery(root *Authority, r *fleetpb.Recovery) ([]byte, error) {
-	body, err := marshal(r)
+	body, err := canonical.Marshal(r)
 	if err != nil {
 		return nil, fmt.Errorf("sign recovery: %w", err)
 	}
@@ -173,7 +151,7 @@ func OpenRecovery(root *x509.Certificate, signed []byte) (*fleetpb.Recovery, err
 		return nil, err
 	}
 	r := new(fleetpb.Recovery)
-	if err := unmarshal(body, r); err != nil {
+	if err := canonical.Unmarshal(body, r); err != nil {
 		return nil, fmt.Errorf("%w: recovery: %v", ErrStatement, err)
 	}
 	return r, nil

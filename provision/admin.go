@@ -165,11 +165,12 @@ func (s *Service) add(tx Tx, actor string, n *Node) error {
 }
 
 // of changes each of the named nodes, in one transaction with one record, and
-// gives those that it changed. Code: NotFound.
-func (s *Service) of(ctx context.Context, actor, action, detail string, names []string, change func(tx Tx, n *Node) (bool, error)) (out []Node, err error) {
+// gives those that it changed. What is done once for all of them goes into g. Code: NotFound.
+func (s *Service) of(ctx context.Context, actor, action, detail string, names []string, change func(tx Tx, n *Node, g *regrouping) (bool, error)) (out []Node, err error) {
 	err = s.cfg.Store.Update(ctx, func(tx Tx) error {
 		out = out[:0]
 		var changed []string
+		var g regrouping
 		for _, name := range names {
 			n, ok, err := tx.Node(name)
 			if err == nil && !ok {
@@ -178,7 +179,7 @@ func (s *Service) of(ctx context.Context, actor, action, detail string, names []
 			if err != nil {
 				return err
 			}
-			yes, err := change(tx, &n)
+			yes, err := change(tx, &n, &g)
 			if err != nil {
 				return err
 			}
@@ -186,8 +187,8 @@ func (s *Service) of(ctx context.Context, actor, action, detail string, names []
 				out, changed = append(out, n), append(changed, n.Name)
 			}
 		}
-		if len(changed) == 0 {
-			return nil
+		if err := g.do(tx); err != nil || len(changed) == 0 {
+			return err
 		}
 		return tx.Audit(&auditpb.Record{
 			TimeMs: s.cfg.Now().UnixMilli(), Actor: actor, Action: action, Subject: cut(target.Fold(changed), 1000), Detail: cut(detail, 3000),
@@ -202,11 +203,9 @@ func (s *Service) Set(ctx context.Context, actor string, names []string, c Chang
 	if err := c.check(); err != nil {
 		return nil, err
 	}
-	return s.of(ctx, actor, "node.set", c.String(), names, func(tx Tx, n *Node) (bool, error) {
+	return s.of(ctx, actor, "node.set", c.String(), names, func(tx Tx, n *Node, g *regrouping) (bool, error) {
 		if c.Group != nil && *c.Group != n.Group {
-			if err := regroup(tx, n, *c.Group); err != nil {
-				return false, err
-			}
+			g.move(n, *c.Group)
 		}
 		set(&n.VNFS, c.VNFS)
 		set(&n.Enabled, c.Enabled)
@@ -228,23 +227,57 @@ func set[T any](to *T, v *T) {
 	}
 }
 
-// regroup makes a node a member of its new primary group in the place of the old.
-func regroup(tx Tx, n *Node, group string) error {
+// regrouping is what becomes of groups when nodes change. A group is read and written
+// as a whole, so it is done once for all nodes.
+type regrouping struct {
+	leave, join map[string][]string // by group
+	gone        []string
+}
+
+// move makes a node a member of its new primary group in the place of the old.
+func (g *regrouping) move(n *Node, to string) {
+	if g.leave == nil {
+		g.leave, g.join = make(map[string][]string), make(map[string][]string)
+	}
 	if n.Group != "" {
-		if err := tx.Leave(n.Group, n.Name); err != nil {
+		g.leave[n.Group] = append(g.leave[n.Group], n.Name)
+	}
+	if n.Group = to; to != "" {
+		g.join[to] = append(g.join[to], n.Name)
+	}
+}
+
+// forget takes a node that is deleted out of its groups, unless it is a machine
+// of that name as well, which stays what it is.
+func (g *regrouping) forget(tx Tx, name string) error {
+	taken, err := tx.Taken(name)
+	if err == nil && !taken {
+		g.gone = append(g.gone, name)
+	}
+	return err
+}
+
+func (g *regrouping) do(tx Tx) error {
+	for group, names := range g.leave {
+		if err := tx.Leave(group, names...); err != nil {
 			return err
 		}
 	}
-	if n.Group = group; group == "" {
+	for group, names := range g.join {
+		if err := tx.Join(group, names...); err != nil {
+			return err
+		}
+	}
+	if len(g.gone) == 0 {
 		return nil
 	}
-	return tx.Join(group, n.Name)
+	return tx.LeaveAll(g.gone...)
 }
 
 // Approve lets nodes in that are held, and gives those whose boot somebody else
 // claimed to the next who asks. Code: NotFound.
 func (s *Service) Approve(ctx context.Context, actor string, names []string) ([]Node, error) {
-	return s.of(ctx, actor, "node.approve", "", names, func(tx Tx, n *Node) (bool, error) {
+	return s.of(ctx, actor, "node.approve", "", names, func(tx Tx, n *Node, _ *regrouping) (bool, error) {
 		if !n.held() && !n.Claim.IsValid() {
 			return false, nil
 		}
@@ -261,13 +294,12 @@ func (s *Service) Approve(ctx context.Context, actor string, names []string) ([]
 	})
 }
 
-// Delete forgets nodes. Their minions stay what they are. Code: NotFound.
+// Delete forgets nodes, in groups too. Machines that have enrolled under their names
+// stay what they are, members of groups among it. Code: NotFound.
 func (s *Service) Delete(ctx context.Context, actor string, names []string) ([]Node, error) {
-	return s.of(ctx, actor, "node.delete", "", names, func(tx Tx, n *Node) (bool, error) {
-		if n.Group != "" {
-			if err := tx.Leave(n.Group, n.Name); err != nil {
-				return false, err
-			}
+	return s.of(ctx, actor, "node.delete", "", names, func(tx Tx, n *Node, g *regrouping) (bool, error) {
+		if err := g.forget(tx, n.Name); err != nil {
+			return false, err
 		}
 		return true, tx.DeleteNode(n.Name)
 	})
@@ -325,10 +357,12 @@ func yield(tx Tx, name, by string) (string, error) {
 	case other.Name == name:
 		return "", call.Errorf(call.Invalid, "node %q cannot replace itself", name)
 	}
-	if other.Group != "" {
-		if err := tx.Leave(other.Group, other.Name); err != nil {
-			return "", err
-		}
+	var g regrouping
+	if err := g.forget(tx, other.Name); err != nil {
+		return "", err
+	}
+	if err := g.do(tx); err != nil {
+		return "", err
 	}
 	return other.HWAddr, tx.DeleteNode(other.Name)
 }

@@ -38,10 +38,10 @@ func (s *Service) next(v View, hwaddr string, from netip.Addr) (n Node, out Boot
 		}
 		return n, out, what, nil
 	}
-	old, had, err := v.NonceOf(n.Name)
+	second, old, had, err := s.second(v, n, from)
 	switch {
 	case err != nil:
-	case from == n.Claim || had && old.Source != from && (old.open(now) || n.Claim.IsValid()):
+	case second:
 		if n.Claim != from || now.Sub(n.ClaimAt) >= contactEvery {
 			what = stepSecond
 		}
@@ -51,6 +51,14 @@ func (s *Service) next(v View, hwaddr string, from netip.Addr) (n Node, out Boot
 		what = stepBegin
 	}
 	return n, out, what, err
+}
+
+// second says whether somebody else than from boots as a node, or did when it was
+// claimed; and gives the node's nonce.
+func (s *Service) second(v View, n Node, from netip.Addr) (second bool, old Nonce, had bool, err error) {
+	old, had, err = v.NonceOf(n.Name)
+	second = from == n.Claim || had && old.Source != from && (old.open(s.cfg.Now()) || n.Claim.IsValid())
+	return second && err == nil, old, had, err
 }
 
 // Claim says what a machine that boots from an address does, and begins its
@@ -72,7 +80,7 @@ func (s *Service) Claim(ctx context.Context, hwaddr string, from netip.Addr) (ou
 	err = s.cfg.Store.Update(ctx, func(tx Tx) error {
 		var n Node
 		if n, out, what, err = s.next(tx, hwaddr, from); err == nil && what == stepMeet {
-			if err = s.meet(tx, hwaddr, from); err == nil {
+			if err = s.meet(tx, hwaddr, from, ""); err == nil {
 				n, out, what, err = s.next(tx, hwaddr, from)
 			}
 		}

@@ -16,8 +16,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-
-	"dominion/api/auditpb"
 )
 
 // file is GET and HEAD files/PATH.
@@ -40,25 +38,41 @@ func (s *Service) file(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	defer leave()
-	f, st, err := s.openFile(n.Name, name)
+	return s.serveFile(w, r, n, fileAsk{root: s.root, below: name, name: name, session: session, from: from})
+}
+
+// fileAsk is a file that a node asks for, and may have.
+type fileAsk struct {
+	root    *os.Root
+	below   string // its path in root
+	name    string // its path in the directory of files
+	session string // what tells this boot, or this certificate, from others
+	from    netip.Addr
+	how     string // for the audit log
+}
+
+// serveFile answers with a file, or a part of it.
+func (s *Service) serveFile(w http.ResponseWriter, r *http.Request, n Node, a fileAsk) error {
+	info, f, err := s.open(r.Context(), n.Name, a)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	sum, err := s.sums.of(r.Context(), name, f, st)
-	if err != nil {
-		return fmt.Errorf("read %s: %w", name, err)
+	if a.how != "" && r.URL.RawQuery == sumQuery {
+		w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+		_, _ = fmt.Fprintf(w, "%s  %s\n", hex.EncodeToString(info.Sum[:]), path.Base(a.name)) // who left does not need it
+		return nil
 	}
-	if err := s.handFile(r, n, session, name, from, st, sum); err != nil {
+	if err := s.handFile(r, n, a, info); err != nil {
 		return err
 	}
 	h := w.Header()
 	h.Set("Content-Type", "application/octet-stream")
-	h.Set("Etag", `"sha256:`+hex.EncodeToString(sum[:])+`"`)
-	h.Set("Digest", digestHeader(sum[:]))
+	h.Set("Etag", `"sha256:`+hex.EncodeToString(info.Sum[:])+`"`)
+	h.Set("Digest", digestHeader(info.Sum[:]))
 	h.Set("Dominion-Node", n.Name)
 	h.Set("Cache-Control", "no-store")
-	http.ServeContent(w, r, "", time.Time{}, f)
+	s.serve(w, r, f)
 	return nil
 }
 
@@ -89,7 +103,8 @@ const scriptsFolder = "nodescripts"
 
 // openFile opens a regular file below the directory of files, without ever
 // leaving that.
-func (s *Service) openFile(node, name string) (*os.File, fs.FileInfo, error) {
+func (s *Service) openFile(node string, a fileAsk) (*os.File, fs.FileInfo, error) {
+	name := a.name
 	clean := path.Clean("/" + name)[1:]
 	switch {
 	case !fs.ValidPath(name) || clean != name || clean == "." || strings.ContainsAny(name, "\x00\\"):
@@ -98,7 +113,7 @@ func (s *Service) openFile(node, name string) (*os.File, fs.FileInfo, error) {
 		return nil, nil, denied(node, "node scripts are not for nodes: "+cut(name, 200))
 	}
 	// What is no file, such as a pipe, must not be waited for.
-	f, err := s.root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	f, err := a.root.OpenFile(a.below, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ENOTDIR), errors.Is(err, syscall.ENAMETOOLONG):
 		return nil, nil, noFile(node, name)
@@ -123,25 +138,12 @@ func noFile(node, name string) *Refusal {
 
 // handFile notes that a node gets a file: once for each boot, or for each hour,
 // and content, however many parts it asks for.
-func (s *Service) handFile(r *http.Request, n Node, session, name string, from netip.Addr, st fs.FileInfo, sum [32]byte) error {
+func (s *Service) handFile(r *http.Request, n Node, a fileAsk, info FileInfo) error {
 	if r.Method == http.MethodHead {
 		return nil
 	}
-	now := s.cfg.Now()
-	key := seenKey{node: n.Name, session: session, path: name, sum: sum, from: from}
-	if s.seen.has(key, now) {
-		return nil
-	}
-	err := s.cfg.Store.Update(r.Context(), func(tx Tx) error {
-		return tx.Audit(&auditpb.Record{
-			TimeMs: now.UnixMilli(), Actor: "node/" + n.Name, Action: "node.file", Subject: n.Name,
-			Detail: fmt.Sprintf("%s to %s, %d bytes", cut(name, 1000), from, st.Size()), Digest: sum[:],
-		})
-	})
-	if err == nil {
-		s.seen.add(key, now)
-	}
-	return err
+	key := seenKey{node: n.Name, session: a.session, path: a.name, sum: info.Sum, from: a.from}
+	return s.noteFile(r.Context(), "node/"+n.Name, n.Name, key, fmt.Sprintf("%s to %s, %d bytes%s", cut(a.name, 1000), a.from, info.Size, a.how))
 }
 
 // sums keeps the digests of files, as long as they look unchanged.

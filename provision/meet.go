@@ -12,26 +12,30 @@ import (
 	"dominion/target"
 )
 
-// meet makes a node of who is not known yet. Without room the code is Busy.
-func (s *Service) meet(tx Tx, hwaddr string, from netip.Addr) error {
+// meet makes a node of who is not known yet. Without room the code is Busy. A
+// name that it wishes for it gets when that is free and an operator will see it:
+// not when a rule approves it.
+func (s *Service) meet(tx Tx, hwaddr string, from netip.Addr, wish string) error {
 	now := s.cfg.Now()
 	n := Node{
 		HWAddr: hwaddr, Enabled: true, Boot: BootProvision, Created: now, Source: from, Addr: from, Contact: now,
 	}
-	for _, r := range s.cfg.Approve {
-		if r.covers(hwaddr, from) {
-			n.Approved, n.ApprovedBy = now, "rule"
-			break
-		}
+	if slices.ContainsFunc(s.approve.Load().rules, func(r Rule) bool { return r.covers(hwaddr, from) }) {
+		n.Approved, n.ApprovedBy = now, "rule"
 	}
 	if err := s.room(tx, n); err != nil {
 		return err
 	}
-	name, err := s.cfg.Names.next(tx)
+	var err error
+	if n.held() {
+		n.Name, err = wished(tx, wish)
+	}
+	if err == nil && n.Name == "" {
+		n.Name, err = s.cfg.Names.next(tx)
+	}
 	if err != nil {
 		return err
 	}
-	n.Name = name
 	if err := tx.PutNode(n); err != nil {
 		return err
 	}
@@ -45,15 +49,38 @@ func (s *Service) meet(tx Tx, hwaddr string, from netip.Addr) error {
 	})
 }
 
-// forget makes room of nodes that were held and not heard of for long.
+// wished gives the name that a machine wishes for; empty: it cannot have it.
+func wished(tx Tx, wish string) (string, error) {
+	name, err := call.ParseName(wish)
+	if err != nil {
+		return "", nil //nolint:nilerr // it gets another
+	}
+	if _, is, err := tx.Node(name); err != nil || is {
+		return "", err
+	}
+	if taken, err := tx.Taken(name); err != nil || taken {
+		return "", err
+	}
+	return name, nil
+}
+
+// forget makes room of nodes that were held and not heard of for long. They leave
+// their primary groups alone: who else asked for their names to be in groups may await
+// machines of these names.
 func (s *Service) forget(tx Tx, stale []string) error {
+	var g regrouping
 	for _, name := range stale {
+		n, _, err := tx.Node(name)
+		if err != nil {
+			return err
+		}
+		g.move(&n, "")
 		if err := tx.DeleteNode(name); err != nil {
 			return err
 		}
 	}
-	if len(stale) == 0 {
-		return nil
+	if err := g.do(tx); err != nil || len(stale) == 0 {
+		return err
 	}
 	slices.Sort(stale)
 	return tx.Audit(&auditpb.Record{

@@ -76,6 +76,15 @@ func (t memoryTx) NodeOf(hwaddr string) (Node, bool, error) {
 	return Node{}, false, nil
 }
 
+func (t memoryTx) NodeAt(addr netip.Addr) (out Node, ok bool, err error) {
+	for _, n := range t.m.nodes {
+		if !n.held() && n.Addr == addr && (!ok || n.Contact.After(out.Contact)) {
+			out, ok = n, true
+		}
+	}
+	return out, ok, nil
+}
+
 func (t memoryTx) Nodes() ([]Node, error) {
 	var out []Node
 	for _, name := range slices.Sorted(maps.Keys(t.m.nodes)) {
@@ -108,13 +117,22 @@ func (t memoryTx) DeleteNode(name string) error {
 	return nil
 }
 
-func (t memoryTx) Join(group, node string) error {
-	t.m.groups[group] = append(slices.Clone(t.m.groups[group]), node)
+func (t memoryTx) Join(group string, nodes ...string) error {
+	t.m.groups[group] = append(slices.Clone(t.m.groups[group]), nodes...)
 	return nil
 }
 
-func (t memoryTx) Leave(group, node string) error {
-	t.m.groups[group] = slices.DeleteFunc(slices.Clone(t.m.groups[group]), func(n string) bool { return n == node })
+func (t memoryTx) Leave(group string, nodes ...string) error {
+	t.m.groups[group] = slices.DeleteFunc(slices.Clone(t.m.groups[group]), func(n string) bool { return slices.Contains(nodes, n) })
+	return nil
+}
+
+func (t memoryTx) LeaveAll(nodes ...string) error {
+	for g := range t.m.groups {
+		if err := t.Leave(g, nodes...); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 

@@ -22,6 +22,8 @@ type Refusal struct {
 	node  string // that is meant: a name or a hardware address; empty: none is known
 	why   string // for the audit log; empty: Detail
 	quiet bool   // it is no news for the audit log
+
+	notAdded bool // the old protocol has a line for it
 }
 
 // Error implements error.
@@ -40,9 +42,14 @@ func invalid(err error) *Refusal {
 // refuse makes a refusal of an error, and puts it on the audit log, as far as
 // that is not full of them already.
 func (s *Service) refuse(r *http.Request, action string, err error) *Refusal {
+	return s.refuseTo(r.Context(), r.RemoteAddr, action, err)
+}
+
+// refuseTo is refuse for who asks from host:port.
+func (s *Service) refuseTo(ctx context.Context, from, action string, err error) *Refusal {
 	f, ok := errors.AsType[*Refusal](err)
 	if !ok {
-		return s.broken(r, action, err)
+		return s.broken(ctx, from, action, err)
 	}
 	if f.quiet {
 		return f
@@ -51,27 +58,27 @@ func (s *Service) refuse(r *http.Request, action string, err error) *Refusal {
 	if why == "" {
 		why = f.Detail
 	}
-	s.cfg.Log.Warn("node refused", "from", r.RemoteAddr, "action", action, "node", f.node, "why", cut(why, 500))
+	s.cfg.Log.Warn("node refused", "from", from, "action", action, "node", f.node, "why", cut(why, 500))
 	meter := s.meter
 	if f.Status == http.StatusNotFound { // of a node, so that it does not hide what strangers do
 		meter = s.asked
 	}
-	s.record(r.Context(), meter, &auditpb.Record{
-		Actor: "address/" + host(r.RemoteAddr), Action: "denied", Subject: cut(f.node, 260), Detail: action + ": " + cut(why, 500),
+	s.record(ctx, meter, &auditpb.Record{
+		Actor: "address/" + host(from), Action: "denied", Subject: cut(f.node, 260), Detail: action + ": " + cut(why, 500),
 	})
 	return f
 }
 
 // broken is the refusal for what is no fault of the node.
-func (s *Service) broken(r *http.Request, action string, err error) *Refusal {
-	if r.Context().Err() != nil {
+func (s *Service) broken(ctx context.Context, from, action string, err error) *Refusal {
+	if ctx.Err() != nil {
 		return &Refusal{Status: http.StatusServiceUnavailable, Code: "unavailable", Detail: "the request was given up"}
 	}
 	if code := call.CodeOf(err); code == call.Unavailable || code == call.AuditRefused || code == call.Busy {
-		s.cfg.Log.Error("request of a node not answered", "from", r.RemoteAddr, "action", action, "error", err)
+		s.cfg.Log.Error("request of a node not answered", "from", from, "action", action, "error", err)
 		return &Refusal{Status: http.StatusServiceUnavailable, Code: "unavailable", Detail: "the overlord takes no requests now; ask again"}
 	}
-	s.cfg.Log.Error("request of a node failed", "from", r.RemoteAddr, "action", action, "error", err)
+	s.cfg.Log.Error("request of a node failed", "from", from, "action", action, "error", err)
 	return &Refusal{Status: http.StatusInternalServerError, Code: "internal", Detail: "the overlord's log says more"}
 }
 

@@ -52,12 +52,17 @@ func (s *Service) asks(v View, r *http.Request, req Request, p proof) (Node, err
 	}
 	n, err := s.running(v, r)
 	if err == nil && !slices.Contains(s.cfg.States, req.State) {
-		return n, &Refusal{
-			Status: http.StatusNotFound, Code: "not_found", node: n.Name,
-			Detail: fmt.Sprintf("there is no state %q here; there are %s", req.State, strings.Join(s.cfg.States, ", ")),
-		}
+		return n, s.noState(n, req.State)
 	}
 	return n, err
+}
+
+// noState is the answer to a node that asks in a state that is not on the list.
+func (s *Service) noState(n Node, state string) *Refusal {
+	return &Refusal{
+		Status: http.StatusNotFound, Code: "not_found", node: n.Name,
+		Detail: fmt.Sprintf("there is no state %q here; there are %s", state, strings.Join(s.cfg.States, ", ")),
+	}
 }
 
 // script is POST script.
@@ -183,7 +188,7 @@ func (s *Service) firstContact(r *http.Request, req Request, from netip.Addr, wh
 		if ok {
 			return s.heard(tx, n, from)
 		}
-		return s.meet(tx, req.HWAddr[0], from)
+		return s.meet(tx, req.HWAddr[0], from, "")
 	})
 	if err != nil && call.CodeOf(err) != call.Busy {
 		return err

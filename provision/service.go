@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"dominion/audit"
@@ -52,12 +53,16 @@ type Config struct {
 	// Token makes a join token for the minion of a node, which it may use once, in
 	// the place of one that it had.
 	Token func(ctx context.Context, node string) (text, id string, err error)
+	// Above looks up files that are not here. Nil: there is nobody to ask.
+	Above Above
 	// IPXE writes the script that a node boots with.
 	IPXE func(b BootScript) []byte
 	// At gives the addresses, host:port, of provision/1 and of /boot/ for who
 	// reached this host at an address.
 	At  func(reached netip.Addr) (server, boot string)
 	Pin string // of the fleet's root
+	// Legacy says how the old protocol is served; nil: it is not.
+	Legacy *Legacy
 
 	Now func() time.Time // nil: time.Now
 	Log *slog.Logger     // nil: discarded
@@ -93,8 +98,16 @@ type Service struct {
 	sums  sums
 	seen  seen         // files of which the audit log says already that a node got them
 	meets *pace        // of machines that are not known yet
+	lacks *pace        // of what is asked for and is not there, on the log
 	meter *audit.Meter // of refusals and claims on the audit log
 	asked *audit.Meter // of what nodes asked for that is not there
+
+	approve  atomic.Pointer[approval]
+	times    legacyTimes
+	old      legacySeen
+	at       addresses
+	looks    *pace        // of the nodes of addresses
+	messages *audit.Meter // of what nodes say for the log
 
 	mu     sync.Mutex
 	all    int            // requests that are worked on
@@ -118,10 +131,8 @@ func New(cfg Config) (*Service, error) {
 			return nil, fmt.Errorf("states: %w", err)
 		}
 	}
-	for _, r := range cfg.Approve {
-		if _, err := path.Match(strings.ToUpper(r.MAC), ""); err != nil {
-			return nil, fmt.Errorf("approve: mac %q: %w", r.MAC, err)
-		}
+	if err := checkRules(cfg.Approve); err != nil {
+		return nil, err
 	}
 	if err := cfg.Names.Check(); err != nil {
 		return nil, fmt.Errorf("names: %w", err)
@@ -130,7 +141,35 @@ func New(cfg Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the directory of node scripts and files: %w", err)
 	}
-	return &Service{cfg: cfg, root: root, meets: &pace{burst: meetBurst, every: meetEvery}, meter: audit.NewMeter(cfg.Now), asked: audit.NewMeter(cfg.Now), ofNode: make(map[string]int)}, nil
+	s := &Service{
+		cfg: cfg, root: root, meets: &pace{burst: meetBurst, every: meetEvery}, looks: &pace{burst: lookBurst, every: lookEvery},
+		lacks: &pace{burst: 4, every: time.Minute}, meter: audit.NewMeter(cfg.Now), asked: audit.NewMeter(cfg.Now),
+		messages: audit.NewMeter(cfg.Now), times: defaultLegacyTimes(), ofNode: make(map[string]int),
+	}
+	s.approve.Store(&approval{cfg.Approve})
+	return s, nil
+}
+
+// approval is the rules that approve nodes at first contact.
+type approval struct{ rules []Rule }
+
+func checkRules(rules []Rule) error {
+	for _, r := range rules {
+		if _, err := path.Match(strings.ToUpper(r.MAC), ""); err != nil {
+			return fmt.Errorf("approve: mac %q: %w", r.MAC, err)
+		}
+	}
+	return nil
+}
+
+// SetApprove takes other rules for approval, from now on: nodes that are held
+// stay so, and those that a rule approved are approved.
+func (s *Service) SetApprove(rules []Rule) error {
+	if err := checkRules(rules); err != nil {
+		return err
+	}
+	s.approve.Store(&approval{slices.Clone(rules)})
+	return nil
 }
 
 // Close ends the use of the directory of files.

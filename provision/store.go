@@ -27,6 +27,9 @@ type View interface {
 type NodeView interface {
 	Node(name string) (n Node, ok bool, err error)
 	NodeOf(hwaddr string) (n Node, ok bool, err error)
+	// NodeAt gives, of the nodes that are approved and were heard of last from an
+	// address, the one heard of last.
+	NodeAt(addr netip.Addr) (n Node, ok bool, err error)
 	Nodes() ([]Node, error) // sorted by name
 }
 
@@ -52,10 +55,12 @@ type NodeTx interface {
 	PutNode(n Node) error
 	// DeleteNode removes a node with its nonce.
 	DeleteNode(name string) error
-	// Join makes a node a member of a group, which it makes if it is missing; Leave
-	// ends that. Being one already, or not being one, is no error.
-	Join(group, node string) error
-	Leave(group, node string) error
+	// Join makes nodes members of a group, which it makes if it is missing; Leave
+	// ends that, and LeaveAll that in all groups. Being one already, or not being one,
+	// is no error.
+	Join(group string, nodes ...string) error
+	Leave(group string, nodes ...string) error
+	LeaveAll(nodes ...string) error
 }
 
 // NonceTx changes nonces; a node has one at most.

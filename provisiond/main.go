@@ -18,13 +18,9 @@ import (
 
 // Names by which the program is called.
 const (
-	Name        = "provisiond"
-	getfileName = "getfile"
+	Name    = "provisiond"
+	Getfile = "getfile"
 )
-
-// IsName says whether a program that was called by this name is this one:
-// provisiond, or getfile, which it is for the scripts that it runs.
-func IsName(name string) bool { return name == Name || name == getfileName }
 
 // Exit codes.
 const (
@@ -59,7 +55,7 @@ func Main(ctx context.Context, inv Invocation) int {
 		Invocation: inv, pause: pause, cmdline: "/proc/cmdline", pinFile: "/etc/dominion/pin",
 		hwaddrs: hardwareAddresses, executable: os.Executable,
 	}
-	if inv.Name == getfileName {
+	if inv.Name == Getfile {
 		return p.getfile(ctx)
 	}
 	return p.main(ctx)

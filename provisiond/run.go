@@ -54,7 +54,7 @@ func (r *room) fill(self string, s *script, sess session, environ []string) erro
 	if err := os.Mkdir(bin, 0o700); err != nil {
 		return err
 	}
-	if err := os.Symlink(self, filepath.Join(bin, getfileName)); err != nil {
+	if err := os.Symlink(self, filepath.Join(bin, Getfile)); err != nil {
 		return err
 	}
 	b, err := json.Marshal(sess)

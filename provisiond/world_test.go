@@ -25,7 +25,7 @@ import (
 
 // The program is getfile when a script of these tests calls it so.
 func TestMain(m *testing.M) {
-	if filepath.Base(os.Args[0]) == getfileName {
+	if filepath.Base(os.Args[0]) == Getfile {
 		p := &program{Invocation: Invocation{Args: os.Args[1:], Environ: os.Environ(), Stdout: os.Stdout, Stderr: os.Stderr}, pause: time.Millisecond}
 		os.Exit(p.getfile(context.Background()))
 	}

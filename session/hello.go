@@ -29,7 +29,7 @@ func decodeHello(body []byte) (*fleetpb.Hello, error) {
 	}
 	ok := len(h.Features) <= maxFeatures && len(h.AgentVersion) <= maxWord && len(h.Checkpoints) <= maxCheckpoints &&
 		len(h.Sharers) <= maxSharers && (len(h.JournalId) == 0 || len(h.JournalId) == 16) &&
-		(len(h.FactsDigest) == 0 || len(h.FactsDigest) == 32)
+		(len(h.FactsDigest) == 0 || len(h.FactsDigest) == 32) && (len(h.Offer) == 0 || len(h.Offer) == 32)
 	for _, f := range h.Features {
 		ok = ok && len(f) <= maxWord
 	}

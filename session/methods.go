@@ -279,3 +279,19 @@ type ClusterDataArgs struct {
 type ClusterDataResult struct {
 	Data []byte `json:"data"`
 }
+
+// MethodOffer tells of the methods that a machine offers beside those of its agent.
+// The overlord asks, without arguments, for the offer whose digest was in HELLO or
+// was told since: answered by OfferResult. The minion tells of another digest:
+// OfferArgs, answered when the overlord has the offer.
+const MethodOffer = "session.offer"
+
+// OfferArgs says what is offered from now on.
+type OfferArgs struct {
+	Digest []byte `json:"digest,omitempty"` // SHA-256 of the offer; empty: nothing is offered
+}
+
+// OfferResult holds an offer.
+type OfferResult struct {
+	Offer []byte `json:"offer,omitempty"` // a module.Offer in JSON
+}

@@ -169,11 +169,7 @@ func (s *Session) onOpen(id uint64, body []byte) error {
 		_ = s.write(TypeClose, id, encode(&fleetpb.Close{Reason: fmt.Sprintf("busy: %d streams are open", s.limits.Streams)}))
 		return nil
 	}
-	if own, ok := w.(*callWaiter); ok && m.Name == resultStream {
-		own.open(st)
-	} else {
-		s.opt.Handler.Open(s, st)
-	}
+	s.handOver(w, st)
 	st.mu.Lock()
 	accepted := st.accepted
 	st.mu.Unlock()

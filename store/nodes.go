@@ -84,6 +84,27 @@ func (r *reader) NodeOf(ctx context.Context, hwaddr string) (Node, error) {
 	return one(ctx, r.q, scanNode, "node of "+hwaddr, "SELECT "+nodeColumns+" FROM provision_nodes WHERE hwaddr = $1", hwaddr)
 }
 
+// NodeAt gives, of the approved nodes whose last contact came from an address,
+// the one heard of last.
+func (r *reader) NodeAt(ctx context.Context, address string) (Node, error) {
+	return one(ctx, r.q, scanNode, "node at "+address,
+		"SELECT "+nodeColumns+" FROM provision_nodes WHERE address = $1 AND approved_ms > 0 ORDER BY contact_ms DESC, name LIMIT 1", address)
+}
+
+// NodeCounts says how many nodes there are.
+type NodeCounts struct {
+	All     int64
+	Held    int64 // nobody approved them
+	Claimed int64 // somebody else wanted to boot as one of these
+}
+
+// NodeCounts counts nodes.
+func (r *reader) NodeCounts(ctx context.Context) (NodeCounts, error) {
+	return one(ctx, r.q, func(s scanner) (c NodeCounts, err error) { return c, s.Scan(&c.All, &c.Held, &c.Claimed) }, "nodes",
+		`SELECT count(*), coalesce(sum(CASE WHEN approved_ms = 0 THEN 1 ELSE 0 END), 0), coalesce(sum(CASE WHEN claim <> '' THEN 1 ELSE 0 END), 0)
+		FROM provision_nodes`)
+}
+
 // Nodes gives every node, sorted by name.
 func (r *reader) Nodes(ctx context.Context) ([]Node, error) {
 	return all(ctx, r.q, scanNode, "SELECT "+nodeColumns+" FROM provision_nodes ORDER BY name")

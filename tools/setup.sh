@@ -2,6 +2,9 @@
 # Installs what the tests use beyond Go: ClusterShell's nodeset (the oracle of
 # folded names), curl (the API's plainest client), openssl (a second opinion
 # on certificates), ganeti (its confd daemon and client, with which package
+# confd is compared), python3-yaml (reads our maps as Func's tools do), busybox and dash (whose
+# shells run node scripts), perl (the language of the program whose rules for node scripts we
+# keep), bzip2, xz and zstd (images that we import), and dnsmasq (reads the configuration that we print). Without root it says what is missing; the tests that need it are then skipped by name.
 # confd is compared), python3-yaml (reads our maps as Func's tools do), busybox (whose
 # shell runs node scripts in an initramfs), systemd with dbus (a machine in namespaces, for what it
 # does), and dnf with rpm and createrepo-c (a repository for module package). Without root it says what is missing; the tests that need it are then skipped by name.
@@ -13,6 +16,13 @@ command -v openssl >/dev/null 2>&1 || need="$need openssl"
 [ -x /usr/sbin/ganeti-confd ] || need="$need ganeti"
 python3 -c "import yaml" >/dev/null 2>&1 || need="$need python3-yaml"
 command -v busybox >/dev/null 2>&1 || need="$need busybox-static"
+command -v dash >/dev/null 2>&1 || need="$need dash"
+command -v perl >/dev/null 2>&1 || need="$need perl"
+command -v bzip2 >/dev/null 2>&1 || need="$need bzip2"
+command -v xz >/dev/null 2>&1 || need="$need xz-utils"
+command -v zstd >/dev/null 2>&1 || need="$need zstd"
+command -v pgrep >/dev/null 2>&1 || need="$need procps"
+command -v dnsmasq >/dev/null 2>&1 || need="$need dnsmasq-base"
 [ -x /usr/lib/systemd/systemd ] || need="$need systemd"
 command -v dbus-daemon >/dev/null 2>&1 || need="$need dbus"
 command -v ip >/dev/null 2>&1 || need="$need iproute2"

@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 	"syscall"
 
 	"github.com/klauspost/compress/zstd"
@@ -69,8 +70,8 @@ func (p *packer) fromDir(w *tar.Writer, root *os.Root) error {
 		if err != nil {
 			return err
 		}
-		if info.Mode()&fs.ModeSocket != 0 {
-			return nil // belongs to a process
+		if info.Mode()&fs.ModeSocket != 0 || p.skip != nil && !e.IsDir() && p.skip(name) {
+			return nil // a socket belongs to a process
 		}
 		if err := p.fromFile(w, root, name, info, links); err != nil {
 			return err
@@ -166,7 +167,22 @@ const (
 )
 
 // Export writes a capsule as a tar that Import reads.
-func (s *Store) Export(ctx context.Context, name string, to io.Writer, c Compression) (err error) {
+func (s *Store) Export(ctx context.Context, name string, to io.Writer, c Compression) error {
+	return s.export(ctx, name, to, c, nil)
+}
+
+// ExportPerceus writes a capsule as the tar that Perceus compresses with bzip2: without
+// vnfs.img, when there is the rootfs that it is made of.
+func (s *Store) ExportPerceus(ctx context.Context, name string, to io.Writer) error {
+	var skip func(string) bool
+	if info, err := s.root.Lstat(path.Join(folder, name, "rootfs")); err == nil && info.IsDir() {
+		skip = func(file string) bool { return !strings.Contains(file, "/") && strings.HasPrefix(file, perceusImage) }
+	}
+	return s.export(ctx, name, to, Plain, skip)
+}
+
+// export is Export without the files at the top for which skip, if not nil, says so.
+func (s *Store) export(ctx context.Context, name string, to io.Writer, c Compression, skip func(string) bool) (err error) {
 	if _, err := s.Get(name); err != nil {
 		return err
 	}
@@ -189,7 +205,7 @@ func (s *Store) Export(ctx context.Context, name string, to io.Writer, c Compres
 	}
 	defer func() { err = errors.Join(err, root.Close()) }()
 	w := tar.NewWriter(out)
-	p := &packer{s: s, ctx: ctx, top: make(map[string]bool)}
+	p := &packer{s: s, ctx: ctx, top: make(map[string]bool), skip: skip}
 	if err = p.fromDir(w, root); err == nil {
 		err = w.Close()
 	}

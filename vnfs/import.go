@@ -96,6 +96,7 @@ type packer struct {
 	at       string
 	ctx      context.Context //nolint:containedctx // of one call of Import
 	progress func(int64)
+	skip     func(name string) bool // files of a directory that are left out; nil: none
 
 	top     map[string]bool // names at the top
 	entries int
@@ -141,6 +142,11 @@ func (p *packer) fromTar(w *tar.Writer, source string) error {
 		return err
 	}
 	defer f.Close()
+	return entries(f, func(h *tar.Header, content io.Reader) error { return p.entry(w, h, content) })
+}
+
+// entries gives each entry of a tar, packed or not, to the end of the file.
+func entries(f *os.File, take func(h *tar.Header, content io.Reader) error) error {
 	in, end, err := decompress(f)
 	if err != nil {
 		return err
@@ -154,7 +160,7 @@ func (p *packer) fromTar(w *tar.Writer, source string) error {
 		if err != nil {
 			return fmt.Errorf("read the tar: %w", err)
 		}
-		if err := p.entry(w, h, r); err != nil {
+		if err := take(h, r); err != nil {
 			return err
 		}
 	}
@@ -260,23 +266,7 @@ func (p *packer) read(take func(h *tar.Header, content io.Reader) error) error {
 		return err
 	}
 	defer f.Close()
-	in, end, err := decompress(f)
-	if err != nil {
-		return err
-	}
-	defer end()
-	for r := tar.NewReader(in); ; {
-		h, err := r.Next()
-		if errors.Is(err, io.EOF) {
-			return nil
-		}
-		if err == nil {
-			err = take(h, r)
-		}
-		if err != nil {
-			return err
-		}
-	}
+	return entries(f, take)
 }
 
 // unpack makes the files of a capsule of what was packed: directories, files and

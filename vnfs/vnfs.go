@@ -91,6 +91,9 @@ func Open(statedir string) (*Store, error) {
 	return &Store{root: root, dir: dir}, nil
 }
 
+// Dir is the directory that the capsules are below, STATEDIR.
+func (s *Store) Dir() string { return s.dir }
+
 // Close ends the use of the directory.
 func (s *Store) Close() error { return s.root.Close() }
 
@@ -109,23 +112,35 @@ func (s *Store) names(dir string) ([]string, error) {
 
 // List gives all capsules, by name.
 func (s *Store) List() ([]Capsule, error) {
-	names, err := s.names(folder)
+	names, err := s.Names()
 	if err != nil {
-		return nil, fmt.Errorf("list capsules: %w", err)
+		return nil, err
 	}
 	var out []Capsule
 	for _, name := range names {
-		if CheckName(name) != nil {
-			continue
-		}
 		c, err := s.Get(name)
-		if errors.Is(err, ErrNone) { // a file, or gone meanwhile
+		if errors.Is(err, ErrNone) { // gone meanwhile
 			continue
 		}
 		if err != nil {
 			return nil, err
 		}
 		out = append(out, c)
+	}
+	return out, nil
+}
+
+// Names gives the names of all capsules, sorted, without looking into them.
+func (s *Store) Names() ([]string, error) {
+	entries, err := fs.ReadDir(s.root.FS(), folder)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("list capsules: %w", err)
+	}
+	var out []string
+	for _, e := range entries {
+		if e.IsDir() && CheckName(e.Name()) == nil {
+			out = append(out, e.Name())
+		}
 	}
 	return out, nil
 }
@@ -170,9 +185,10 @@ const (
 	kernelName    = "kernel"
 	initramfsName = "initramfs"
 	perceusKernel = "vmlinuz" // of a Perceus capsule, for kexec: nothing that provisions a node
+	perceusImage  = "vnfs.img"
 )
 
-var imageNames = []string{"rootfs.tar.gz", "rootfs.tar.zst", "rootfs.tar.xz", "rootfs.tar", "rootfs.squashfs", "vnfs.img"}
+var imageNames = []string{"rootfs.tar.gz", "rootfs.tar.zst", "rootfs.tar.xz", "rootfs.tar", "rootfs.squashfs", perceusImage}
 
 // take notes a file of the capsule.
 func (c *Capsule) take(file string) {

@@ -212,7 +212,7 @@ func TestExport(t *testing.T) {
 		file := filepath.Join(t.TempDir(), name)
 		if out, err := exec.Command("tar", how, file, "-C", source, ".").CombinedOutput(); err != nil {
 			if name == "bz" {
-				t.Skipf("no bzip2: %s", out)
+				t.Skipf("SKIPPED no bzip2: %s", out)
 			}
 			t.Fatalf("%v: %s", err, out)
 		}

@@ -122,7 +122,7 @@ func (x SetGroupRequest_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SetGroupRequest_Mode.Descriptor instead.
 func (SetGroupRequest_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{35, 0}
+	return file_apipb_api_proto_rawDescGZIP(), []int{37, 0}
 }
 
 type EnrolRequest struct {
@@ -426,6 +426,7 @@ type StatusResponse struct {
 	Parent           *Parent                `protobuf:"bytes,16,opt,name=parent,proto3" json:"parent,omitempty"`                     // absent: this overlord has none
 	RootHost         string                 `protobuf:"bytes,17,opt,name=root_host,json=rootHost,proto3" json:"root_host,omitempty"` // the overlord that holds the root's key; empty: this one
 	Delegate         bool                   `protobuf:"varint,18,opt,name=delegate,proto3" json:"delegate,omitempty"`                // by its configuration orders go through the map, unless the command says otherwise
+	Nodes            *NodeCounts            `protobuf:"bytes,19,opt,name=nodes,proto3" json:"nodes,omitempty"`                       // absent: this overlord does not provision
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -584,6 +585,13 @@ func (x *StatusResponse) GetDelegate() bool {
 		return x.Delegate
 	}
 	return false
+}
+
+func (x *StatusResponse) GetNodes() *NodeCounts {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
 }
 
 // Parent is the overlord above a sub-overlord.
@@ -1240,8 +1248,13 @@ func (x *ModulesRequest) GetName() string {
 }
 
 type ModulesResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Modules       []byte                 `protobuf:"bytes,1,opt,name=modules,proto3" json:"modules,omitempty"` // JSON: [module.Schema]
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// JSON: [module.Schema]. Of a site's method that machines have in several versions, the
+	// one that most have, with the gravest effect and the longest time-out of all.
+	Modules []byte `protobuf:"bytes,1,opt,name=modules,proto3" json:"modules,omitempty"`
+	// Of the sites' methods: which machines have them as what, those that most have first.
+	Offered       []*OfferedMethod  `protobuf:"bytes,2,rep,name=offered,proto3" json:"offered,omitempty"`
+	Disabled      []*DisabledModule `protobuf:"bytes,3,rep,name=disabled,proto3" json:"disabled,omitempty"` // modules of a site that cannot be called, and why
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1283,6 +1296,148 @@ func (x *ModulesResponse) GetModules() []byte {
 	return nil
 }
 
+func (x *ModulesResponse) GetOffered() []*OfferedMethod {
+	if x != nil {
+		return x.Offered
+	}
+	return nil
+}
+
+func (x *ModulesResponse) GetDisabled() []*DisabledModule {
+	if x != nil {
+		return x.Disabled
+	}
+	return nil
+}
+
+type OfferedMethod struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Schema        []byte                 `protobuf:"bytes,1,opt,name=schema,proto3" json:"schema,omitempty"` // JSON: module.Schema
+	Names         string                 `protobuf:"bytes,2,opt,name=names,proto3" json:"names,omitempty"`   // folded; machines directly below this overlord
+	Count         uint64                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`  // of all machines, those below sub-overlords too
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OfferedMethod) Reset() {
+	*x = OfferedMethod{}
+	mi := &file_apipb_api_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OfferedMethod) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OfferedMethod) ProtoMessage() {}
+
+func (x *OfferedMethod) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OfferedMethod.ProtoReflect.Descriptor instead.
+func (*OfferedMethod) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *OfferedMethod) GetSchema() []byte {
+	if x != nil {
+		return x.Schema
+	}
+	return nil
+}
+
+func (x *OfferedMethod) GetNames() string {
+	if x != nil {
+		return x.Names
+	}
+	return ""
+}
+
+func (x *OfferedMethod) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+type DisabledModule struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // of its file; "*": all of them
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Names         string                 `protobuf:"bytes,3,opt,name=names,proto3" json:"names,omitempty"` // folded
+	Count         uint64                 `protobuf:"varint,4,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DisabledModule) Reset() {
+	*x = DisabledModule{}
+	mi := &file_apipb_api_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DisabledModule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DisabledModule) ProtoMessage() {}
+
+func (x *DisabledModule) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DisabledModule.ProtoReflect.Descriptor instead.
+func (*DisabledModule) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *DisabledModule) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DisabledModule) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DisabledModule) GetNames() string {
+	if x != nil {
+		return x.Names
+	}
+	return ""
+}
+
+func (x *DisabledModule) GetCount() uint64 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
 type PingRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
@@ -1295,7 +1450,7 @@ type PingRequest struct {
 
 func (x *PingRequest) Reset() {
 	*x = PingRequest{}
-	mi := &file_apipb_api_proto_msgTypes[15]
+	mi := &file_apipb_api_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1462,7 @@ func (x *PingRequest) String() string {
 func (*PingRequest) ProtoMessage() {}
 
 func (x *PingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[15]
+	mi := &file_apipb_api_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1475,7 @@ func (x *PingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingRequest.ProtoReflect.Descriptor instead.
 func (*PingRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{15}
+	return file_apipb_api_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PingRequest) GetTarget() string {
@@ -1361,7 +1516,7 @@ type PingEvent struct {
 
 func (x *PingEvent) Reset() {
 	*x = PingEvent{}
-	mi := &file_apipb_api_proto_msgTypes[16]
+	mi := &file_apipb_api_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1373,7 +1528,7 @@ func (x *PingEvent) String() string {
 func (*PingEvent) ProtoMessage() {}
 
 func (x *PingEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[16]
+	mi := &file_apipb_api_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1386,7 +1541,7 @@ func (x *PingEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PingEvent.ProtoReflect.Descriptor instead.
 func (*PingEvent) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{16}
+	return file_apipb_api_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *PingEvent) GetPongs() []*Pong {
@@ -1416,7 +1571,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_apipb_api_proto_msgTypes[17]
+	mi := &file_apipb_api_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1428,7 +1583,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[17]
+	mi := &file_apipb_api_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1441,7 +1596,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{17}
+	return file_apipb_api_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Pong) GetMachine() string {
@@ -1492,7 +1647,7 @@ type Counts struct {
 
 func (x *Counts) Reset() {
 	*x = Counts{}
-	mi := &file_apipb_api_proto_msgTypes[18]
+	mi := &file_apipb_api_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1504,7 +1659,7 @@ func (x *Counts) String() string {
 func (*Counts) ProtoMessage() {}
 
 func (x *Counts) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[18]
+	mi := &file_apipb_api_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1517,7 +1672,7 @@ func (x *Counts) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Counts.ProtoReflect.Descriptor instead.
 func (*Counts) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{18}
+	return file_apipb_api_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Counts) GetTargeted() uint64 {
@@ -1576,7 +1731,7 @@ type CallRequest struct {
 
 func (x *CallRequest) Reset() {
 	*x = CallRequest{}
-	mi := &file_apipb_api_proto_msgTypes[19]
+	mi := &file_apipb_api_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1588,7 +1743,7 @@ func (x *CallRequest) String() string {
 func (*CallRequest) ProtoMessage() {}
 
 func (x *CallRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[19]
+	mi := &file_apipb_api_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1601,7 +1756,7 @@ func (x *CallRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallRequest.ProtoReflect.Descriptor instead.
 func (*CallRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{19}
+	return file_apipb_api_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *CallRequest) GetOrder() []byte {
@@ -1706,7 +1861,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_apipb_api_proto_msgTypes[20]
+	mi := &file_apipb_api_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1718,7 +1873,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[20]
+	mi := &file_apipb_api_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1731,7 +1886,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{20}
+	return file_apipb_api_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *WatchRequest) GetJob() string {
@@ -1768,7 +1923,7 @@ type JobsRequest struct {
 
 func (x *JobsRequest) Reset() {
 	*x = JobsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[21]
+	mi := &file_apipb_api_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +1935,7 @@ func (x *JobsRequest) String() string {
 func (*JobsRequest) ProtoMessage() {}
 
 func (x *JobsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[21]
+	mi := &file_apipb_api_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +1948,7 @@ func (x *JobsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobsRequest.ProtoReflect.Descriptor instead.
 func (*JobsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{21}
+	return file_apipb_api_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *JobsRequest) GetJob() string {
@@ -1840,7 +1995,7 @@ type JobsResponse struct {
 
 func (x *JobsResponse) Reset() {
 	*x = JobsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[22]
+	mi := &file_apipb_api_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1852,7 +2007,7 @@ func (x *JobsResponse) String() string {
 func (*JobsResponse) ProtoMessage() {}
 
 func (x *JobsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[22]
+	mi := &file_apipb_api_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1865,7 +2020,7 @@ func (x *JobsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use JobsResponse.ProtoReflect.Descriptor instead.
 func (*JobsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{22}
+	return file_apipb_api_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *JobsResponse) GetJobs() []*Job {
@@ -1903,7 +2058,7 @@ type Job struct {
 
 func (x *Job) Reset() {
 	*x = Job{}
-	mi := &file_apipb_api_proto_msgTypes[23]
+	mi := &file_apipb_api_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1915,7 +2070,7 @@ func (x *Job) String() string {
 func (*Job) ProtoMessage() {}
 
 func (x *Job) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[23]
+	mi := &file_apipb_api_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1928,7 +2083,7 @@ func (x *Job) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Job.ProtoReflect.Descriptor instead.
 func (*Job) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{23}
+	return file_apipb_api_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Job) GetJob() string {
@@ -2087,7 +2242,7 @@ type CallEvent struct {
 
 func (x *CallEvent) Reset() {
 	*x = CallEvent{}
-	mi := &file_apipb_api_proto_msgTypes[24]
+	mi := &file_apipb_api_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2099,7 +2254,7 @@ func (x *CallEvent) String() string {
 func (*CallEvent) ProtoMessage() {}
 
 func (x *CallEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[24]
+	mi := &file_apipb_api_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2112,7 +2267,7 @@ func (x *CallEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CallEvent.ProtoReflect.Descriptor instead.
 func (*CallEvent) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{24}
+	return file_apipb_api_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CallEvent) GetEvent() isCallEvent_Event {
@@ -2211,7 +2366,7 @@ type Accepted struct {
 
 func (x *Accepted) Reset() {
 	*x = Accepted{}
-	mi := &file_apipb_api_proto_msgTypes[25]
+	mi := &file_apipb_api_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2223,7 +2378,7 @@ func (x *Accepted) String() string {
 func (*Accepted) ProtoMessage() {}
 
 func (x *Accepted) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[25]
+	mi := &file_apipb_api_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2236,7 +2391,7 @@ func (x *Accepted) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Accepted.ProtoReflect.Descriptor instead.
 func (*Accepted) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{25}
+	return file_apipb_api_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Accepted) GetJob() string {
@@ -2265,7 +2420,7 @@ type Output struct {
 
 func (x *Output) Reset() {
 	*x = Output{}
-	mi := &file_apipb_api_proto_msgTypes[26]
+	mi := &file_apipb_api_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2277,7 +2432,7 @@ func (x *Output) String() string {
 func (*Output) ProtoMessage() {}
 
 func (x *Output) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[26]
+	mi := &file_apipb_api_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2290,7 +2445,7 @@ func (x *Output) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Output.ProtoReflect.Descriptor instead.
 func (*Output) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{26}
+	return file_apipb_api_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Output) GetMachine() string {
@@ -2337,7 +2492,7 @@ type ResultGroup struct {
 
 func (x *ResultGroup) Reset() {
 	*x = ResultGroup{}
-	mi := &file_apipb_api_proto_msgTypes[27]
+	mi := &file_apipb_api_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2504,7 @@ func (x *ResultGroup) String() string {
 func (*ResultGroup) ProtoMessage() {}
 
 func (x *ResultGroup) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[27]
+	mi := &file_apipb_api_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2517,7 @@ func (x *ResultGroup) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResultGroup.ProtoReflect.Descriptor instead.
 func (*ResultGroup) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{27}
+	return file_apipb_api_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ResultGroup) GetNames() string {
@@ -2432,7 +2587,7 @@ type Progress struct {
 
 func (x *Progress) Reset() {
 	*x = Progress{}
-	mi := &file_apipb_api_proto_msgTypes[28]
+	mi := &file_apipb_api_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2444,7 +2599,7 @@ func (x *Progress) String() string {
 func (*Progress) ProtoMessage() {}
 
 func (x *Progress) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[28]
+	mi := &file_apipb_api_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2457,7 +2612,7 @@ func (x *Progress) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Progress.ProtoReflect.Descriptor instead.
 func (*Progress) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{28}
+	return file_apipb_api_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Progress) GetCounts() *Counts {
@@ -2491,7 +2646,7 @@ type Closed struct {
 
 func (x *Closed) Reset() {
 	*x = Closed{}
-	mi := &file_apipb_api_proto_msgTypes[29]
+	mi := &file_apipb_api_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2503,7 +2658,7 @@ func (x *Closed) String() string {
 func (*Closed) ProtoMessage() {}
 
 func (x *Closed) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[29]
+	mi := &file_apipb_api_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2516,7 +2671,7 @@ func (x *Closed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Closed.ProtoReflect.Descriptor instead.
 func (*Closed) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{29}
+	return file_apipb_api_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Closed) GetCounts() *Counts {
@@ -2542,7 +2697,7 @@ type CancelRequest struct {
 
 func (x *CancelRequest) Reset() {
 	*x = CancelRequest{}
-	mi := &file_apipb_api_proto_msgTypes[30]
+	mi := &file_apipb_api_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2554,7 +2709,7 @@ func (x *CancelRequest) String() string {
 func (*CancelRequest) ProtoMessage() {}
 
 func (x *CancelRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[30]
+	mi := &file_apipb_api_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2567,7 +2722,7 @@ func (x *CancelRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelRequest.ProtoReflect.Descriptor instead.
 func (*CancelRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{30}
+	return file_apipb_api_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *CancelRequest) GetJob() string {
@@ -2587,7 +2742,7 @@ type CancelResponse struct {
 
 func (x *CancelResponse) Reset() {
 	*x = CancelResponse{}
-	mi := &file_apipb_api_proto_msgTypes[31]
+	mi := &file_apipb_api_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2599,7 +2754,7 @@ func (x *CancelResponse) String() string {
 func (*CancelResponse) ProtoMessage() {}
 
 func (x *CancelResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[31]
+	mi := &file_apipb_api_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2612,7 +2767,7 @@ func (x *CancelResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CancelResponse.ProtoReflect.Descriptor instead.
 func (*CancelResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{31}
+	return file_apipb_api_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *CancelResponse) GetRunning() string {
@@ -2638,7 +2793,7 @@ type GroupsRequest struct {
 
 func (x *GroupsRequest) Reset() {
 	*x = GroupsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[32]
+	mi := &file_apipb_api_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +2805,7 @@ func (x *GroupsRequest) String() string {
 func (*GroupsRequest) ProtoMessage() {}
 
 func (x *GroupsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[32]
+	mi := &file_apipb_api_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +2818,7 @@ func (x *GroupsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupsRequest.ProtoReflect.Descriptor instead.
 func (*GroupsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{32}
+	return file_apipb_api_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GroupsRequest) GetName() string {
@@ -2684,7 +2839,7 @@ type Group struct {
 
 func (x *Group) Reset() {
 	*x = Group{}
-	mi := &file_apipb_api_proto_msgTypes[33]
+	mi := &file_apipb_api_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2696,7 +2851,7 @@ func (x *Group) String() string {
 func (*Group) ProtoMessage() {}
 
 func (x *Group) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[33]
+	mi := &file_apipb_api_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2709,7 +2864,7 @@ func (x *Group) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Group.ProtoReflect.Descriptor instead.
 func (*Group) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{33}
+	return file_apipb_api_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Group) GetName() string {
@@ -2742,7 +2897,7 @@ type GroupsResponse struct {
 
 func (x *GroupsResponse) Reset() {
 	*x = GroupsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[34]
+	mi := &file_apipb_api_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2754,7 +2909,7 @@ func (x *GroupsResponse) String() string {
 func (*GroupsResponse) ProtoMessage() {}
 
 func (x *GroupsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[34]
+	mi := &file_apipb_api_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2767,7 +2922,7 @@ func (x *GroupsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupsResponse.ProtoReflect.Descriptor instead.
 func (*GroupsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{34}
+	return file_apipb_api_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GroupsResponse) GetGroups() []*Group {
@@ -2788,7 +2943,7 @@ type SetGroupRequest struct {
 
 func (x *SetGroupRequest) Reset() {
 	*x = SetGroupRequest{}
-	mi := &file_apipb_api_proto_msgTypes[35]
+	mi := &file_apipb_api_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2800,7 +2955,7 @@ func (x *SetGroupRequest) String() string {
 func (*SetGroupRequest) ProtoMessage() {}
 
 func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[35]
+	mi := &file_apipb_api_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2813,7 +2968,7 @@ func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupRequest.ProtoReflect.Descriptor instead.
 func (*SetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{35}
+	return file_apipb_api_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetGroupRequest) GetName() string {
@@ -2846,7 +3001,7 @@ type SetGroupResponse struct {
 
 func (x *SetGroupResponse) Reset() {
 	*x = SetGroupResponse{}
-	mi := &file_apipb_api_proto_msgTypes[36]
+	mi := &file_apipb_api_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2858,7 +3013,7 @@ func (x *SetGroupResponse) String() string {
 func (*SetGroupResponse) ProtoMessage() {}
 
 func (x *SetGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[36]
+	mi := &file_apipb_api_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2871,7 +3026,7 @@ func (x *SetGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupResponse.ProtoReflect.Descriptor instead.
 func (*SetGroupResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{36}
+	return file_apipb_api_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SetGroupResponse) GetGroup() *Group {
@@ -2890,7 +3045,7 @@ type DeleteGroupRequest struct {
 
 func (x *DeleteGroupRequest) Reset() {
 	*x = DeleteGroupRequest{}
-	mi := &file_apipb_api_proto_msgTypes[37]
+	mi := &file_apipb_api_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2902,7 +3057,7 @@ func (x *DeleteGroupRequest) String() string {
 func (*DeleteGroupRequest) ProtoMessage() {}
 
 func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[37]
+	mi := &file_apipb_api_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2915,7 +3070,7 @@ func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGroupRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{37}
+	return file_apipb_api_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *DeleteGroupRequest) GetName() string {
@@ -2933,7 +3088,7 @@ type DeleteGroupResponse struct {
 
 func (x *DeleteGroupResponse) Reset() {
 	*x = DeleteGroupResponse{}
-	mi := &file_apipb_api_proto_msgTypes[38]
+	mi := &file_apipb_api_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2945,7 +3100,7 @@ func (x *DeleteGroupResponse) String() string {
 func (*DeleteGroupResponse) ProtoMessage() {}
 
 func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[38]
+	mi := &file_apipb_api_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2958,7 +3113,7 @@ func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupResponse.ProtoReflect.Descriptor instead.
 func (*DeleteGroupResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{38}
+	return file_apipb_api_proto_rawDescGZIP(), []int{40}
 }
 
 type BuildMapRequest struct {
@@ -2973,7 +3128,7 @@ type BuildMapRequest struct {
 
 func (x *BuildMapRequest) Reset() {
 	*x = BuildMapRequest{}
-	mi := &file_apipb_api_proto_msgTypes[39]
+	mi := &file_apipb_api_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2985,7 +3140,7 @@ func (x *BuildMapRequest) String() string {
 func (*BuildMapRequest) ProtoMessage() {}
 
 func (x *BuildMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[39]
+	mi := &file_apipb_api_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2998,7 +3153,7 @@ func (x *BuildMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildMapRequest.ProtoReflect.Descriptor instead.
 func (*BuildMapRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{39}
+	return file_apipb_api_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *BuildMapRequest) GetAppend() bool {
@@ -3040,7 +3195,7 @@ type BuildMapEvent struct {
 
 func (x *BuildMapEvent) Reset() {
 	*x = BuildMapEvent{}
-	mi := &file_apipb_api_proto_msgTypes[40]
+	mi := &file_apipb_api_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3052,7 +3207,7 @@ func (x *BuildMapEvent) String() string {
 func (*BuildMapEvent) ProtoMessage() {}
 
 func (x *BuildMapEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[40]
+	mi := &file_apipb_api_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3065,7 +3220,7 @@ func (x *BuildMapEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildMapEvent.ProtoReflect.Descriptor instead.
 func (*BuildMapEvent) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{40}
+	return file_apipb_api_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *BuildMapEvent) GetLine() string {
@@ -3097,7 +3252,7 @@ type MapRequest struct {
 
 func (x *MapRequest) Reset() {
 	*x = MapRequest{}
-	mi := &file_apipb_api_proto_msgTypes[41]
+	mi := &file_apipb_api_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3109,7 +3264,7 @@ func (x *MapRequest) String() string {
 func (*MapRequest) ProtoMessage() {}
 
 func (x *MapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[41]
+	mi := &file_apipb_api_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3122,7 +3277,7 @@ func (x *MapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapRequest.ProtoReflect.Descriptor instead.
 func (*MapRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{41}
+	return file_apipb_api_proto_rawDescGZIP(), []int{43}
 }
 
 type MapResponse struct {
@@ -3135,7 +3290,7 @@ type MapResponse struct {
 
 func (x *MapResponse) Reset() {
 	*x = MapResponse{}
-	mi := &file_apipb_api_proto_msgTypes[42]
+	mi := &file_apipb_api_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3147,7 +3302,7 @@ func (x *MapResponse) String() string {
 func (*MapResponse) ProtoMessage() {}
 
 func (x *MapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[42]
+	mi := &file_apipb_api_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3160,7 +3315,7 @@ func (x *MapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapResponse.ProtoReflect.Descriptor instead.
 func (*MapResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{42}
+	return file_apipb_api_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *MapResponse) GetMap() *FleetMap {
@@ -3189,7 +3344,7 @@ type FleetMap struct {
 
 func (x *FleetMap) Reset() {
 	*x = FleetMap{}
-	mi := &file_apipb_api_proto_msgTypes[43]
+	mi := &file_apipb_api_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3201,7 +3356,7 @@ func (x *FleetMap) String() string {
 func (*FleetMap) ProtoMessage() {}
 
 func (x *FleetMap) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[43]
+	mi := &file_apipb_api_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3214,7 +3369,7 @@ func (x *FleetMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FleetMap.ProtoReflect.Descriptor instead.
 func (*FleetMap) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{43}
+	return file_apipb_api_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *FleetMap) GetRoot() *MapNode {
@@ -3252,7 +3407,7 @@ type MapNode struct {
 
 func (x *MapNode) Reset() {
 	*x = MapNode{}
-	mi := &file_apipb_api_proto_msgTypes[44]
+	mi := &file_apipb_api_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3264,7 +3419,7 @@ func (x *MapNode) String() string {
 func (*MapNode) ProtoMessage() {}
 
 func (x *MapNode) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[44]
+	mi := &file_apipb_api_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3277,7 +3432,7 @@ func (x *MapNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapNode.ProtoReflect.Descriptor instead.
 func (*MapNode) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{44}
+	return file_apipb_api_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *MapNode) GetName() string {
@@ -3332,7 +3487,7 @@ type MapConflict struct {
 
 func (x *MapConflict) Reset() {
 	*x = MapConflict{}
-	mi := &file_apipb_api_proto_msgTypes[45]
+	mi := &file_apipb_api_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3344,7 +3499,7 @@ func (x *MapConflict) String() string {
 func (*MapConflict) ProtoMessage() {}
 
 func (x *MapConflict) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[45]
+	mi := &file_apipb_api_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3357,7 +3512,7 @@ func (x *MapConflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapConflict.ProtoReflect.Descriptor instead.
 func (*MapConflict) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{45}
+	return file_apipb_api_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *MapConflict) GetName() string {
@@ -3386,7 +3541,7 @@ type ClusterChanged struct {
 
 func (x *ClusterChanged) Reset() {
 	*x = ClusterChanged{}
-	mi := &file_apipb_api_proto_msgTypes[46]
+	mi := &file_apipb_api_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3398,7 +3553,7 @@ func (x *ClusterChanged) String() string {
 func (*ClusterChanged) ProtoMessage() {}
 
 func (x *ClusterChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[46]
+	mi := &file_apipb_api_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3411,7 +3566,7 @@ func (x *ClusterChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterChanged.ProtoReflect.Descriptor instead.
 func (*ClusterChanged) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{46}
+	return file_apipb_api_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ClusterChanged) GetSerial() uint64 {
@@ -3443,7 +3598,7 @@ type ClusterShowRequest struct {
 
 func (x *ClusterShowRequest) Reset() {
 	*x = ClusterShowRequest{}
-	mi := &file_apipb_api_proto_msgTypes[47]
+	mi := &file_apipb_api_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3455,7 +3610,7 @@ func (x *ClusterShowRequest) String() string {
 func (*ClusterShowRequest) ProtoMessage() {}
 
 func (x *ClusterShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[47]
+	mi := &file_apipb_api_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3468,7 +3623,7 @@ func (x *ClusterShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterShowRequest.ProtoReflect.Descriptor instead.
 func (*ClusterShowRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{47}
+	return file_apipb_api_proto_rawDescGZIP(), []int{49}
 }
 
 type ClusterShowResponse struct {
@@ -3493,7 +3648,7 @@ type ClusterShowResponse struct {
 
 func (x *ClusterShowResponse) Reset() {
 	*x = ClusterShowResponse{}
-	mi := &file_apipb_api_proto_msgTypes[48]
+	mi := &file_apipb_api_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3505,7 +3660,7 @@ func (x *ClusterShowResponse) String() string {
 func (*ClusterShowResponse) ProtoMessage() {}
 
 func (x *ClusterShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[48]
+	mi := &file_apipb_api_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3518,7 +3673,7 @@ func (x *ClusterShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterShowResponse.ProtoReflect.Descriptor instead.
 func (*ClusterShowResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{48}
+	return file_apipb_api_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ClusterShowResponse) GetExists() bool {
@@ -3635,7 +3790,7 @@ type ClusterNode struct {
 
 func (x *ClusterNode) Reset() {
 	*x = ClusterNode{}
-	mi := &file_apipb_api_proto_msgTypes[49]
+	mi := &file_apipb_api_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3647,7 +3802,7 @@ func (x *ClusterNode) String() string {
 func (*ClusterNode) ProtoMessage() {}
 
 func (x *ClusterNode) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[49]
+	mi := &file_apipb_api_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3660,7 +3815,7 @@ func (x *ClusterNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterNode.ProtoReflect.Descriptor instead.
 func (*ClusterNode) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{49}
+	return file_apipb_api_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ClusterNode) GetName() string {
@@ -3735,7 +3890,7 @@ type ClusterCandidate struct {
 
 func (x *ClusterCandidate) Reset() {
 	*x = ClusterCandidate{}
-	mi := &file_apipb_api_proto_msgTypes[50]
+	mi := &file_apipb_api_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3747,7 +3902,7 @@ func (x *ClusterCandidate) String() string {
 func (*ClusterCandidate) ProtoMessage() {}
 
 func (x *ClusterCandidate) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[50]
+	mi := &file_apipb_api_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3760,7 +3915,7 @@ func (x *ClusterCandidate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterCandidate.ProtoReflect.Descriptor instead.
 func (*ClusterCandidate) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{50}
+	return file_apipb_api_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ClusterCandidate) GetName() string {
@@ -3821,7 +3976,7 @@ type ClusterSetMasterRequest struct {
 
 func (x *ClusterSetMasterRequest) Reset() {
 	*x = ClusterSetMasterRequest{}
-	mi := &file_apipb_api_proto_msgTypes[51]
+	mi := &file_apipb_api_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3833,7 +3988,7 @@ func (x *ClusterSetMasterRequest) String() string {
 func (*ClusterSetMasterRequest) ProtoMessage() {}
 
 func (x *ClusterSetMasterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[51]
+	mi := &file_apipb_api_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3846,7 +4001,7 @@ func (x *ClusterSetMasterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSetMasterRequest.ProtoReflect.Descriptor instead.
 func (*ClusterSetMasterRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{51}
+	return file_apipb_api_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ClusterSetMasterRequest) GetNode() string {
@@ -3866,7 +4021,7 @@ type ClusterSetCandidatesRequest struct {
 
 func (x *ClusterSetCandidatesRequest) Reset() {
 	*x = ClusterSetCandidatesRequest{}
-	mi := &file_apipb_api_proto_msgTypes[52]
+	mi := &file_apipb_api_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3878,7 +4033,7 @@ func (x *ClusterSetCandidatesRequest) String() string {
 func (*ClusterSetCandidatesRequest) ProtoMessage() {}
 
 func (x *ClusterSetCandidatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[52]
+	mi := &file_apipb_api_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3891,7 +4046,7 @@ func (x *ClusterSetCandidatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSetCandidatesRequest.ProtoReflect.Descriptor instead.
 func (*ClusterSetCandidatesRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{52}
+	return file_apipb_api_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ClusterSetCandidatesRequest) GetNodes() []string {
@@ -3920,7 +4075,7 @@ type ClusterSetNodeRequest struct {
 
 func (x *ClusterSetNodeRequest) Reset() {
 	*x = ClusterSetNodeRequest{}
-	mi := &file_apipb_api_proto_msgTypes[53]
+	mi := &file_apipb_api_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3932,7 +4087,7 @@ func (x *ClusterSetNodeRequest) String() string {
 func (*ClusterSetNodeRequest) ProtoMessage() {}
 
 func (x *ClusterSetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[53]
+	mi := &file_apipb_api_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3945,7 +4100,7 @@ func (x *ClusterSetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSetNodeRequest.ProtoReflect.Descriptor instead.
 func (*ClusterSetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{53}
+	return file_apipb_api_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ClusterSetNodeRequest) GetNode() string {
@@ -3985,7 +4140,7 @@ type ClusterRemoveNodeRequest struct {
 
 func (x *ClusterRemoveNodeRequest) Reset() {
 	*x = ClusterRemoveNodeRequest{}
-	mi := &file_apipb_api_proto_msgTypes[54]
+	mi := &file_apipb_api_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3997,7 +4152,7 @@ func (x *ClusterRemoveNodeRequest) String() string {
 func (*ClusterRemoveNodeRequest) ProtoMessage() {}
 
 func (x *ClusterRemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[54]
+	mi := &file_apipb_api_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4010,7 +4165,7 @@ func (x *ClusterRemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*ClusterRemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{54}
+	return file_apipb_api_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ClusterRemoveNodeRequest) GetNode() string {
@@ -4029,7 +4184,7 @@ type ClusterInstancesRequest struct {
 
 func (x *ClusterInstancesRequest) Reset() {
 	*x = ClusterInstancesRequest{}
-	mi := &file_apipb_api_proto_msgTypes[55]
+	mi := &file_apipb_api_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4041,7 +4196,7 @@ func (x *ClusterInstancesRequest) String() string {
 func (*ClusterInstancesRequest) ProtoMessage() {}
 
 func (x *ClusterInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[55]
+	mi := &file_apipb_api_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4054,7 +4209,7 @@ func (x *ClusterInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ClusterInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{55}
+	return file_apipb_api_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ClusterInstancesRequest) GetName() string {
@@ -4074,7 +4229,7 @@ type ClusterInstancesResponse struct {
 
 func (x *ClusterInstancesResponse) Reset() {
 	*x = ClusterInstancesResponse{}
-	mi := &file_apipb_api_proto_msgTypes[56]
+	mi := &file_apipb_api_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4086,7 +4241,7 @@ func (x *ClusterInstancesResponse) String() string {
 func (*ClusterInstancesResponse) ProtoMessage() {}
 
 func (x *ClusterInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[56]
+	mi := &file_apipb_api_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4099,7 +4254,7 @@ func (x *ClusterInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ClusterInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{56}
+	return file_apipb_api_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ClusterInstancesResponse) GetInstances() []*ClusterInstance {
@@ -4132,7 +4287,7 @@ type ClusterInstance struct {
 
 func (x *ClusterInstance) Reset() {
 	*x = ClusterInstance{}
-	mi := &file_apipb_api_proto_msgTypes[57]
+	mi := &file_apipb_api_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4144,7 +4299,7 @@ func (x *ClusterInstance) String() string {
 func (*ClusterInstance) ProtoMessage() {}
 
 func (x *ClusterInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[57]
+	mi := &file_apipb_api_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4157,7 +4312,7 @@ func (x *ClusterInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterInstance.ProtoReflect.Descriptor instead.
 func (*ClusterInstance) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{57}
+	return file_apipb_api_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ClusterInstance) GetName() string {
@@ -4226,7 +4381,7 @@ type ClusterNIC struct {
 
 func (x *ClusterNIC) Reset() {
 	*x = ClusterNIC{}
-	mi := &file_apipb_api_proto_msgTypes[58]
+	mi := &file_apipb_api_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4238,7 +4393,7 @@ func (x *ClusterNIC) String() string {
 func (*ClusterNIC) ProtoMessage() {}
 
 func (x *ClusterNIC) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[58]
+	mi := &file_apipb_api_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4251,7 +4406,7 @@ func (x *ClusterNIC) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterNIC.ProtoReflect.Descriptor instead.
 func (*ClusterNIC) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{58}
+	return file_apipb_api_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ClusterNIC) GetIp() string {
@@ -4284,7 +4439,7 @@ type ClusterInstanceRequest struct {
 
 func (x *ClusterInstanceRequest) Reset() {
 	*x = ClusterInstanceRequest{}
-	mi := &file_apipb_api_proto_msgTypes[59]
+	mi := &file_apipb_api_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4296,7 +4451,7 @@ func (x *ClusterInstanceRequest) String() string {
 func (*ClusterInstanceRequest) ProtoMessage() {}
 
 func (x *ClusterInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[59]
+	mi := &file_apipb_api_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4309,7 +4464,7 @@ func (x *ClusterInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterInstanceRequest.ProtoReflect.Descriptor instead.
 func (*ClusterInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{59}
+	return file_apipb_api_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ClusterInstanceRequest) GetName() string {
@@ -4377,7 +4532,7 @@ type ClusterRemoveInstanceRequest struct {
 
 func (x *ClusterRemoveInstanceRequest) Reset() {
 	*x = ClusterRemoveInstanceRequest{}
-	mi := &file_apipb_api_proto_msgTypes[60]
+	mi := &file_apipb_api_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4389,7 +4544,7 @@ func (x *ClusterRemoveInstanceRequest) String() string {
 func (*ClusterRemoveInstanceRequest) ProtoMessage() {}
 
 func (x *ClusterRemoveInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[60]
+	mi := &file_apipb_api_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4402,7 +4557,7 @@ func (x *ClusterRemoveInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRemoveInstanceRequest.ProtoReflect.Descriptor instead.
 func (*ClusterRemoveInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{60}
+	return file_apipb_api_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ClusterRemoveInstanceRequest) GetName() string {
@@ -4423,7 +4578,7 @@ type ClusterImportRequest struct {
 
 func (x *ClusterImportRequest) Reset() {
 	*x = ClusterImportRequest{}
-	mi := &file_apipb_api_proto_msgTypes[61]
+	mi := &file_apipb_api_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4435,7 +4590,7 @@ func (x *ClusterImportRequest) String() string {
 func (*ClusterImportRequest) ProtoMessage() {}
 
 func (x *ClusterImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[61]
+	mi := &file_apipb_api_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4448,7 +4603,7 @@ func (x *ClusterImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterImportRequest.ProtoReflect.Descriptor instead.
 func (*ClusterImportRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{61}
+	return file_apipb_api_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ClusterImportRequest) GetData() []byte {
@@ -4480,7 +4635,7 @@ type ClusterExportRequest struct {
 
 func (x *ClusterExportRequest) Reset() {
 	*x = ClusterExportRequest{}
-	mi := &file_apipb_api_proto_msgTypes[62]
+	mi := &file_apipb_api_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4492,7 +4647,7 @@ func (x *ClusterExportRequest) String() string {
 func (*ClusterExportRequest) ProtoMessage() {}
 
 func (x *ClusterExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[62]
+	mi := &file_apipb_api_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4505,7 +4660,7 @@ func (x *ClusterExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterExportRequest.ProtoReflect.Descriptor instead.
 func (*ClusterExportRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{62}
+	return file_apipb_api_proto_rawDescGZIP(), []int{64}
 }
 
 type ClusterExportResponse struct {
@@ -4518,7 +4673,7 @@ type ClusterExportResponse struct {
 
 func (x *ClusterExportResponse) Reset() {
 	*x = ClusterExportResponse{}
-	mi := &file_apipb_api_proto_msgTypes[63]
+	mi := &file_apipb_api_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4530,7 +4685,7 @@ func (x *ClusterExportResponse) String() string {
 func (*ClusterExportResponse) ProtoMessage() {}
 
 func (x *ClusterExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[63]
+	mi := &file_apipb_api_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4543,7 +4698,7 @@ func (x *ClusterExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterExportResponse.ProtoReflect.Descriptor instead.
 func (*ClusterExportResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{63}
+	return file_apipb_api_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ClusterExportResponse) GetData() []byte {
@@ -4568,7 +4723,7 @@ type ClusterShowKeyRequest struct {
 
 func (x *ClusterShowKeyRequest) Reset() {
 	*x = ClusterShowKeyRequest{}
-	mi := &file_apipb_api_proto_msgTypes[64]
+	mi := &file_apipb_api_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4580,7 +4735,7 @@ func (x *ClusterShowKeyRequest) String() string {
 func (*ClusterShowKeyRequest) ProtoMessage() {}
 
 func (x *ClusterShowKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[64]
+	mi := &file_apipb_api_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4593,7 +4748,7 @@ func (x *ClusterShowKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterShowKeyRequest.ProtoReflect.Descriptor instead.
 func (*ClusterShowKeyRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{64}
+	return file_apipb_api_proto_rawDescGZIP(), []int{66}
 }
 
 type ClusterKeyResponse struct {
@@ -4605,7 +4760,7 @@ type ClusterKeyResponse struct {
 
 func (x *ClusterKeyResponse) Reset() {
 	*x = ClusterKeyResponse{}
-	mi := &file_apipb_api_proto_msgTypes[65]
+	mi := &file_apipb_api_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4617,7 +4772,7 @@ func (x *ClusterKeyResponse) String() string {
 func (*ClusterKeyResponse) ProtoMessage() {}
 
 func (x *ClusterKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[65]
+	mi := &file_apipb_api_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4630,7 +4785,7 @@ func (x *ClusterKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterKeyResponse.ProtoReflect.Descriptor instead.
 func (*ClusterKeyResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{65}
+	return file_apipb_api_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ClusterKeyResponse) GetKey() []byte {
@@ -4649,7 +4804,7 @@ type ClusterRotateKeyRequest struct {
 
 func (x *ClusterRotateKeyRequest) Reset() {
 	*x = ClusterRotateKeyRequest{}
-	mi := &file_apipb_api_proto_msgTypes[66]
+	mi := &file_apipb_api_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4661,7 +4816,7 @@ func (x *ClusterRotateKeyRequest) String() string {
 func (*ClusterRotateKeyRequest) ProtoMessage() {}
 
 func (x *ClusterRotateKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[66]
+	mi := &file_apipb_api_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4674,7 +4829,7 @@ func (x *ClusterRotateKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRotateKeyRequest.ProtoReflect.Descriptor instead.
 func (*ClusterRotateKeyRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{66}
+	return file_apipb_api_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ClusterRotateKeyRequest) GetKey() []byte {
@@ -4694,7 +4849,7 @@ type CertsRequest struct {
 
 func (x *CertsRequest) Reset() {
 	*x = CertsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[67]
+	mi := &file_apipb_api_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4706,7 +4861,7 @@ func (x *CertsRequest) String() string {
 func (*CertsRequest) ProtoMessage() {}
 
 func (x *CertsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[67]
+	mi := &file_apipb_api_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4719,7 +4874,7 @@ func (x *CertsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsRequest.ProtoReflect.Descriptor instead.
 func (*CertsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{67}
+	return file_apipb_api_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *CertsRequest) GetPendingOnly() bool {
@@ -4746,7 +4901,7 @@ type CertsResponse struct {
 
 func (x *CertsResponse) Reset() {
 	*x = CertsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[68]
+	mi := &file_apipb_api_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4758,7 +4913,7 @@ func (x *CertsResponse) String() string {
 func (*CertsResponse) ProtoMessage() {}
 
 func (x *CertsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[68]
+	mi := &file_apipb_api_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4771,7 +4926,7 @@ func (x *CertsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsResponse.ProtoReflect.Descriptor instead.
 func (*CertsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{68}
+	return file_apipb_api_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *CertsResponse) GetPending() []*PendingRequest {
@@ -4804,7 +4959,7 @@ type PendingRequest struct {
 
 func (x *PendingRequest) Reset() {
 	*x = PendingRequest{}
-	mi := &file_apipb_api_proto_msgTypes[69]
+	mi := &file_apipb_api_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4816,7 +4971,7 @@ func (x *PendingRequest) String() string {
 func (*PendingRequest) ProtoMessage() {}
 
 func (x *PendingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[69]
+	mi := &file_apipb_api_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4829,7 +4984,7 @@ func (x *PendingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingRequest.ProtoReflect.Descriptor instead.
 func (*PendingRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{69}
+	return file_apipb_api_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *PendingRequest) GetName() string {
@@ -4905,7 +5060,7 @@ type Cert struct {
 
 func (x *Cert) Reset() {
 	*x = Cert{}
-	mi := &file_apipb_api_proto_msgTypes[70]
+	mi := &file_apipb_api_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4917,7 +5072,7 @@ func (x *Cert) String() string {
 func (*Cert) ProtoMessage() {}
 
 func (x *Cert) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[70]
+	mi := &file_apipb_api_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4930,7 +5085,7 @@ func (x *Cert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cert.ProtoReflect.Descriptor instead.
 func (*Cert) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{70}
+	return file_apipb_api_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *Cert) GetName() string {
@@ -5007,7 +5162,7 @@ type SignCertRequest struct {
 
 func (x *SignCertRequest) Reset() {
 	*x = SignCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[71]
+	mi := &file_apipb_api_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5019,7 +5174,7 @@ func (x *SignCertRequest) String() string {
 func (*SignCertRequest) ProtoMessage() {}
 
 func (x *SignCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[71]
+	mi := &file_apipb_api_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5032,7 +5187,7 @@ func (x *SignCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCertRequest.ProtoReflect.Descriptor instead.
 func (*SignCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{71}
+	return file_apipb_api_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *SignCertRequest) GetName() string {
@@ -5066,7 +5221,7 @@ type SignCertResponse struct {
 
 func (x *SignCertResponse) Reset() {
 	*x = SignCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[72]
+	mi := &file_apipb_api_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5078,7 +5233,7 @@ func (x *SignCertResponse) String() string {
 func (*SignCertResponse) ProtoMessage() {}
 
 func (x *SignCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[72]
+	mi := &file_apipb_api_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5091,7 +5246,7 @@ func (x *SignCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCertResponse.ProtoReflect.Descriptor instead.
 func (*SignCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{72}
+	return file_apipb_api_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *SignCertResponse) GetSigned() []string {
@@ -5118,7 +5273,7 @@ type RejectCertRequest struct {
 
 func (x *RejectCertRequest) Reset() {
 	*x = RejectCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[73]
+	mi := &file_apipb_api_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5130,7 +5285,7 @@ func (x *RejectCertRequest) String() string {
 func (*RejectCertRequest) ProtoMessage() {}
 
 func (x *RejectCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[73]
+	mi := &file_apipb_api_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5143,7 +5298,7 @@ func (x *RejectCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectCertRequest.ProtoReflect.Descriptor instead.
 func (*RejectCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{73}
+	return file_apipb_api_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *RejectCertRequest) GetName() string {
@@ -5169,7 +5324,7 @@ type RejectCertResponse struct {
 
 func (x *RejectCertResponse) Reset() {
 	*x = RejectCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[74]
+	mi := &file_apipb_api_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5181,7 +5336,7 @@ func (x *RejectCertResponse) String() string {
 func (*RejectCertResponse) ProtoMessage() {}
 
 func (x *RejectCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[74]
+	mi := &file_apipb_api_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5194,7 +5349,7 @@ func (x *RejectCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectCertResponse.ProtoReflect.Descriptor instead.
 func (*RejectCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{74}
+	return file_apipb_api_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *RejectCertResponse) GetRejected() []string {
@@ -5216,7 +5371,7 @@ type RevokeCertRequest struct {
 
 func (x *RevokeCertRequest) Reset() {
 	*x = RevokeCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[75]
+	mi := &file_apipb_api_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5228,7 +5383,7 @@ func (x *RevokeCertRequest) String() string {
 func (*RevokeCertRequest) ProtoMessage() {}
 
 func (x *RevokeCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[75]
+	mi := &file_apipb_api_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5241,7 +5396,7 @@ func (x *RevokeCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{75}
+	return file_apipb_api_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *RevokeCertRequest) GetName() string {
@@ -5282,7 +5437,7 @@ type RevokeCertResponse struct {
 
 func (x *RevokeCertResponse) Reset() {
 	*x = RevokeCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[76]
+	mi := &file_apipb_api_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5294,7 +5449,7 @@ func (x *RevokeCertResponse) String() string {
 func (*RevokeCertResponse) ProtoMessage() {}
 
 func (x *RevokeCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[76]
+	mi := &file_apipb_api_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5307,7 +5462,7 @@ func (x *RevokeCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertResponse.ProtoReflect.Descriptor instead.
 func (*RevokeCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{76}
+	return file_apipb_api_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *RevokeCertResponse) GetSerials() []string {
@@ -5338,7 +5493,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_apipb_api_proto_msgTypes[77]
+	mi := &file_apipb_api_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5350,7 +5505,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[77]
+	mi := &file_apipb_api_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5363,7 +5518,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{77}
+	return file_apipb_api_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *CreateTokenRequest) GetName() string {
@@ -5418,7 +5573,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_apipb_api_proto_msgTypes[78]
+	mi := &file_apipb_api_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5430,7 +5585,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[78]
+	mi := &file_apipb_api_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5443,7 +5598,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{78}
+	return file_apipb_api_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -5477,7 +5632,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_apipb_api_proto_msgTypes[79]
+	mi := &file_apipb_api_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5489,7 +5644,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[79]
+	mi := &file_apipb_api_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5502,7 +5657,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{79}
+	return file_apipb_api_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *Token) GetId() string {
@@ -5576,7 +5731,7 @@ type TokensRequest struct {
 
 func (x *TokensRequest) Reset() {
 	*x = TokensRequest{}
-	mi := &file_apipb_api_proto_msgTypes[80]
+	mi := &file_apipb_api_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5588,7 +5743,7 @@ func (x *TokensRequest) String() string {
 func (*TokensRequest) ProtoMessage() {}
 
 func (x *TokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[80]
+	mi := &file_apipb_api_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5601,7 +5756,7 @@ func (x *TokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensRequest.ProtoReflect.Descriptor instead.
 func (*TokensRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{80}
+	return file_apipb_api_proto_rawDescGZIP(), []int{82}
 }
 
 type TokensResponse struct {
@@ -5613,7 +5768,7 @@ type TokensResponse struct {
 
 func (x *TokensResponse) Reset() {
 	*x = TokensResponse{}
-	mi := &file_apipb_api_proto_msgTypes[81]
+	mi := &file_apipb_api_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5625,7 +5780,7 @@ func (x *TokensResponse) String() string {
 func (*TokensResponse) ProtoMessage() {}
 
 func (x *TokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[81]
+	mi := &file_apipb_api_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5638,7 +5793,7 @@ func (x *TokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensResponse.ProtoReflect.Descriptor instead.
 func (*TokensResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{81}
+	return file_apipb_api_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *TokensResponse) GetTokens() []*Token {
@@ -5657,7 +5812,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_apipb_api_proto_msgTypes[82]
+	mi := &file_apipb_api_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5669,7 +5824,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[82]
+	mi := &file_apipb_api_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5682,7 +5837,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{82}
+	return file_apipb_api_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -5700,7 +5855,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_apipb_api_proto_msgTypes[83]
+	mi := &file_apipb_api_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5712,7 +5867,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[83]
+	mi := &file_apipb_api_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5725,7 +5880,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{83}
+	return file_apipb_api_proto_rawDescGZIP(), []int{85}
 }
 
 type AddOperatorRequest struct {
@@ -5738,7 +5893,7 @@ type AddOperatorRequest struct {
 
 func (x *AddOperatorRequest) Reset() {
 	*x = AddOperatorRequest{}
-	mi := &file_apipb_api_proto_msgTypes[84]
+	mi := &file_apipb_api_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5750,7 +5905,7 @@ func (x *AddOperatorRequest) String() string {
 func (*AddOperatorRequest) ProtoMessage() {}
 
 func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[84]
+	mi := &file_apipb_api_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5763,7 +5918,7 @@ func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddOperatorRequest.ProtoReflect.Descriptor instead.
 func (*AddOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{84}
+	return file_apipb_api_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *AddOperatorRequest) GetName() string {
@@ -5790,7 +5945,7 @@ type AddOperatorResponse struct {
 
 func (x *AddOperatorResponse) Reset() {
 	*x = AddOperatorResponse{}
-	mi := &file_apipb_api_proto_msgTypes[85]
+	mi := &file_apipb_api_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5802,7 +5957,7 @@ func (x *AddOperatorResponse) String() string {
 func (*AddOperatorResponse) ProtoMessage() {}
 
 func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[85]
+	mi := &file_apipb_api_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5815,7 +5970,7 @@ func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddOperatorResponse.ProtoReflect.Descriptor instead.
 func (*AddOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{85}
+	return file_apipb_api_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *AddOperatorResponse) GetToken() string {
@@ -5840,7 +5995,7 @@ type OperatorsRequest struct {
 
 func (x *OperatorsRequest) Reset() {
 	*x = OperatorsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[86]
+	mi := &file_apipb_api_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5852,7 +6007,7 @@ func (x *OperatorsRequest) String() string {
 func (*OperatorsRequest) ProtoMessage() {}
 
 func (x *OperatorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[86]
+	mi := &file_apipb_api_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5865,7 +6020,7 @@ func (x *OperatorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorsRequest.ProtoReflect.Descriptor instead.
 func (*OperatorsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{86}
+	return file_apipb_api_proto_rawDescGZIP(), []int{88}
 }
 
 type OperatorsResponse struct {
@@ -5877,7 +6032,7 @@ type OperatorsResponse struct {
 
 func (x *OperatorsResponse) Reset() {
 	*x = OperatorsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[87]
+	mi := &file_apipb_api_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5889,7 +6044,7 @@ func (x *OperatorsResponse) String() string {
 func (*OperatorsResponse) ProtoMessage() {}
 
 func (x *OperatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[87]
+	mi := &file_apipb_api_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5902,7 +6057,7 @@ func (x *OperatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorsResponse.ProtoReflect.Descriptor instead.
 func (*OperatorsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{87}
+	return file_apipb_api_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *OperatorsResponse) GetOperators() []*Cert {
@@ -5921,7 +6076,7 @@ type RenewOperatorRequest struct {
 
 func (x *RenewOperatorRequest) Reset() {
 	*x = RenewOperatorRequest{}
-	mi := &file_apipb_api_proto_msgTypes[88]
+	mi := &file_apipb_api_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5933,7 +6088,7 @@ func (x *RenewOperatorRequest) String() string {
 func (*RenewOperatorRequest) ProtoMessage() {}
 
 func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[88]
+	mi := &file_apipb_api_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5946,7 +6101,7 @@ func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorRequest.ProtoReflect.Descriptor instead.
 func (*RenewOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{88}
+	return file_apipb_api_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *RenewOperatorRequest) GetCsr() []byte {
@@ -5965,7 +6120,7 @@ type RenewOperatorResponse struct {
 
 func (x *RenewOperatorResponse) Reset() {
 	*x = RenewOperatorResponse{}
-	mi := &file_apipb_api_proto_msgTypes[89]
+	mi := &file_apipb_api_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5977,7 +6132,7 @@ func (x *RenewOperatorResponse) String() string {
 func (*RenewOperatorResponse) ProtoMessage() {}
 
 func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[89]
+	mi := &file_apipb_api_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5990,7 +6145,7 @@ func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorResponse.ProtoReflect.Descriptor instead.
 func (*RenewOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{89}
+	return file_apipb_api_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *RenewOperatorResponse) GetChain() [][]byte {
@@ -6014,7 +6169,7 @@ type AuditListRequest struct {
 
 func (x *AuditListRequest) Reset() {
 	*x = AuditListRequest{}
-	mi := &file_apipb_api_proto_msgTypes[90]
+	mi := &file_apipb_api_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6026,7 +6181,7 @@ func (x *AuditListRequest) String() string {
 func (*AuditListRequest) ProtoMessage() {}
 
 func (x *AuditListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[90]
+	mi := &file_apipb_api_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6039,7 +6194,7 @@ func (x *AuditListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditListRequest.ProtoReflect.Descriptor instead.
 func (*AuditListRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{90}
+	return file_apipb_api_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *AuditListRequest) GetFrom() uint64 {
@@ -6095,7 +6250,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_apipb_api_proto_msgTypes[91]
+	mi := &file_apipb_api_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6107,7 +6262,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[91]
+	mi := &file_apipb_api_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6120,7 +6275,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{91}
+	return file_apipb_api_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *AuditRecord) GetIndex() uint64 {
@@ -6153,7 +6308,7 @@ type AuditVerifyRequest struct {
 
 func (x *AuditVerifyRequest) Reset() {
 	*x = AuditVerifyRequest{}
-	mi := &file_apipb_api_proto_msgTypes[92]
+	mi := &file_apipb_api_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6165,7 +6320,7 @@ func (x *AuditVerifyRequest) String() string {
 func (*AuditVerifyRequest) ProtoMessage() {}
 
 func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[92]
+	mi := &file_apipb_api_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6178,7 +6333,7 @@ func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyRequest.ProtoReflect.Descriptor instead.
 func (*AuditVerifyRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{92}
+	return file_apipb_api_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *AuditVerifyRequest) GetFleet() bool {
@@ -6202,7 +6357,7 @@ type AuditVerifyEvent struct {
 
 func (x *AuditVerifyEvent) Reset() {
 	*x = AuditVerifyEvent{}
-	mi := &file_apipb_api_proto_msgTypes[93]
+	mi := &file_apipb_api_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6214,7 +6369,7 @@ func (x *AuditVerifyEvent) String() string {
 func (*AuditVerifyEvent) ProtoMessage() {}
 
 func (x *AuditVerifyEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[93]
+	mi := &file_apipb_api_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6227,7 +6382,7 @@ func (x *AuditVerifyEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyEvent.ProtoReflect.Descriptor instead.
 func (*AuditVerifyEvent) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{93}
+	return file_apipb_api_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *AuditVerifyEvent) GetChecked() uint64 {
@@ -6281,7 +6436,7 @@ type AuditHeadRequest struct {
 
 func (x *AuditHeadRequest) Reset() {
 	*x = AuditHeadRequest{}
-	mi := &file_apipb_api_proto_msgTypes[94]
+	mi := &file_apipb_api_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6293,7 +6448,7 @@ func (x *AuditHeadRequest) String() string {
 func (*AuditHeadRequest) ProtoMessage() {}
 
 func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[94]
+	mi := &file_apipb_api_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6306,7 +6461,7 @@ func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditHeadRequest.ProtoReflect.Descriptor instead.
 func (*AuditHeadRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{94}
+	return file_apipb_api_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *AuditHeadRequest) GetRemembered() []byte {
@@ -6329,7 +6484,7 @@ type AuditHeadResponse struct {
 
 func (x *AuditHeadResponse) Reset() {
 	*x = AuditHeadResponse{}
-	mi := &file_apipb_api_proto_msgTypes[95]
+	mi := &file_apipb_api_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6341,7 +6496,7 @@ func (x *AuditHeadResponse) String() string {
 func (*AuditHeadResponse) ProtoMessage() {}
 
 func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[95]
+	mi := &file_apipb_api_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6354,7 +6509,7 @@ func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditHeadResponse.ProtoReflect.Descriptor instead.
 func (*AuditHeadResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{95}
+	return file_apipb_api_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *AuditHeadResponse) GetCheckpoint() []byte {
@@ -6402,7 +6557,7 @@ type AuditRecoverRequest struct {
 
 func (x *AuditRecoverRequest) Reset() {
 	*x = AuditRecoverRequest{}
-	mi := &file_apipb_api_proto_msgTypes[96]
+	mi := &file_apipb_api_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6414,7 +6569,7 @@ func (x *AuditRecoverRequest) String() string {
 func (*AuditRecoverRequest) ProtoMessage() {}
 
 func (x *AuditRecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[96]
+	mi := &file_apipb_api_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6427,7 +6582,7 @@ func (x *AuditRecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecoverRequest.ProtoReflect.Descriptor instead.
 func (*AuditRecoverRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{96}
+	return file_apipb_api_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *AuditRecoverRequest) GetConfirm() bool {
@@ -6456,7 +6611,7 @@ type AuditRecoverResponse struct {
 
 func (x *AuditRecoverResponse) Reset() {
 	*x = AuditRecoverResponse{}
-	mi := &file_apipb_api_proto_msgTypes[97]
+	mi := &file_apipb_api_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6468,7 +6623,7 @@ func (x *AuditRecoverResponse) String() string {
 func (*AuditRecoverResponse) ProtoMessage() {}
 
 func (x *AuditRecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[97]
+	mi := &file_apipb_api_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6481,7 +6636,7 @@ func (x *AuditRecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecoverResponse.ProtoReflect.Descriptor instead.
 func (*AuditRecoverResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{97}
+	return file_apipb_api_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *AuditRecoverResponse) GetEpoch() uint64 {
@@ -6522,7 +6677,7 @@ type AuditVerifyEvent_Problem struct {
 
 func (x *AuditVerifyEvent_Problem) Reset() {
 	*x = AuditVerifyEvent_Problem{}
-	mi := &file_apipb_api_proto_msgTypes[98]
+	mi := &file_apipb_api_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6534,7 +6689,7 @@ func (x *AuditVerifyEvent_Problem) String() string {
 func (*AuditVerifyEvent_Problem) ProtoMessage() {}
 
 func (x *AuditVerifyEvent_Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[98]
+	mi := &file_apipb_api_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6547,7 +6702,7 @@ func (x *AuditVerifyEvent_Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyEvent_Problem.ProtoReflect.Descriptor instead.
 func (*AuditVerifyEvent_Problem) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{93, 0}
+	return file_apipb_api_proto_rawDescGZIP(), []int{95, 0}
 }
 
 func (x *AuditVerifyEvent_Problem) GetIndex() int64 {
@@ -6568,7 +6723,7 @@ var File_apipb_api_proto protoreflect.FileDescriptor
 
 const file_apipb_api_proto_rawDesc = "" +
 	"\n" +
-	"\x0fapipb/api.proto\x12\vdominion.v1\"\x84\x01\n" +
+	"\x0fapipb/api.proto\x12\vdominion.v1\x1a\x10apipb/node.proto\"\x84\x01\n" +
 	"\fEnrolRequest\x12\x10\n" +
 	"\x03csr\x18\x01 \x01(\fR\x03csr\x12\x12\n" +
 	"\x04role\x18\x02 \x01(\tR\x04role\x12\x14\n" +
@@ -6595,7 +6750,7 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\aPENDING\x10\x01\x12\v\n" +
 	"\aGRANTED\x10\x02\x12\f\n" +
 	"\bREJECTED\x10\x03\"\x0f\n" +
-	"\rStatusRequest\"\xc6\x04\n" +
+	"\rStatusRequest\"\xf5\x04\n" +
 	"\x0eStatusResponse\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\"\n" +
@@ -6615,7 +6770,8 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x03pin\x18\x0f \x01(\tR\x03pin\x12+\n" +
 	"\x06parent\x18\x10 \x01(\v2\x13.dominion.v1.ParentR\x06parent\x12\x1b\n" +
 	"\troot_host\x18\x11 \x01(\tR\brootHost\x12\x1a\n" +
-	"\bdelegate\x18\x12 \x01(\bR\bdelegate\"o\n" +
+	"\bdelegate\x18\x12 \x01(\bR\bdelegate\x12-\n" +
+	"\x05nodes\x18\x13 \x01(\v2\x17.dominion.v1.NodeCountsR\x05nodes\"o\n" +
 	"\x06Parent\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1c\n" +
@@ -6668,9 +6824,20 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\fdial_address\x18\x02 \x01(\tR\vdialAddress\"\x13\n" +
 	"\x11SetMinionResponse\"$\n" +
 	"\x0eModulesRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"+\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\"\x9a\x01\n" +
 	"\x0fModulesResponse\x12\x18\n" +
-	"\amodules\x18\x01 \x01(\fR\amodules\"t\n" +
+	"\amodules\x18\x01 \x01(\fR\amodules\x124\n" +
+	"\aoffered\x18\x02 \x03(\v2\x1a.dominion.v1.OfferedMethodR\aoffered\x127\n" +
+	"\bdisabled\x18\x03 \x03(\v2\x1b.dominion.v1.DisabledModuleR\bdisabled\"S\n" +
+	"\rOfferedMethod\x12\x16\n" +
+	"\x06schema\x18\x01 \x01(\fR\x06schema\x12\x14\n" +
+	"\x05names\x18\x02 \x01(\tR\x05names\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\x04R\x05count\"h\n" +
+	"\x0eDisabledModule\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05names\x18\x03 \x01(\tR\x05names\x12\x14\n" +
+	"\x05count\x18\x04 \x01(\x04R\x05count\"t\n" +
 	"\vPingRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x18\n" +
 	"\aexclude\x18\x02 \x01(\tR\aexclude\x12\x1d\n" +
@@ -7136,7 +7303,7 @@ func file_apipb_api_proto_rawDescGZIP() []byte {
 }
 
 var file_apipb_api_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_apipb_api_proto_msgTypes = make([]protoimpl.MessageInfo, 99)
+var file_apipb_api_proto_msgTypes = make([]protoimpl.MessageInfo, 101)
 var file_apipb_api_proto_goTypes = []any{
 	(EnrolResponse_State)(0),             // 0: dominion.v1.EnrolResponse.State
 	(SetGroupRequest_Mode)(0),            // 1: dominion.v1.SetGroupRequest.Mode
@@ -7155,219 +7322,225 @@ var file_apipb_api_proto_goTypes = []any{
 	(*SetMinionResponse)(nil),            // 14: dominion.v1.SetMinionResponse
 	(*ModulesRequest)(nil),               // 15: dominion.v1.ModulesRequest
 	(*ModulesResponse)(nil),              // 16: dominion.v1.ModulesResponse
-	(*PingRequest)(nil),                  // 17: dominion.v1.PingRequest
-	(*PingEvent)(nil),                    // 18: dominion.v1.PingEvent
-	(*Pong)(nil),                         // 19: dominion.v1.Pong
-	(*Counts)(nil),                       // 20: dominion.v1.Counts
-	(*CallRequest)(nil),                  // 21: dominion.v1.CallRequest
-	(*WatchRequest)(nil),                 // 22: dominion.v1.WatchRequest
-	(*JobsRequest)(nil),                  // 23: dominion.v1.JobsRequest
-	(*JobsResponse)(nil),                 // 24: dominion.v1.JobsResponse
-	(*Job)(nil),                          // 25: dominion.v1.Job
-	(*CallEvent)(nil),                    // 26: dominion.v1.CallEvent
-	(*Accepted)(nil),                     // 27: dominion.v1.Accepted
-	(*Output)(nil),                       // 28: dominion.v1.Output
-	(*ResultGroup)(nil),                  // 29: dominion.v1.ResultGroup
-	(*Progress)(nil),                     // 30: dominion.v1.Progress
-	(*Closed)(nil),                       // 31: dominion.v1.Closed
-	(*CancelRequest)(nil),                // 32: dominion.v1.CancelRequest
-	(*CancelResponse)(nil),               // 33: dominion.v1.CancelResponse
-	(*GroupsRequest)(nil),                // 34: dominion.v1.GroupsRequest
-	(*Group)(nil),                        // 35: dominion.v1.Group
-	(*GroupsResponse)(nil),               // 36: dominion.v1.GroupsResponse
-	(*SetGroupRequest)(nil),              // 37: dominion.v1.SetGroupRequest
-	(*SetGroupResponse)(nil),             // 38: dominion.v1.SetGroupResponse
-	(*DeleteGroupRequest)(nil),           // 39: dominion.v1.DeleteGroupRequest
-	(*DeleteGroupResponse)(nil),          // 40: dominion.v1.DeleteGroupResponse
-	(*BuildMapRequest)(nil),              // 41: dominion.v1.BuildMapRequest
-	(*BuildMapEvent)(nil),                // 42: dominion.v1.BuildMapEvent
-	(*MapRequest)(nil),                   // 43: dominion.v1.MapRequest
-	(*MapResponse)(nil),                  // 44: dominion.v1.MapResponse
-	(*FleetMap)(nil),                     // 45: dominion.v1.FleetMap
-	(*MapNode)(nil),                      // 46: dominion.v1.MapNode
-	(*MapConflict)(nil),                  // 47: dominion.v1.MapConflict
-	(*ClusterChanged)(nil),               // 48: dominion.v1.ClusterChanged
-	(*ClusterShowRequest)(nil),           // 49: dominion.v1.ClusterShowRequest
-	(*ClusterShowResponse)(nil),          // 50: dominion.v1.ClusterShowResponse
-	(*ClusterNode)(nil),                  // 51: dominion.v1.ClusterNode
-	(*ClusterCandidate)(nil),             // 52: dominion.v1.ClusterCandidate
-	(*ClusterSetMasterRequest)(nil),      // 53: dominion.v1.ClusterSetMasterRequest
-	(*ClusterSetCandidatesRequest)(nil),  // 54: dominion.v1.ClusterSetCandidatesRequest
-	(*ClusterSetNodeRequest)(nil),        // 55: dominion.v1.ClusterSetNodeRequest
-	(*ClusterRemoveNodeRequest)(nil),     // 56: dominion.v1.ClusterRemoveNodeRequest
-	(*ClusterInstancesRequest)(nil),      // 57: dominion.v1.ClusterInstancesRequest
-	(*ClusterInstancesResponse)(nil),     // 58: dominion.v1.ClusterInstancesResponse
-	(*ClusterInstance)(nil),              // 59: dominion.v1.ClusterInstance
-	(*ClusterNIC)(nil),                   // 60: dominion.v1.ClusterNIC
-	(*ClusterInstanceRequest)(nil),       // 61: dominion.v1.ClusterInstanceRequest
-	(*ClusterRemoveInstanceRequest)(nil), // 62: dominion.v1.ClusterRemoveInstanceRequest
-	(*ClusterImportRequest)(nil),         // 63: dominion.v1.ClusterImportRequest
-	(*ClusterExportRequest)(nil),         // 64: dominion.v1.ClusterExportRequest
-	(*ClusterExportResponse)(nil),        // 65: dominion.v1.ClusterExportResponse
-	(*ClusterShowKeyRequest)(nil),        // 66: dominion.v1.ClusterShowKeyRequest
-	(*ClusterKeyResponse)(nil),           // 67: dominion.v1.ClusterKeyResponse
-	(*ClusterRotateKeyRequest)(nil),      // 68: dominion.v1.ClusterRotateKeyRequest
-	(*CertsRequest)(nil),                 // 69: dominion.v1.CertsRequest
-	(*CertsResponse)(nil),                // 70: dominion.v1.CertsResponse
-	(*PendingRequest)(nil),               // 71: dominion.v1.PendingRequest
-	(*Cert)(nil),                         // 72: dominion.v1.Cert
-	(*SignCertRequest)(nil),              // 73: dominion.v1.SignCertRequest
-	(*SignCertResponse)(nil),             // 74: dominion.v1.SignCertResponse
-	(*RejectCertRequest)(nil),            // 75: dominion.v1.RejectCertRequest
-	(*RejectCertResponse)(nil),           // 76: dominion.v1.RejectCertResponse
-	(*RevokeCertRequest)(nil),            // 77: dominion.v1.RevokeCertRequest
-	(*RevokeCertResponse)(nil),           // 78: dominion.v1.RevokeCertResponse
-	(*CreateTokenRequest)(nil),           // 79: dominion.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),          // 80: dominion.v1.CreateTokenResponse
-	(*Token)(nil),                        // 81: dominion.v1.Token
-	(*TokensRequest)(nil),                // 82: dominion.v1.TokensRequest
-	(*TokensResponse)(nil),               // 83: dominion.v1.TokensResponse
-	(*RevokeTokenRequest)(nil),           // 84: dominion.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),          // 85: dominion.v1.RevokeTokenResponse
-	(*AddOperatorRequest)(nil),           // 86: dominion.v1.AddOperatorRequest
-	(*AddOperatorResponse)(nil),          // 87: dominion.v1.AddOperatorResponse
-	(*OperatorsRequest)(nil),             // 88: dominion.v1.OperatorsRequest
-	(*OperatorsResponse)(nil),            // 89: dominion.v1.OperatorsResponse
-	(*RenewOperatorRequest)(nil),         // 90: dominion.v1.RenewOperatorRequest
-	(*RenewOperatorResponse)(nil),        // 91: dominion.v1.RenewOperatorResponse
-	(*AuditListRequest)(nil),             // 92: dominion.v1.AuditListRequest
-	(*AuditRecord)(nil),                  // 93: dominion.v1.AuditRecord
-	(*AuditVerifyRequest)(nil),           // 94: dominion.v1.AuditVerifyRequest
-	(*AuditVerifyEvent)(nil),             // 95: dominion.v1.AuditVerifyEvent
-	(*AuditHeadRequest)(nil),             // 96: dominion.v1.AuditHeadRequest
-	(*AuditHeadResponse)(nil),            // 97: dominion.v1.AuditHeadResponse
-	(*AuditRecoverRequest)(nil),          // 98: dominion.v1.AuditRecoverRequest
-	(*AuditRecoverResponse)(nil),         // 99: dominion.v1.AuditRecoverResponse
-	(*AuditVerifyEvent_Problem)(nil),     // 100: dominion.v1.AuditVerifyEvent.Problem
+	(*OfferedMethod)(nil),                // 17: dominion.v1.OfferedMethod
+	(*DisabledModule)(nil),               // 18: dominion.v1.DisabledModule
+	(*PingRequest)(nil),                  // 19: dominion.v1.PingRequest
+	(*PingEvent)(nil),                    // 20: dominion.v1.PingEvent
+	(*Pong)(nil),                         // 21: dominion.v1.Pong
+	(*Counts)(nil),                       // 22: dominion.v1.Counts
+	(*CallRequest)(nil),                  // 23: dominion.v1.CallRequest
+	(*WatchRequest)(nil),                 // 24: dominion.v1.WatchRequest
+	(*JobsRequest)(nil),                  // 25: dominion.v1.JobsRequest
+	(*JobsResponse)(nil),                 // 26: dominion.v1.JobsResponse
+	(*Job)(nil),                          // 27: dominion.v1.Job
+	(*CallEvent)(nil),                    // 28: dominion.v1.CallEvent
+	(*Accepted)(nil),                     // 29: dominion.v1.Accepted
+	(*Output)(nil),                       // 30: dominion.v1.Output
+	(*ResultGroup)(nil),                  // 31: dominion.v1.ResultGroup
+	(*Progress)(nil),                     // 32: dominion.v1.Progress
+	(*Closed)(nil),                       // 33: dominion.v1.Closed
+	(*CancelRequest)(nil),                // 34: dominion.v1.CancelRequest
+	(*CancelResponse)(nil),               // 35: dominion.v1.CancelResponse
+	(*GroupsRequest)(nil),                // 36: dominion.v1.GroupsRequest
+	(*Group)(nil),                        // 37: dominion.v1.Group
+	(*GroupsResponse)(nil),               // 38: dominion.v1.GroupsResponse
+	(*SetGroupRequest)(nil),              // 39: dominion.v1.SetGroupRequest
+	(*SetGroupResponse)(nil),             // 40: dominion.v1.SetGroupResponse
+	(*DeleteGroupRequest)(nil),           // 41: dominion.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),          // 42: dominion.v1.DeleteGroupResponse
+	(*BuildMapRequest)(nil),              // 43: dominion.v1.BuildMapRequest
+	(*BuildMapEvent)(nil),                // 44: dominion.v1.BuildMapEvent
+	(*MapRequest)(nil),                   // 45: dominion.v1.MapRequest
+	(*MapResponse)(nil),                  // 46: dominion.v1.MapResponse
+	(*FleetMap)(nil),                     // 47: dominion.v1.FleetMap
+	(*MapNode)(nil),                      // 48: dominion.v1.MapNode
+	(*MapConflict)(nil),                  // 49: dominion.v1.MapConflict
+	(*ClusterChanged)(nil),               // 50: dominion.v1.ClusterChanged
+	(*ClusterShowRequest)(nil),           // 51: dominion.v1.ClusterShowRequest
+	(*ClusterShowResponse)(nil),          // 52: dominion.v1.ClusterShowResponse
+	(*ClusterNode)(nil),                  // 53: dominion.v1.ClusterNode
+	(*ClusterCandidate)(nil),             // 54: dominion.v1.ClusterCandidate
+	(*ClusterSetMasterRequest)(nil),      // 55: dominion.v1.ClusterSetMasterRequest
+	(*ClusterSetCandidatesRequest)(nil),  // 56: dominion.v1.ClusterSetCandidatesRequest
+	(*ClusterSetNodeRequest)(nil),        // 57: dominion.v1.ClusterSetNodeRequest
+	(*ClusterRemoveNodeRequest)(nil),     // 58: dominion.v1.ClusterRemoveNodeRequest
+	(*ClusterInstancesRequest)(nil),      // 59: dominion.v1.ClusterInstancesRequest
+	(*ClusterInstancesResponse)(nil),     // 60: dominion.v1.ClusterInstancesResponse
+	(*ClusterInstance)(nil),              // 61: dominion.v1.ClusterInstance
+	(*ClusterNIC)(nil),                   // 62: dominion.v1.ClusterNIC
+	(*ClusterInstanceRequest)(nil),       // 63: dominion.v1.ClusterInstanceRequest
+	(*ClusterRemoveInstanceRequest)(nil), // 64: dominion.v1.ClusterRemoveInstanceRequest
+	(*ClusterImportRequest)(nil),         // 65: dominion.v1.ClusterImportRequest
+	(*ClusterExportRequest)(nil),         // 66: dominion.v1.ClusterExportRequest
+	(*ClusterExportResponse)(nil),        // 67: dominion.v1.ClusterExportResponse
+	(*ClusterShowKeyRequest)(nil),        // 68: dominion.v1.ClusterShowKeyRequest
+	(*ClusterKeyResponse)(nil),           // 69: dominion.v1.ClusterKeyResponse
+	(*ClusterRotateKeyRequest)(nil),      // 70: dominion.v1.ClusterRotateKeyRequest
+	(*CertsRequest)(nil),                 // 71: dominion.v1.CertsRequest
+	(*CertsResponse)(nil),                // 72: dominion.v1.CertsResponse
+	(*PendingRequest)(nil),               // 73: dominion.v1.PendingRequest
+	(*Cert)(nil),                         // 74: dominion.v1.Cert
+	(*SignCertRequest)(nil),              // 75: dominion.v1.SignCertRequest
+	(*SignCertResponse)(nil),             // 76: dominion.v1.SignCertResponse
+	(*RejectCertRequest)(nil),            // 77: dominion.v1.RejectCertRequest
+	(*RejectCertResponse)(nil),           // 78: dominion.v1.RejectCertResponse
+	(*RevokeCertRequest)(nil),            // 79: dominion.v1.RevokeCertRequest
+	(*RevokeCertResponse)(nil),           // 80: dominion.v1.RevokeCertResponse
+	(*CreateTokenRequest)(nil),           // 81: dominion.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),          // 82: dominion.v1.CreateTokenResponse
+	(*Token)(nil),                        // 83: dominion.v1.Token
+	(*TokensRequest)(nil),                // 84: dominion.v1.TokensRequest
+	(*TokensResponse)(nil),               // 85: dominion.v1.TokensResponse
+	(*RevokeTokenRequest)(nil),           // 86: dominion.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),          // 87: dominion.v1.RevokeTokenResponse
+	(*AddOperatorRequest)(nil),           // 88: dominion.v1.AddOperatorRequest
+	(*AddOperatorResponse)(nil),          // 89: dominion.v1.AddOperatorResponse
+	(*OperatorsRequest)(nil),             // 90: dominion.v1.OperatorsRequest
+	(*OperatorsResponse)(nil),            // 91: dominion.v1.OperatorsResponse
+	(*RenewOperatorRequest)(nil),         // 92: dominion.v1.RenewOperatorRequest
+	(*RenewOperatorResponse)(nil),        // 93: dominion.v1.RenewOperatorResponse
+	(*AuditListRequest)(nil),             // 94: dominion.v1.AuditListRequest
+	(*AuditRecord)(nil),                  // 95: dominion.v1.AuditRecord
+	(*AuditVerifyRequest)(nil),           // 96: dominion.v1.AuditVerifyRequest
+	(*AuditVerifyEvent)(nil),             // 97: dominion.v1.AuditVerifyEvent
+	(*AuditHeadRequest)(nil),             // 98: dominion.v1.AuditHeadRequest
+	(*AuditHeadResponse)(nil),            // 99: dominion.v1.AuditHeadResponse
+	(*AuditRecoverRequest)(nil),          // 100: dominion.v1.AuditRecoverRequest
+	(*AuditRecoverResponse)(nil),         // 101: dominion.v1.AuditRecoverResponse
+	(*AuditVerifyEvent_Problem)(nil),     // 102: dominion.v1.AuditVerifyEvent.Problem
+	(*NodeCounts)(nil),                   // 103: dominion.v1.NodeCounts
 }
 var file_apipb_api_proto_depIdxs = []int32{
 	3,   // 0: dominion.v1.EnrolRequest.overlord:type_name -> dominion.v1.OverlordRequest
 	0,   // 1: dominion.v1.EnrolResponse.state:type_name -> dominion.v1.EnrolResponse.State
 	7,   // 2: dominion.v1.StatusResponse.parent:type_name -> dominion.v1.Parent
-	12,  // 3: dominion.v1.MinionsResponse.minions:type_name -> dominion.v1.Minion
-	19,  // 4: dominion.v1.PingEvent.pongs:type_name -> dominion.v1.Pong
-	20,  // 5: dominion.v1.PingEvent.closed:type_name -> dominion.v1.Counts
-	25,  // 6: dominion.v1.JobsResponse.jobs:type_name -> dominion.v1.Job
-	20,  // 7: dominion.v1.Job.counts:type_name -> dominion.v1.Counts
-	27,  // 8: dominion.v1.CallEvent.accepted:type_name -> dominion.v1.Accepted
-	28,  // 9: dominion.v1.CallEvent.output:type_name -> dominion.v1.Output
-	29,  // 10: dominion.v1.CallEvent.results:type_name -> dominion.v1.ResultGroup
-	30,  // 11: dominion.v1.CallEvent.progress:type_name -> dominion.v1.Progress
-	31,  // 12: dominion.v1.CallEvent.closed:type_name -> dominion.v1.Closed
-	20,  // 13: dominion.v1.Accepted.counts:type_name -> dominion.v1.Counts
-	20,  // 14: dominion.v1.Progress.counts:type_name -> dominion.v1.Counts
-	20,  // 15: dominion.v1.Closed.counts:type_name -> dominion.v1.Counts
-	35,  // 16: dominion.v1.GroupsResponse.groups:type_name -> dominion.v1.Group
-	1,   // 17: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
-	35,  // 18: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
-	45,  // 19: dominion.v1.BuildMapEvent.map:type_name -> dominion.v1.FleetMap
-	45,  // 20: dominion.v1.MapResponse.map:type_name -> dominion.v1.FleetMap
-	46,  // 21: dominion.v1.FleetMap.root:type_name -> dominion.v1.MapNode
-	47,  // 22: dominion.v1.FleetMap.conflicts:type_name -> dominion.v1.MapConflict
-	46,  // 23: dominion.v1.MapNode.below:type_name -> dominion.v1.MapNode
-	51,  // 24: dominion.v1.ClusterShowResponse.nodes:type_name -> dominion.v1.ClusterNode
-	52,  // 25: dominion.v1.ClusterShowResponse.candidates:type_name -> dominion.v1.ClusterCandidate
-	59,  // 26: dominion.v1.ClusterInstancesResponse.instances:type_name -> dominion.v1.ClusterInstance
-	60,  // 27: dominion.v1.ClusterInstance.nics:type_name -> dominion.v1.ClusterNIC
-	60,  // 28: dominion.v1.ClusterInstanceRequest.nics:type_name -> dominion.v1.ClusterNIC
-	71,  // 29: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
-	72,  // 30: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
-	81,  // 31: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
-	81,  // 32: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
-	81,  // 33: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
-	72,  // 34: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
-	100, // 35: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
-	2,   // 36: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
-	5,   // 37: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
-	8,   // 38: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
-	10,  // 39: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
-	13,  // 40: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
-	15,  // 41: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
-	17,  // 42: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
-	21,  // 43: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
-	22,  // 44: dominion.v1.FleetService.Watch:input_type -> dominion.v1.WatchRequest
-	23,  // 45: dominion.v1.FleetService.Jobs:input_type -> dominion.v1.JobsRequest
-	32,  // 46: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
-	34,  // 47: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
-	37,  // 48: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
-	39,  // 49: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
-	41,  // 50: dominion.v1.MapService.Build:input_type -> dominion.v1.BuildMapRequest
-	43,  // 51: dominion.v1.MapService.Map:input_type -> dominion.v1.MapRequest
-	49,  // 52: dominion.v1.ClusterService.Show:input_type -> dominion.v1.ClusterShowRequest
-	57,  // 53: dominion.v1.ClusterService.Instances:input_type -> dominion.v1.ClusterInstancesRequest
-	53,  // 54: dominion.v1.ClusterService.SetMaster:input_type -> dominion.v1.ClusterSetMasterRequest
-	54,  // 55: dominion.v1.ClusterService.SetCandidates:input_type -> dominion.v1.ClusterSetCandidatesRequest
-	55,  // 56: dominion.v1.ClusterService.SetNode:input_type -> dominion.v1.ClusterSetNodeRequest
-	56,  // 57: dominion.v1.ClusterService.RemoveNode:input_type -> dominion.v1.ClusterRemoveNodeRequest
-	61,  // 58: dominion.v1.ClusterService.AddInstance:input_type -> dominion.v1.ClusterInstanceRequest
-	61,  // 59: dominion.v1.ClusterService.SetInstance:input_type -> dominion.v1.ClusterInstanceRequest
-	62,  // 60: dominion.v1.ClusterService.RemoveInstance:input_type -> dominion.v1.ClusterRemoveInstanceRequest
-	63,  // 61: dominion.v1.ClusterService.Import:input_type -> dominion.v1.ClusterImportRequest
-	64,  // 62: dominion.v1.ClusterService.Export:input_type -> dominion.v1.ClusterExportRequest
-	66,  // 63: dominion.v1.ClusterService.ShowKey:input_type -> dominion.v1.ClusterShowKeyRequest
-	68,  // 64: dominion.v1.ClusterService.RotateKey:input_type -> dominion.v1.ClusterRotateKeyRequest
-	69,  // 65: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
-	73,  // 66: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
-	75,  // 67: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
-	77,  // 68: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
-	79,  // 69: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
-	82,  // 70: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
-	84,  // 71: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
-	86,  // 72: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
-	88,  // 73: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
-	90,  // 74: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
-	92,  // 75: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
-	94,  // 76: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
-	96,  // 77: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
-	98,  // 78: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
-	4,   // 79: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
-	6,   // 80: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
-	9,   // 81: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
-	11,  // 82: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
-	14,  // 83: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
-	16,  // 84: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
-	18,  // 85: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
-	26,  // 86: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
-	26,  // 87: dominion.v1.FleetService.Watch:output_type -> dominion.v1.CallEvent
-	24,  // 88: dominion.v1.FleetService.Jobs:output_type -> dominion.v1.JobsResponse
-	33,  // 89: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
-	36,  // 90: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
-	38,  // 91: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
-	40,  // 92: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
-	42,  // 93: dominion.v1.MapService.Build:output_type -> dominion.v1.BuildMapEvent
-	44,  // 94: dominion.v1.MapService.Map:output_type -> dominion.v1.MapResponse
-	50,  // 95: dominion.v1.ClusterService.Show:output_type -> dominion.v1.ClusterShowResponse
-	58,  // 96: dominion.v1.ClusterService.Instances:output_type -> dominion.v1.ClusterInstancesResponse
-	48,  // 97: dominion.v1.ClusterService.SetMaster:output_type -> dominion.v1.ClusterChanged
-	48,  // 98: dominion.v1.ClusterService.SetCandidates:output_type -> dominion.v1.ClusterChanged
-	48,  // 99: dominion.v1.ClusterService.SetNode:output_type -> dominion.v1.ClusterChanged
-	48,  // 100: dominion.v1.ClusterService.RemoveNode:output_type -> dominion.v1.ClusterChanged
-	48,  // 101: dominion.v1.ClusterService.AddInstance:output_type -> dominion.v1.ClusterChanged
-	48,  // 102: dominion.v1.ClusterService.SetInstance:output_type -> dominion.v1.ClusterChanged
-	48,  // 103: dominion.v1.ClusterService.RemoveInstance:output_type -> dominion.v1.ClusterChanged
-	48,  // 104: dominion.v1.ClusterService.Import:output_type -> dominion.v1.ClusterChanged
-	65,  // 105: dominion.v1.ClusterService.Export:output_type -> dominion.v1.ClusterExportResponse
-	67,  // 106: dominion.v1.ClusterService.ShowKey:output_type -> dominion.v1.ClusterKeyResponse
-	48,  // 107: dominion.v1.ClusterService.RotateKey:output_type -> dominion.v1.ClusterChanged
-	70,  // 108: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
-	74,  // 109: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
-	76,  // 110: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
-	78,  // 111: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
-	80,  // 112: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
-	83,  // 113: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
-	85,  // 114: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
-	87,  // 115: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
-	89,  // 116: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
-	91,  // 117: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
-	93,  // 118: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
-	95,  // 119: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
-	97,  // 120: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
-	99,  // 121: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
-	79,  // [79:122] is the sub-list for method output_type
-	36,  // [36:79] is the sub-list for method input_type
-	36,  // [36:36] is the sub-list for extension type_name
-	36,  // [36:36] is the sub-list for extension extendee
-	0,   // [0:36] is the sub-list for field type_name
+	103, // 3: dominion.v1.StatusResponse.nodes:type_name -> dominion.v1.NodeCounts
+	12,  // 4: dominion.v1.MinionsResponse.minions:type_name -> dominion.v1.Minion
+	17,  // 5: dominion.v1.ModulesResponse.offered:type_name -> dominion.v1.OfferedMethod
+	18,  // 6: dominion.v1.ModulesResponse.disabled:type_name -> dominion.v1.DisabledModule
+	21,  // 7: dominion.v1.PingEvent.pongs:type_name -> dominion.v1.Pong
+	22,  // 8: dominion.v1.PingEvent.closed:type_name -> dominion.v1.Counts
+	27,  // 9: dominion.v1.JobsResponse.jobs:type_name -> dominion.v1.Job
+	22,  // 10: dominion.v1.Job.counts:type_name -> dominion.v1.Counts
+	29,  // 11: dominion.v1.CallEvent.accepted:type_name -> dominion.v1.Accepted
+	30,  // 12: dominion.v1.CallEvent.output:type_name -> dominion.v1.Output
+	31,  // 13: dominion.v1.CallEvent.results:type_name -> dominion.v1.ResultGroup
+	32,  // 14: dominion.v1.CallEvent.progress:type_name -> dominion.v1.Progress
+	33,  // 15: dominion.v1.CallEvent.closed:type_name -> dominion.v1.Closed
+	22,  // 16: dominion.v1.Accepted.counts:type_name -> dominion.v1.Counts
+	22,  // 17: dominion.v1.Progress.counts:type_name -> dominion.v1.Counts
+	22,  // 18: dominion.v1.Closed.counts:type_name -> dominion.v1.Counts
+	37,  // 19: dominion.v1.GroupsResponse.groups:type_name -> dominion.v1.Group
+	1,   // 20: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
+	37,  // 21: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
+	47,  // 22: dominion.v1.BuildMapEvent.map:type_name -> dominion.v1.FleetMap
+	47,  // 23: dominion.v1.MapResponse.map:type_name -> dominion.v1.FleetMap
+	48,  // 24: dominion.v1.FleetMap.root:type_name -> dominion.v1.MapNode
+	49,  // 25: dominion.v1.FleetMap.conflicts:type_name -> dominion.v1.MapConflict
+	48,  // 26: dominion.v1.MapNode.below:type_name -> dominion.v1.MapNode
+	53,  // 27: dominion.v1.ClusterShowResponse.nodes:type_name -> dominion.v1.ClusterNode
+	54,  // 28: dominion.v1.ClusterShowResponse.candidates:type_name -> dominion.v1.ClusterCandidate
+	61,  // 29: dominion.v1.ClusterInstancesResponse.instances:type_name -> dominion.v1.ClusterInstance
+	62,  // 30: dominion.v1.ClusterInstance.nics:type_name -> dominion.v1.ClusterNIC
+	62,  // 31: dominion.v1.ClusterInstanceRequest.nics:type_name -> dominion.v1.ClusterNIC
+	73,  // 32: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
+	74,  // 33: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
+	83,  // 34: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
+	83,  // 35: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
+	83,  // 36: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
+	74,  // 37: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
+	102, // 38: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
+	2,   // 39: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
+	5,   // 40: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
+	8,   // 41: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
+	10,  // 42: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
+	13,  // 43: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
+	15,  // 44: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
+	19,  // 45: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
+	23,  // 46: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
+	24,  // 47: dominion.v1.FleetService.Watch:input_type -> dominion.v1.WatchRequest
+	25,  // 48: dominion.v1.FleetService.Jobs:input_type -> dominion.v1.JobsRequest
+	34,  // 49: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
+	36,  // 50: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
+	39,  // 51: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
+	41,  // 52: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
+	43,  // 53: dominion.v1.MapService.Build:input_type -> dominion.v1.BuildMapRequest
+	45,  // 54: dominion.v1.MapService.Map:input_type -> dominion.v1.MapRequest
+	51,  // 55: dominion.v1.ClusterService.Show:input_type -> dominion.v1.ClusterShowRequest
+	59,  // 56: dominion.v1.ClusterService.Instances:input_type -> dominion.v1.ClusterInstancesRequest
+	55,  // 57: dominion.v1.ClusterService.SetMaster:input_type -> dominion.v1.ClusterSetMasterRequest
+	56,  // 58: dominion.v1.ClusterService.SetCandidates:input_type -> dominion.v1.ClusterSetCandidatesRequest
+	57,  // 59: dominion.v1.ClusterService.SetNode:input_type -> dominion.v1.ClusterSetNodeRequest
+	58,  // 60: dominion.v1.ClusterService.RemoveNode:input_type -> dominion.v1.ClusterRemoveNodeRequest
+	63,  // 61: dominion.v1.ClusterService.AddInstance:input_type -> dominion.v1.ClusterInstanceRequest
+	63,  // 62: dominion.v1.ClusterService.SetInstance:input_type -> dominion.v1.ClusterInstanceRequest
+	64,  // 63: dominion.v1.ClusterService.RemoveInstance:input_type -> dominion.v1.ClusterRemoveInstanceRequest
+	65,  // 64: dominion.v1.ClusterService.Import:input_type -> dominion.v1.ClusterImportRequest
+	66,  // 65: dominion.v1.ClusterService.Export:input_type -> dominion.v1.ClusterExportRequest
+	68,  // 66: dominion.v1.ClusterService.ShowKey:input_type -> dominion.v1.ClusterShowKeyRequest
+	70,  // 67: dominion.v1.ClusterService.RotateKey:input_type -> dominion.v1.ClusterRotateKeyRequest
+	71,  // 68: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
+	75,  // 69: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
+	77,  // 70: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
+	79,  // 71: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
+	81,  // 72: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
+	84,  // 73: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
+	86,  // 74: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
+	88,  // 75: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
+	90,  // 76: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
+	92,  // 77: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
+	94,  // 78: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
+	96,  // 79: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
+	98,  // 80: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
+	100, // 81: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
+	4,   // 82: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
+	6,   // 83: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
+	9,   // 84: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
+	11,  // 85: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
+	14,  // 86: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
+	16,  // 87: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
+	20,  // 88: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
+	28,  // 89: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
+	28,  // 90: dominion.v1.FleetService.Watch:output_type -> dominion.v1.CallEvent
+	26,  // 91: dominion.v1.FleetService.Jobs:output_type -> dominion.v1.JobsResponse
+	35,  // 92: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
+	38,  // 93: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
+	40,  // 94: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
+	42,  // 95: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
+	44,  // 96: dominion.v1.MapService.Build:output_type -> dominion.v1.BuildMapEvent
+	46,  // 97: dominion.v1.MapService.Map:output_type -> dominion.v1.MapResponse
+	52,  // 98: dominion.v1.ClusterService.Show:output_type -> dominion.v1.ClusterShowResponse
+	60,  // 99: dominion.v1.ClusterService.Instances:output_type -> dominion.v1.ClusterInstancesResponse
+	50,  // 100: dominion.v1.ClusterService.SetMaster:output_type -> dominion.v1.ClusterChanged
+	50,  // 101: dominion.v1.ClusterService.SetCandidates:output_type -> dominion.v1.ClusterChanged
+	50,  // 102: dominion.v1.ClusterService.SetNode:output_type -> dominion.v1.ClusterChanged
+	50,  // 103: dominion.v1.ClusterService.RemoveNode:output_type -> dominion.v1.ClusterChanged
+	50,  // 104: dominion.v1.ClusterService.AddInstance:output_type -> dominion.v1.ClusterChanged
+	50,  // 105: dominion.v1.ClusterService.SetInstance:output_type -> dominion.v1.ClusterChanged
+	50,  // 106: dominion.v1.ClusterService.RemoveInstance:output_type -> dominion.v1.ClusterChanged
+	50,  // 107: dominion.v1.ClusterService.Import:output_type -> dominion.v1.ClusterChanged
+	67,  // 108: dominion.v1.ClusterService.Export:output_type -> dominion.v1.ClusterExportResponse
+	69,  // 109: dominion.v1.ClusterService.ShowKey:output_type -> dominion.v1.ClusterKeyResponse
+	50,  // 110: dominion.v1.ClusterService.RotateKey:output_type -> dominion.v1.ClusterChanged
+	72,  // 111: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
+	76,  // 112: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
+	78,  // 113: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
+	80,  // 114: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
+	82,  // 115: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
+	85,  // 116: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
+	87,  // 117: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
+	89,  // 118: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
+	91,  // 119: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
+	93,  // 120: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
+	95,  // 121: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
+	97,  // 122: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
+	99,  // 123: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
+	101, // 124: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
+	82,  // [82:125] is the sub-list for method output_type
+	39,  // [39:82] is the sub-list for method input_type
+	39,  // [39:39] is the sub-list for extension type_name
+	39,  // [39:39] is the sub-list for extension extendee
+	0,   // [0:39] is the sub-list for field type_name
 }
 
 func init() { file_apipb_api_proto_init() }
@@ -7375,22 +7548,23 @@ func file_apipb_api_proto_init() {
 	if File_apipb_api_proto != nil {
 		return
 	}
-	file_apipb_api_proto_msgTypes[24].OneofWrappers = []any{
+	file_apipb_node_proto_init()
+	file_apipb_api_proto_msgTypes[26].OneofWrappers = []any{
 		(*CallEvent_Accepted)(nil),
 		(*CallEvent_Output)(nil),
 		(*CallEvent_Results)(nil),
 		(*CallEvent_Progress)(nil),
 		(*CallEvent_Closed)(nil),
 	}
-	file_apipb_api_proto_msgTypes[53].OneofWrappers = []any{}
-	file_apipb_api_proto_msgTypes[59].OneofWrappers = []any{}
+	file_apipb_api_proto_msgTypes[55].OneofWrappers = []any{}
+	file_apipb_api_proto_msgTypes[61].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_apipb_api_proto_rawDesc), len(file_apipb_api_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   99,
+			NumMessages:   101,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

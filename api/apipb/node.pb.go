@@ -391,6 +391,7 @@ type ProvisionInfo struct {
 	Prefix        string                 `protobuf:"bytes,7,opt,name=prefix,proto3" json:"prefix,omitempty"`
 	States        []string               `protobuf:"bytes,8,rep,name=states,proto3" json:"states,omitempty"`
 	BootAddress   string                 `protobuf:"bytes,9,opt,name=boot_address,json=bootAddress,proto3" json:"boot_address,omitempty"` // host:port of /boot
+	Capsules      []string               `protobuf:"bytes,11,rep,name=capsules,proto3" json:"capsules,omitempty"`                         // names of the VNFS capsules that are there, sorted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -488,6 +489,74 @@ func (x *ProvisionInfo) GetBootAddress() string {
 	return ""
 }
 
+func (x *ProvisionInfo) GetCapsules() []string {
+	if x != nil {
+		return x.Capsules
+	}
+	return nil
+}
+
+// NodeCounts says how many nodes there are.
+type NodeCounts struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	All           uint64                 `protobuf:"varint,1,opt,name=all,proto3" json:"all,omitempty"`
+	Held          uint64                 `protobuf:"varint,2,opt,name=held,proto3" json:"held,omitempty"`       // nobody approved them
+	Claimed       uint64                 `protobuf:"varint,3,opt,name=claimed,proto3" json:"claimed,omitempty"` // somebody else wanted to boot as one of these
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeCounts) Reset() {
+	*x = NodeCounts{}
+	mi := &file_apipb_node_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeCounts) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeCounts) ProtoMessage() {}
+
+func (x *NodeCounts) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_node_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeCounts.ProtoReflect.Descriptor instead.
+func (*NodeCounts) Descriptor() ([]byte, []int) {
+	return file_apipb_node_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *NodeCounts) GetAll() uint64 {
+	if x != nil {
+		return x.All
+	}
+	return 0
+}
+
+func (x *NodeCounts) GetHeld() uint64 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *NodeCounts) GetClaimed() uint64 {
+	if x != nil {
+		return x.Claimed
+	}
+	return 0
+}
+
 type AddNodeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Hwaddr        string                 `protobuf:"bytes,1,opt,name=hwaddr,proto3" json:"hwaddr,omitempty"`
@@ -502,7 +571,7 @@ type AddNodeRequest struct {
 
 func (x *AddNodeRequest) Reset() {
 	*x = AddNodeRequest{}
-	mi := &file_apipb_node_proto_msgTypes[4]
+	mi := &file_apipb_node_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -514,7 +583,7 @@ func (x *AddNodeRequest) String() string {
 func (*AddNodeRequest) ProtoMessage() {}
 
 func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_node_proto_msgTypes[4]
+	mi := &file_apipb_node_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -527,7 +596,7 @@ func (x *AddNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeRequest.ProtoReflect.Descriptor instead.
 func (*AddNodeRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_node_proto_rawDescGZIP(), []int{4}
+	return file_apipb_node_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *AddNodeRequest) GetHwaddr() string {
@@ -575,13 +644,14 @@ func (x *AddNodeRequest) GetDebug() uint32 {
 type AddNodeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          *Node                  `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	MissingVnfs   string                 `protobuf:"bytes,2,opt,name=missing_vnfs,json=missingVnfs,proto3" json:"missing_vnfs,omitempty"` // the VNFS that it was given, when there is no capsule of that name yet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AddNodeResponse) Reset() {
 	*x = AddNodeResponse{}
-	mi := &file_apipb_node_proto_msgTypes[5]
+	mi := &file_apipb_node_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -593,7 +663,7 @@ func (x *AddNodeResponse) String() string {
 func (*AddNodeResponse) ProtoMessage() {}
 
 func (x *AddNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_node_proto_msgTypes[5]
+	mi := &file_apipb_node_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -606,7 +676,7 @@ func (x *AddNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddNodeResponse.ProtoReflect.Descriptor instead.
 func (*AddNodeResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_node_proto_rawDescGZIP(), []int{5}
+	return file_apipb_node_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AddNodeResponse) GetNode() *Node {
@@ -614,6 +684,13 @@ func (x *AddNodeResponse) GetNode() *Node {
 		return x.Node
 	}
 	return nil
+}
+
+func (x *AddNodeResponse) GetMissingVnfs() string {
+	if x != nil {
+		return x.MissingVnfs
+	}
+	return ""
 }
 
 type SetNodesRequest struct {
@@ -631,7 +708,7 @@ type SetNodesRequest struct {
 
 func (x *SetNodesRequest) Reset() {
 	*x = SetNodesRequest{}
-	mi := &file_apipb_node_proto_msgTypes[6]
+	mi := &file_apipb_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -643,7 +720,7 @@ func (x *SetNodesRequest) String() string {
 func (*SetNodesRequest) ProtoMessage() {}
 
 func (x *SetNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_node_proto_msgTypes[6]
+	mi := &file_apipb_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -656,7 +733,7 @@ func (x *SetNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodesRequest.ProtoReflect.Descriptor instead.
 func (*SetNodesRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_node_proto_rawDescGZIP(), []int{6}
+	return file_apipb_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *SetNodesRequest) GetTarget() string {
@@ -712,13 +789,14 @@ type SetNodesResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nodes         []*Node                `protobuf:"bytes,1,rep,name=nodes,proto3" json:"nodes,omitempty"`
 	Unknown       string                 `protobuf:"bytes,2,opt,name=unknown,proto3" json:"unknown,omitempty"`
+	MissingVnfs   string                 `protobuf:"bytes,3,opt,name=missing_vnfs,json=missingVnfs,proto3" json:"missing_vnfs,omitempty"` // the VNFS that was set, when there is no capsule of that name yet
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *SetNodesResponse) Reset() {
 	*x = SetNodesResponse{}
-	mi := &file_apipb_node_proto_msgTypes[7]
+	mi := &file_apipb_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -730,7 +808,7 @@ func (x *SetNodesResponse) String() string {
 func (*SetNodesResponse) ProtoMessage() {}
 
 func (x *SetNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_node_proto_msgTypes[7]
+	mi := &file_apipb_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -743,7 +821,7 @@ func (x *SetNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetNodesResponse.ProtoReflect.Descriptor instead.
 func (*SetNodesResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_node_proto_rawDescGZIP(), []int{7}
+	return file_apipb_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *SetNodesResponse) GetNodes() []*Node {
@@ -760,6 +838,13 @@ func (x *SetNodesResponse) GetUnknown() string {
 	return ""
 }
 
+func (x *SetNodesResponse) GetMissingVnfs() string {
+	if x != nil {
+		return x.MissingVnfs
+	}
+	return ""
+}
+
 type ApproveNodesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"`
@@ -769,7 +854,7 @@ type ApproveNodesRequest struct {
 
 func (x *ApproveNodesRequest) Reset() {
 	*x = ApproveNodesRequest{}
-	mi := &file_apipb_node_proto_msgTypes[8]
+	mi := &file_apipb_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -781,7 +866,7 @@ func (x *ApproveNodesRequest) String() string {
 func (*ApproveNodesRequest) ProtoMessage() {}
 
 func (x *ApproveNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_node_proto_msgTypes[8]
+	mi := &file_apipb_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -794,7 +879,7 @@ func (x *ApproveNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveNodesRequest.ProtoReflect.Descriptor instead.
 func (*ApproveNodesRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_node_proto_rawDescGZIP(), []int{8}
+	return file_apipb_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ApproveNodesRequest) GetTarget() string {
@@ -814,7 +899,7 @@ type ApproveNodesResponse struct {
 
 func (x *ApproveNodesResponse) Reset() {
 	*x = ApproveNodesResponse{}
-	mi := &file_apipb_node_proto_msgTypes[9]
+	mi := &file_apipb_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -826,7 +911,7 @@ func (x *ApproveNodesResponse) String() string {
 func (*ApproveNodesResponse) ProtoMessage() {}
 
 func (x *ApproveNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_node_proto_msgTypes[9]
+	mi := &file_apipb_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -839,7 +924,7 @@ func (x *ApproveNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApproveNodesResponse.ProtoReflect.Descriptor instead.
 func (*ApproveNodesResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_node_proto_rawDescGZIP(), []int{9}
+	return file_apipb_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *ApproveNodesResponse) GetNodes() []*Node {
@@ -865,7 +950,7 @@ type DeleteNodesRequest struct {
 
 func (x *DeleteNodesRequest) Reset() {
 	*x = DeleteNodesRequest{}
-	mi := &file_apipb_node_proto_msgTypes[10]
+	mi := &file_apipb_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -877,7 +962,7 @@ func (x *DeleteNodesRequest) String() string {
 func (*DeleteNodesRequest) ProtoMessage() {}
 
 func (x *DeleteNodesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_node_proto_msgTypes[10]
+	mi := &file_apipb_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -890,7 +975,7 @@ func (x *DeleteNodesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNodesRequest.ProtoReflect.Descriptor instead.
 func (*DeleteNodesRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_node_proto_rawDescGZIP(), []int{10}
+	return file_apipb_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *DeleteNodesRequest) GetTarget() string {
@@ -911,7 +996,7 @@ type DeleteNodesResponse struct {
 
 func (x *DeleteNodesResponse) Reset() {
 	*x = DeleteNodesResponse{}
-	mi := &file_apipb_node_proto_msgTypes[11]
+	mi := &file_apipb_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -923,7 +1008,7 @@ func (x *DeleteNodesResponse) String() string {
 func (*DeleteNodesResponse) ProtoMessage() {}
 
 func (x *DeleteNodesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_node_proto_msgTypes[11]
+	mi := &file_apipb_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -936,7 +1021,7 @@ func (x *DeleteNodesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteNodesResponse.ProtoReflect.Descriptor instead.
 func (*DeleteNodesResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_node_proto_rawDescGZIP(), []int{11}
+	return file_apipb_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *DeleteNodesResponse) GetDeleted() string {
@@ -970,7 +1055,7 @@ type ReplaceNodeRequest struct {
 
 func (x *ReplaceNodeRequest) Reset() {
 	*x = ReplaceNodeRequest{}
-	mi := &file_apipb_node_proto_msgTypes[12]
+	mi := &file_apipb_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -982,7 +1067,7 @@ func (x *ReplaceNodeRequest) String() string {
 func (*ReplaceNodeRequest) ProtoMessage() {}
 
 func (x *ReplaceNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_node_proto_msgTypes[12]
+	mi := &file_apipb_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -995,7 +1080,7 @@ func (x *ReplaceNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceNodeRequest.ProtoReflect.Descriptor instead.
 func (*ReplaceNodeRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_node_proto_rawDescGZIP(), []int{12}
+	return file_apipb_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReplaceNodeRequest) GetName() string {
@@ -1021,7 +1106,7 @@ type ReplaceNodeResponse struct {
 
 func (x *ReplaceNodeResponse) Reset() {
 	*x = ReplaceNodeResponse{}
-	mi := &file_apipb_node_proto_msgTypes[13]
+	mi := &file_apipb_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1033,7 +1118,7 @@ func (x *ReplaceNodeResponse) String() string {
 func (*ReplaceNodeResponse) ProtoMessage() {}
 
 func (x *ReplaceNodeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_node_proto_msgTypes[13]
+	mi := &file_apipb_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1046,7 +1131,7 @@ func (x *ReplaceNodeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReplaceNodeResponse.ProtoReflect.Descriptor instead.
 func (*ReplaceNodeResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_node_proto_rawDescGZIP(), []int{13}
+	return file_apipb_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReplaceNodeResponse) GetNode() *Node {
@@ -1102,7 +1187,7 @@ const file_apipb_node_proto_rawDesc = "" +
 	"\rNodesResponse\x12'\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x11.dominion.v1.NodeR\x05nodes\x12\x18\n" +
 	"\aunknown\x18\x02 \x01(\tR\aunknown\x128\n" +
-	"\tprovision\x18\x03 \x01(\v2\x1a.dominion.v1.ProvisionInfoR\tprovision\"\xf9\x01\n" +
+	"\tprovision\x18\x03 \x01(\v2\x1a.dominion.v1.ProvisionInfoR\tprovision\"\x95\x02\n" +
 	"\rProvisionInfo\x12\x1a\n" +
 	"\bstatedir\x18\x01 \x01(\tR\bstatedir\x12\x14\n" +
 	"\x05rules\x18\x02 \x01(\tR\x05rules\x12\x1d\n" +
@@ -1113,7 +1198,13 @@ const file_apipb_node_proto_rawDesc = "" +
 	"\x06master\x18\x06 \x01(\tR\x06master\x12\x16\n" +
 	"\x06prefix\x18\a \x01(\tR\x06prefix\x12\x16\n" +
 	"\x06states\x18\b \x03(\tR\x06states\x12!\n" +
-	"\fboot_address\x18\t \x01(\tR\vbootAddress\"\xa7\x01\n" +
+	"\fboot_address\x18\t \x01(\tR\vbootAddress\x12\x1a\n" +
+	"\bcapsules\x18\v \x03(\tR\bcapsules\"L\n" +
+	"\n" +
+	"NodeCounts\x12\x10\n" +
+	"\x03all\x18\x01 \x01(\x04R\x03all\x12\x12\n" +
+	"\x04held\x18\x02 \x01(\x04R\x04held\x12\x18\n" +
+	"\aclaimed\x18\x03 \x01(\x04R\aclaimed\"\xa7\x01\n" +
 	"\x0eAddNodeRequest\x12\x16\n" +
 	"\x06hwaddr\x18\x01 \x01(\tR\x06hwaddr\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x14\n" +
@@ -1122,9 +1213,10 @@ const file_apipb_node_proto_rawDesc = "" +
 	"\aenabled\x18\x05 \x01(\bH\x00R\aenabled\x88\x01\x01\x12\x14\n" +
 	"\x05debug\x18\x06 \x01(\rR\x05debugB\n" +
 	"\n" +
-	"\b_enabled\"8\n" +
+	"\b_enabled\"[\n" +
 	"\x0fAddNodeResponse\x12%\n" +
-	"\x04node\x18\x01 \x01(\v2\x11.dominion.v1.NodeR\x04node\"\x99\x02\n" +
+	"\x04node\x18\x01 \x01(\v2\x11.dominion.v1.NodeR\x04node\x12!\n" +
+	"\fmissing_vnfs\x18\x02 \x01(\tR\vmissingVnfs\"\x99\x02\n" +
 	"\x0fSetNodesRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x19\n" +
 	"\x05group\x18\x02 \x01(\tH\x00R\x05group\x88\x01\x01\x12\x17\n" +
@@ -1139,10 +1231,11 @@ const file_apipb_node_proto_rawDesc = "" +
 	"\b_enabledB\b\n" +
 	"\x06_debugB\a\n" +
 	"\x05_bootB\x0e\n" +
-	"\f_description\"U\n" +
+	"\f_description\"x\n" +
 	"\x10SetNodesResponse\x12'\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x11.dominion.v1.NodeR\x05nodes\x12\x18\n" +
-	"\aunknown\x18\x02 \x01(\tR\aunknown\"-\n" +
+	"\aunknown\x18\x02 \x01(\tR\aunknown\x12!\n" +
+	"\fmissing_vnfs\x18\x03 \x01(\tR\vmissingVnfs\"-\n" +
 	"\x13ApproveNodesRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\"Y\n" +
 	"\x14ApproveNodesResponse\x12'\n" +
@@ -1179,22 +1272,23 @@ func file_apipb_node_proto_rawDescGZIP() []byte {
 	return file_apipb_node_proto_rawDescData
 }
 
-var file_apipb_node_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_apipb_node_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_apipb_node_proto_goTypes = []any{
 	(*Node)(nil),                 // 0: dominion.v1.Node
 	(*NodesRequest)(nil),         // 1: dominion.v1.NodesRequest
 	(*NodesResponse)(nil),        // 2: dominion.v1.NodesResponse
 	(*ProvisionInfo)(nil),        // 3: dominion.v1.ProvisionInfo
-	(*AddNodeRequest)(nil),       // 4: dominion.v1.AddNodeRequest
-	(*AddNodeResponse)(nil),      // 5: dominion.v1.AddNodeResponse
-	(*SetNodesRequest)(nil),      // 6: dominion.v1.SetNodesRequest
-	(*SetNodesResponse)(nil),     // 7: dominion.v1.SetNodesResponse
-	(*ApproveNodesRequest)(nil),  // 8: dominion.v1.ApproveNodesRequest
-	(*ApproveNodesResponse)(nil), // 9: dominion.v1.ApproveNodesResponse
-	(*DeleteNodesRequest)(nil),   // 10: dominion.v1.DeleteNodesRequest
-	(*DeleteNodesResponse)(nil),  // 11: dominion.v1.DeleteNodesResponse
-	(*ReplaceNodeRequest)(nil),   // 12: dominion.v1.ReplaceNodeRequest
-	(*ReplaceNodeResponse)(nil),  // 13: dominion.v1.ReplaceNodeResponse
+	(*NodeCounts)(nil),           // 4: dominion.v1.NodeCounts
+	(*AddNodeRequest)(nil),       // 5: dominion.v1.AddNodeRequest
+	(*AddNodeResponse)(nil),      // 6: dominion.v1.AddNodeResponse
+	(*SetNodesRequest)(nil),      // 7: dominion.v1.SetNodesRequest
+	(*SetNodesResponse)(nil),     // 8: dominion.v1.SetNodesResponse
+	(*ApproveNodesRequest)(nil),  // 9: dominion.v1.ApproveNodesRequest
+	(*ApproveNodesResponse)(nil), // 10: dominion.v1.ApproveNodesResponse
+	(*DeleteNodesRequest)(nil),   // 11: dominion.v1.DeleteNodesRequest
+	(*DeleteNodesResponse)(nil),  // 12: dominion.v1.DeleteNodesResponse
+	(*ReplaceNodeRequest)(nil),   // 13: dominion.v1.ReplaceNodeRequest
+	(*ReplaceNodeResponse)(nil),  // 14: dominion.v1.ReplaceNodeResponse
 }
 var file_apipb_node_proto_depIdxs = []int32{
 	0,  // 0: dominion.v1.NodesResponse.nodes:type_name -> dominion.v1.Node
@@ -1204,17 +1298,17 @@ var file_apipb_node_proto_depIdxs = []int32{
 	0,  // 4: dominion.v1.ApproveNodesResponse.nodes:type_name -> dominion.v1.Node
 	0,  // 5: dominion.v1.ReplaceNodeResponse.node:type_name -> dominion.v1.Node
 	1,  // 6: dominion.v1.NodeService.Nodes:input_type -> dominion.v1.NodesRequest
-	4,  // 7: dominion.v1.NodeService.AddNode:input_type -> dominion.v1.AddNodeRequest
-	6,  // 8: dominion.v1.NodeService.SetNodes:input_type -> dominion.v1.SetNodesRequest
-	8,  // 9: dominion.v1.NodeService.ApproveNodes:input_type -> dominion.v1.ApproveNodesRequest
-	10, // 10: dominion.v1.NodeService.DeleteNodes:input_type -> dominion.v1.DeleteNodesRequest
-	12, // 11: dominion.v1.NodeService.ReplaceNode:input_type -> dominion.v1.ReplaceNodeRequest
+	5,  // 7: dominion.v1.NodeService.AddNode:input_type -> dominion.v1.AddNodeRequest
+	7,  // 8: dominion.v1.NodeService.SetNodes:input_type -> dominion.v1.SetNodesRequest
+	9,  // 9: dominion.v1.NodeService.ApproveNodes:input_type -> dominion.v1.ApproveNodesRequest
+	11, // 10: dominion.v1.NodeService.DeleteNodes:input_type -> dominion.v1.DeleteNodesRequest
+	13, // 11: dominion.v1.NodeService.ReplaceNode:input_type -> dominion.v1.ReplaceNodeRequest
 	2,  // 12: dominion.v1.NodeService.Nodes:output_type -> dominion.v1.NodesResponse
-	5,  // 13: dominion.v1.NodeService.AddNode:output_type -> dominion.v1.AddNodeResponse
-	7,  // 14: dominion.v1.NodeService.SetNodes:output_type -> dominion.v1.SetNodesResponse
-	9,  // 15: dominion.v1.NodeService.ApproveNodes:output_type -> dominion.v1.ApproveNodesResponse
-	11, // 16: dominion.v1.NodeService.DeleteNodes:output_type -> dominion.v1.DeleteNodesResponse
-	13, // 17: dominion.v1.NodeService.ReplaceNode:output_type -> dominion.v1.ReplaceNodeResponse
+	6,  // 13: dominion.v1.NodeService.AddNode:output_type -> dominion.v1.AddNodeResponse
+	8,  // 14: dominion.v1.NodeService.SetNodes:output_type -> dominion.v1.SetNodesResponse
+	10, // 15: dominion.v1.NodeService.ApproveNodes:output_type -> dominion.v1.ApproveNodesResponse
+	12, // 16: dominion.v1.NodeService.DeleteNodes:output_type -> dominion.v1.DeleteNodesResponse
+	14, // 17: dominion.v1.NodeService.ReplaceNode:output_type -> dominion.v1.ReplaceNodeResponse
 	12, // [12:18] is the sub-list for method output_type
 	6,  // [6:12] is the sub-list for method input_type
 	6,  // [6:6] is the sub-list for extension type_name
@@ -1227,15 +1321,15 @@ func file_apipb_node_proto_init() {
 	if File_apipb_node_proto != nil {
 		return
 	}
-	file_apipb_node_proto_msgTypes[4].OneofWrappers = []any{}
-	file_apipb_node_proto_msgTypes[6].OneofWrappers = []any{}
+	file_apipb_node_proto_msgTypes[5].OneofWrappers = []any{}
+	file_apipb_node_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_apipb_node_proto_rawDesc), len(file_apipb_node_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

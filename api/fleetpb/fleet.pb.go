@@ -93,6 +93,7 @@ type Hello struct {
 	JournalBirthMs int64    `protobuf:"varint,6,opt,name=journal_birth_ms,json=journalBirthMs,proto3" json:"journal_birth_ms,omitempty"`
 	Checkpoints    [][]byte `protobuf:"bytes,7,rep,name=checkpoints,proto3" json:"checkpoints,omitempty"`                    // minion: the newest remembered checkpoint (signed note) of each log id
 	FactsDigest    []byte   `protobuf:"bytes,8,opt,name=facts_digest,json=factsDigest,proto3" json:"facts_digest,omitempty"` // minion: SHA-256 of its facts, JSON; empty: none
+	Offer          []byte   `protobuf:"bytes,13,opt,name=offer,proto3" json:"offer,omitempty"`                               // minion: SHA-256 of what it offers beside its agent's methods (session.offer), JSON; empty: nothing
 	Cluster        bool     `protobuf:"varint,12,opt,name=cluster,proto3" json:"cluster,omitempty"`                          // minion: it holds a snapshot of cluster data, or the header of one
 	// The overlord's part.
 	Revocations   []byte          `protobuf:"bytes,9,opt,name=revocations,proto3" json:"revocations,omitempty"`         // the signed list, when the minion's number is older
@@ -184,6 +185,13 @@ func (x *Hello) GetCheckpoints() [][]byte {
 func (x *Hello) GetFactsDigest() []byte {
 	if x != nil {
 		return x.FactsDigest
+	}
+	return nil
+}
+
+func (x *Hello) GetOffer() []byte {
+	if x != nil {
+		return x.Offer
 	}
 	return nil
 }
@@ -1753,7 +1761,7 @@ var File_fleetpb_fleet_proto protoreflect.FileDescriptor
 
 const file_fleetpb_fleet_proto_rawDesc = "" +
 	"\n" +
-	"\x13fleetpb/fleet.proto\x12\x11dominion.fleet.v1\"\xca\x03\n" +
+	"\x13fleetpb/fleet.proto\x12\x11dominion.fleet.v1\"\xe0\x03\n" +
 	"\x05Hello\x12\x1a\n" +
 	"\bfeatures\x18\x01 \x03(\tR\bfeatures\x12#\n" +
 	"\ragent_version\x18\x02 \x01(\tR\fagentVersion\x12\x17\n" +
@@ -1763,7 +1771,8 @@ const file_fleetpb_fleet_proto_rawDesc = "" +
 	"journal_id\x18\x05 \x01(\fR\tjournalId\x12(\n" +
 	"\x10journal_birth_ms\x18\x06 \x01(\x03R\x0ejournalBirthMs\x12 \n" +
 	"\vcheckpoints\x18\a \x03(\fR\vcheckpoints\x12!\n" +
-	"\ffacts_digest\x18\b \x01(\fR\vfactsDigest\x12\x18\n" +
+	"\ffacts_digest\x18\b \x01(\fR\vfactsDigest\x12\x14\n" +
+	"\x05offer\x18\r \x01(\fR\x05offer\x12\x18\n" +
 	"\acluster\x18\f \x01(\bR\acluster\x12 \n" +
 	"\vrevocations\x18\t \x01(\fR\vrevocations\x125\n" +
 	"\blog_head\x18\n" +

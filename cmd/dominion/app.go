@@ -68,8 +68,11 @@ func newApp(in, out, errs *os.File, getenv func(string) string) *app {
 // main runs one command line and gives the exit code.
 func (a *app) main(ctx context.Context, args []string) int {
 	root := a.root()
-	if a.name == funcBuildMap {
-		root = a.funcRoot()
+	if n := nameOf(a.name); n.root != nil {
+		root = n.root(a)
+	} else if n.name != "" && n.program == nil {
+		fmt.Fprintf(a.err, "%s: this program does not answer to that name yet; see: dominion links --help\n", a.name)
+		return exitUsage
 	}
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)

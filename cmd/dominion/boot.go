@@ -39,25 +39,33 @@ type initramfsFlags struct {
 
 func (a *app) bootInitramfsCmd() *cobra.Command {
 	var f initramfsFlags
+	var statedir statedirFlag
 	cmd := &cobra.Command{
-		Use:   "build-initramfs FILE",
+		Use:   "build-initramfs [FILE]",
 		Short: "Build the initial file system that provisions a machine",
 		Long: `Build-initramfs writes FILE: busybox, provisiond, and the modules of network
 cards that a stock Debian kernel has. --root is where that kernel is, "/" or a
 folder into which its package was unpacked:
 
-  apt-get download linux-image-cloud-amd64 … && dpkg-deb -x linux-image-*.deb DIR
+  apt-get download linux-image-… && dpkg-deb -x linux-image-*.deb DIR
+
+Without FILE it is what all nodes boot, STATEDIR/boot/initramfs, and the kernel is
+copied beside it, to STATEDIR/boot/kernel. The two belong together.
 
 With --pin the root's pin is in the initramfs, and the kernel's command line
 cannot say another.`,
-		Example: `  dominion boot build-initramfs /var/lib/dominion/overlord/perceus/boot/initramfs
+		Example: `  dominion boot build-initramfs --root DIR
   dominion boot build-initramfs initramfs --root DIR --copy-kernel kernel --pin "$(dominion pin)"
-  dominion boot build-initramfs initramfs --root DIR --module bnxt_en --module nvme`,
-		Args: args(1, 1, "the file to write"),
+  dominion boot build-initramfs --root DIR --module bnxt_en --module nvme`,
+		Args: args(0, 1, "the file to write, at most"),
 	}
 	cmd.RunE = a.do(func(ctx context.Context, _ *cobra.Command, words []string) error {
-		return a.buildInitramfs(ctx, words[0], &f)
+		if len(words) == 1 {
+			return a.buildInitramfs(ctx, words[0], &f)
+		}
+		return a.buildForAll(ctx, &statedir, &f)
 	})
+	statedir.on(cmd)
 	fl := cmd.Flags()
 	fl.StringVar(&f.root, "root", "/", "`DIR` with lib/modules/VERSION and boot/vmlinuz-VERSION")
 	fl.StringVar(&f.version, "kernel-version", "", "`VERSION` of the kernel, when there are several below --root")
@@ -67,6 +75,27 @@ cannot say another.`,
 	fl.StringVar(&f.pin, "pin", "", "`PIN` of the fleet's root, sha256:…")
 	fl.StringVar(&f.kernel, "copy-kernel", "", "copy the kernel to `FILE`")
 	return cmd
+}
+
+// buildForAll writes the initramfs and the kernel of all nodes.
+func (a *app) buildForAll(ctx context.Context, statedir *statedirFlag, f *initramfsFlags) error {
+	dir, err := statedir.find(ctx, a)
+	if err != nil {
+		return err
+	}
+	s, err := a.openCapsules(dir) // it is there, then
+	if err != nil {
+		return err
+	}
+	defer s.Close()
+	dir = filepath.Join(dir, "boot")
+	if err := os.Mkdir(dir, 0o755); err != nil && !errors.Is(err, fs.ErrExist) { //nolint:gosec // nodes may read all of it
+		return fmt.Errorf("make the folder of what nodes boot: %w", err)
+	}
+	if f.kernel == "" {
+		f.kernel = filepath.Join(dir, "kernel")
+	}
+	return a.buildInitramfs(ctx, filepath.Join(dir, "initramfs"), f)
 }
 
 func (a *app) buildInitramfs(ctx context.Context, out string, f *initramfsFlags) error {
@@ -202,6 +231,9 @@ HARDWARE-ADDRESS NAME [ADDRESS]; the overlord is not asked then.`,
 		if err != nil {
 			return err
 		}
+		if a.output != outText {
+			return a.document(map[string]string{"for": f.server, "config": string(text)})
+		}
 		return a.write(text)
 	})
 	fl := cmd.Flags()
@@ -214,7 +246,7 @@ HARDWARE-ADDRESS NAME [ADDRESS]; the overlord is not asked then.`,
 	fl.StringSliceVar(&f.dns, "dns", nil, "`ADDR` of a name server; may be repeated")
 	fl.StringVar(&f.domain, "domain", "", "the `DOMAIN` of the machines")
 	fl.StringVar(&f.tftpRoot, "tftp-root", "", "`DIR` with undionly.kpxe and ipxe.efi, for machines without iPXE")
-	fl.StringVar(&f.tftp, "tftp", "", "`ADDR` of the TFTP server, for isc and kea")
+	fl.StringVar(&f.tftp, "tftp", "", "`ADDR` of the TFTP server, for isc (default: its own host) and kea")
 	fl.StringVar(&f.hosts, "hosts", "", "`FILE` with machines, or - for standard input (default: the overlord's nodes)")
 	if err := cmd.RegisterFlagCompletionFunc("for", cobra.FixedCompletions([]string{boot.Dnsmasq, boot.ISC, boot.Kea}, cobra.ShellCompDirectiveNoFileComp)); err != nil {
 		panic(err) // the flag does not exist: a bug here

@@ -46,6 +46,7 @@ func (a *app) callCmd() *cobra.Command {
 		flags jobFlags
 		how   orderFlags
 		raw   string
+		live  bool
 	)
 	cmd := &cobra.Command{
 		Use:   "call TARGET MODULE.METHOD [VALUE | name=value]...",
@@ -55,6 +56,7 @@ func (a *app) callCmd() *cobra.Command {
   dominion call 'web[01-20]' test.echo 'hello there'
   dominion call '@db' test.add a=1 b=2 -o jsonl
   dominion call 'web*' -x web07 test.sleep 10 --timeout 5s
+  dominion call web1 backups.prune dir=/srv/backup keep=7 --live
   dominion call '*' test.ping --wait-for 24h --async
   dominion call --delegate 'web*' test.ping
   echo '{"text": "from a file"}' | dominion call web1 test.echo --args -`,
@@ -73,17 +75,21 @@ func (a *app) callCmd() *cobra.Command {
 			return usagef("--args gives all arguments; leave out %q", words[2])
 		}
 		v := &jobView{a: a, name: cmd.CommandPath(), target: words[0], method: words[1], body: bodyOf(words[1]), async: how.async, dry: how.dryRun, way: how.way}
+		if live && !how.async {
+			v.aside, opt.Stream = newLiveWriter(a.err, a.err), true
+		}
 		return v.follow(ctx, func(ctx context.Context) (*client.Job, error) {
 			return v.order(ctx, opt, func(s module.Schema) ([]byte, error) {
 				if raw != "" {
 					return a.readArgs(raw)
 				}
-				return module.ParseArgs(s, words[2:])
+				return v.conn.ParseArgs(ctx, s.Name, words[2:])
 			})
 		})
 	})
 	flags.register(cmd, "how long the method may run, a `DURATION`; 0: no limit (default: the method's own)")
 	how.register(cmd)
+	cmd.Flags().BoolVar(&live, "live", false, "show on standard error what the method writes while it runs")
 	cmd.Flags().StringVar(&raw, "args", "", "all arguments at once: `JSON`, @FILE, or - for standard input")
 	return cmd
 }

@@ -26,7 +26,10 @@ func groupDocOf(g *apipb.Group) groupDoc {
 func (a *app) groupCmd() *cobra.Command {
 	return parent("group", "Name sets of machines",
 		`Groups are sets of machines with a name, kept by the overlord; a target names
-the members of one as @NAME, or those that match a pattern as @NAME:PATTERN.`,
+the members of one as @NAME, or those that match a pattern as @NAME:PATTERN.
+Members are minions and nodes alike, and may be neither yet. A node's primary group,
+which chooses its node scripts, is one of those that it is a member of: it is set
+with dominion node set TARGET group=NAME.`,
 		`  dominion group set web 'web[01-20]'
   dominion group add web web21,web22
   dominion ping @web`,
@@ -112,8 +115,11 @@ func (a *app) groupDeleteCmd() *cobra.Command {
 		Example: "  dominion group delete web",
 		Args:    args(1, 1, "a group's name"), ValidArgsFunction: a.completeGroup,
 		RunE: a.withConn(func(ctx context.Context, conn *client.Conn, words []string) error {
-			_, err := conn.Fleet.DeleteGroup(ctx, connect.NewRequest(&apipb.DeleteGroupRequest{Name: groupName(words[0])}))
-			return err
+			name := groupName(words[0])
+			if _, err := conn.Fleet.DeleteGroup(ctx, connect.NewRequest(&apipb.DeleteGroupRequest{Name: name})); err != nil || a.output == outText {
+				return err
+			}
+			return a.document(map[string]string{"deleted": name})
 		}),
 	}
 }

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -84,9 +83,20 @@ func (v *jobView) confirm(ctx context.Context, g client.Guarded) (int, error) {
 
 const maxTyped = 100 // bytes of an answer
 
-// readTerminal reads a line that somebody types, until ctx ends. The terminal
-// is asked whether there is something to read: a read could not be ended.
+// readTerminal reads a line that somebody types, until ctx ends.
 func readTerminal(ctx context.Context, fd int) (string, error) {
+	line, err := readTyped(ctx, fd)
+	if errors.Is(err, io.EOF) {
+		return line, nil
+	}
+	return line, err
+}
+
+// readTyped reads a line, and nothing that comes after it, until ctx ends; one of
+// more than maxTyped bytes is as good as empty. With what comes before the end of the input
+// it gives io.EOF. The descriptor is asked whether there is something to read: a read
+// could not be ended.
+func readTyped(ctx context.Context, fd int) (string, error) {
 	var line []byte
 	for {
 		if ctx.Err() != nil {
@@ -99,7 +109,7 @@ func readTerminal(ctx context.Context, fd int) (string, error) {
 		case err != nil:
 			return "", fmt.Errorf("read what is typed: %w", err)
 		}
-		buf := make([]byte, maxTyped)
+		buf := make([]byte, 1)
 		n, err = unix.Read(fd, buf)
 		switch {
 		case errors.Is(err, unix.EINTR), errors.Is(err, unix.EAGAIN):
@@ -107,11 +117,14 @@ func readTerminal(ctx context.Context, fd int) (string, error) {
 		case err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, unix.EIO):
 			return "", fmt.Errorf("read what is typed: %w", err)
 		case n <= 0:
-			return string(line), nil // the end of the input
-		}
-		line = append(line, buf[:n]...)
-		if i := bytes.IndexByte(line, '\n'); i >= 0 || len(line) > maxTyped {
-			return string(line[:max(i, 0)]), nil
+			return string(line), io.EOF
+		case buf[0] == '\n':
+			if len(line) > maxTyped {
+				line = nil
+			}
+			return string(line), nil
+		case len(line) <= maxTyped:
+			line = append(line, buf[0])
 		}
 	}
 }
@@ -152,7 +165,7 @@ type previewDoc struct {
 
 // preview shows whom an order would touch, and sends nothing.
 func (v *jobView) preview(ctx context.Context, c *client.Client, s module.Schema, args []byte) error {
-	if err := s.Validate(args); err != nil {
+	if err := v.conn.Validate(ctx, s.Name, args); err != nil {
 		return err
 	}
 	r, err := c.Resolve(ctx)

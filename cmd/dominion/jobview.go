@@ -50,6 +50,7 @@ type jobView struct {
 	method string
 	body   func([]byte) []string // shows a result in text
 	live   *liveWriter           // nil: results are folded at the end
+	aside  *liveWriter           // shows live output beside the results; nil: it is not asked for
 	raw    bool                  // live output as it is, without names
 	async  bool                  // only the job's id is wanted
 	dry    bool                  // nothing is to be changed
@@ -209,7 +210,7 @@ func (v *jobView) reconnecting(job *client.Job, e *client.Reconnecting) error {
 		return &client.JobError{ID: job.ID, What: "the connection to the overlord broke and output is lost; it goes on", Lost: true, Err: e.Err}
 	case !job.Accepted():
 		v.tell("connection to the overlord lost before it took the order; trying again …")
-	case e.OutputLost && v.live != nil:
+	case e.OutputLost && (v.live != nil || v.aside != nil):
 		v.tell("connection to the overlord lost; the job goes on there, and what machines write from now on is not shown; trying again …")
 	default:
 		v.tell("connection to the overlord lost; the job goes on there; trying again …")
@@ -240,6 +241,8 @@ func (v *jobView) output(o *client.Output) error {
 			return err
 		}
 		return v.a.flush()
+	case v.aside != nil:
+		return v.aside.write(o.Machine, o.Stream, o.Data, o.Dropped)
 	}
 	return nil
 }
@@ -274,6 +277,11 @@ func (v *jobView) group(g *client.Group) error {
 // every machine answered.
 func (v *jobView) end(job *client.Job, why string) error {
 	v.bar.clear()
+	if v.aside != nil {
+		if err := v.aside.end(); err != nil {
+			return err
+		}
+	}
 	groups := v.folder.Groups()
 	switch v.a.output {
 	case outJSON:

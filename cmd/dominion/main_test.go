@@ -26,7 +26,11 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"dominion": main, funcBuildMap: main, "provisiond": main, "getfile": main})
+	programs := map[string]func(){"dominion": main}
+	for _, n := range otherNames() {
+		programs[n.name] = main
+	}
+	testscript.Main(m, programs)
 }
 
 // The keys of what scripts keep in their environment.

@@ -45,6 +45,13 @@ func (a *app) unknownNodes(unknown string) error {
 	return &exitError{exitIncomplete, "no node has the name " + unknown + "; dominion node list shows them"}
 }
 
+// missingVNFS warns of a capsule that nodes were set to and that is not there.
+func (a *app) missingVNFS(name string) {
+	if name != "" {
+		a.note("dominion: there is no capsule %s yet; see: dominion vnfs list", name)
+	}
+}
+
 func (a *app) nodeAddCmd() *cobra.Command {
 	var (
 		group, vnfs string
@@ -67,6 +74,7 @@ the overlord's pattern. What an operator adds is approved.`,
 		if err != nil {
 			return err
 		}
+		a.missingVNFS(resp.Msg.GetMissingVnfs())
 		if a.output != outText {
 			return a.document(nodeInfoOf(resp.Msg.GetNode()))
 		}
@@ -77,6 +85,8 @@ the overlord's pattern. What an operator adds is approved.`,
 	fl.StringVar(&vnfs, "vnfs", "", "its `VNFS` capsule")
 	fl.BoolVar(&enabled, "enabled", true, "whether it is enabled; our 00-init stops one that is not")
 	fl.Uint32Var(&debug, "debug", 0, "its debug `LEVEL`, 0 to 9")
+	a.completeFlag(cmd, "group", func(ctx context.Context, conn *client.Conn) ([]string, error) { return groupNames(ctx, conn, "") })
+	a.completeFlag(cmd, "vnfs", func(ctx context.Context, conn *client.Conn) ([]string, error) { return remoteCapsules(ctx, conn, "") })
 	return cmd
 }
 
@@ -177,6 +187,7 @@ One key and its value may also be two words.`,
 			if err != nil {
 				return noNode(err)
 			}
+			a.missingVNFS(resp.Msg.GetMissingVnfs())
 			if err := a.changedNodes("set", resp.Msg.GetNodes()); err != nil {
 				return err
 			}
@@ -252,6 +263,42 @@ func (a *app) completeNodeSet(cmd *cobra.Command, words []string, word string) (
 	if len(words) == 0 {
 		return a.completeNode(cmd, words, word)
 	}
+	key, _, isPair := strings.Cut(word, "=")
+	switch {
+	case isPair && key == "group":
+		return a.ask(cmd, func(ctx context.Context, conn *client.Conn) ([]string, error) { return groupNames(ctx, conn, "group=") })
+	case isPair && key == "vnfs":
+		return a.ask(cmd, func(ctx context.Context, conn *client.Conn) ([]string, error) {
+			return remoteCapsules(ctx, conn, "vnfs=")
+		})
+	}
 	return []string{"group=", "vnfs=", "enabled=true", "enabled=false", "debug=", "boot=provision", "boot=local", "boot=hold", "desc="},
 		cobra.ShellCompDirectiveNoFileComp | cobra.ShellCompDirectiveNoSpace
+}
+
+// remoteCapsules gives the names of the overlord's capsules.
+func remoteCapsules(ctx context.Context, conn *client.Conn, prefix string) ([]string, error) {
+	resp, err := conn.Nodes.Nodes(ctx, connect.NewRequest(&apipb.NodesRequest{}))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, name := range resp.Msg.GetProvision().GetCapsules() {
+		out = append(out, prefix+name)
+	}
+	return out, nil
+}
+
+// completeNodeState completes a node, then a state.
+func (a *app) completeNodeState(cmd *cobra.Command, words []string, word string) ([]string, cobra.ShellCompDirective) {
+	if len(words) != 1 {
+		return a.completeNode(cmd, words, word)
+	}
+	return a.ask(cmd, func(ctx context.Context, conn *client.Conn) ([]string, error) {
+		resp, err := conn.Nodes.Nodes(ctx, connect.NewRequest(&apipb.NodesRequest{}))
+		if err != nil {
+			return nil, err
+		}
+		return resp.Msg.GetProvision().GetStates(), nil
+	})
 }

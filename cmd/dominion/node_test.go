@@ -18,12 +18,15 @@ import (
 // cmdSite runs "site FILE": an overlord that provisions as the YAML in FILE says,
 // on a port of its own. BOOT is its address for firmware.
 func cmdSite(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: site FILE")
+	if neg || len(args) < 1 || len(args) > 2 {
+		ts.Fatalf("usage: site FILE [STATEDIR]")
 	}
 	cfg, err := overlord.LoadConfig(ts.MkAbs(args[0]))
 	ts.Check(err)
 	cfg.Provision.Enabled, cfg.Provision.Listen = true, "127.0.0.1:0"
+	if len(args) == 2 {
+		cfg.Provision.Statedir = ts.MkAbs(args[1])
+	}
 	f := ts.Value(fleetKey{}).(*scriptFleet)
 	f.Fleet = fleettest.Start(ts.Value(testKey{}).(testing.TB), cfg)
 	boot, err := os.ReadFile(filepath.Join(f.State, "boot_address"))

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -15,7 +14,6 @@ import (
 
 	"dominion/api/apipb"
 	"dominion/call"
-	"dominion/client"
 	"dominion/nodescript"
 )
 
@@ -30,23 +28,6 @@ node, if it is there and --statedir is not given. Flags win.`,
   dominion nodescript show n0001 init --vnfs debian13
   dominion nodescript lint`,
 		a.nodescriptExplainCmd(), a.nodescriptShowCmd(), a.nodescriptLintCmd(), a.nodescriptInstallCmd())
-}
-
-// statedirFlag names the directory that holds nodescripts/.
-type statedirFlag struct{ dir string }
-
-func (f *statedirFlag) on(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.dir, "statedir", "", "`DIR` that holds nodescripts/ (default perceus/ in the overlord's state directory)")
-}
-
-// path gives the directory: the flag's, or the one in the overlord's state.
-func (f *statedirFlag) path(a *app) string {
-	for _, state := range []string{a.state, a.getenv("DOMINION_STATE"), client.DefaultState} {
-		if f.dir == "" && state != "" {
-			return filepath.Join(state, "perceus")
-		}
-	}
-	return f.dir
 }
 
 // nodeFlags say what is to be known of a node, and by which rules its scripts
@@ -155,14 +136,18 @@ func (a *app) nodescriptExplainCmd() *cobra.Command {
 order in which they run: what runs, what is tied with another of its name, what is
 overridden, what is not executable. Nothing is run.`,
 		Example: "  dominion nodescript explain n0001 init --vnfs debian13 --group web\n  dominion nodescript explain n0001 ready --rules perceus-1.9.3",
-		Args:    args(2, 2, "a node and a state"),
+		Args:    args(2, 2, "a node and a state"), ValidArgsFunction: a.completeNodeState,
 	}
 	cmd.RunE = a.do(func(ctx context.Context, cmd *cobra.Command, words []string) error {
 		n, state, rules, err := f.read(ctx, a, cmd, words)
 		if err != nil {
 			return err
 		}
-		t, err := nodescript.Open(f.path(a))
+		dir, err := f.find(ctx, a)
+		if err != nil {
+			return err
+		}
+		t, err := nodescript.Open(dir)
 		if err != nil {
 			return err
 		}
@@ -207,7 +192,7 @@ func (a *app) nodescriptShowCmd() *cobra.Command {
 calls it, and prints what the node would get. The node is not told. When a script
 fails, what is printed is what the node would get then, and the exit code is 1.`,
 		Example: "  dominion nodescript show n0001 init --vnfs debian13 --group web\n  dominion nodescript show n0001 ready --rules perceus-1.9.3 --wire",
-		Args:    args(2, 2, "a node and a state"),
+		Args:    args(2, 2, "a node and a state"), ValidArgsFunction: a.completeNodeState,
 	}
 	cmd.RunE = a.do(func(ctx context.Context, cmd *cobra.Command, words []string) error {
 		n, state, rules, err := f.read(ctx, a, cmd, words)
@@ -225,8 +210,12 @@ fails, what is printed is what the node would get then, and the exit code is 1.`
 		if f.time <= 0 {
 			return usagef("--time %v: give a duration", f.time)
 		}
+		dir, err := f.find(ctx, a)
+		if err != nil {
+			return err
+		}
 		assembler, err := nodescript.New(nodescript.Config{
-			Statedir: f.path(a), Rules: rules, OnFailure: onFailure, Shell: f.shell, Transfer: f.transfer, Time: f.time,
+			Statedir: dir, Rules: rules, OnFailure: onFailure, Shell: f.shell, Transfer: f.transfer, Time: f.time,
 		})
 		if err != nil {
 			return usagef("%v", err)

@@ -30,7 +30,7 @@ code is 1 when there are findings.`,
 		Example: "  dominion nodescript lint\n  dominion nodescript lint init -o jsonl",
 		Args:    args(0, 1, "a state at most"),
 	}
-	cmd.RunE = a.do(func(_ context.Context, _ *cobra.Command, words []string) error {
+	cmd.RunE = a.do(func(ctx context.Context, _ *cobra.Command, words []string) error {
 		rules, err := nodescript.ParseRules(rulesWord)
 		if err != nil {
 			return usagef("--%v", err)
@@ -41,7 +41,11 @@ code is 1 when there are findings.`,
 				return usagef("%v", err)
 			}
 		}
-		t, err := nodescript.Open(f.path(a))
+		dir, err := f.find(ctx, a)
+		if err != nil {
+			return err
+		}
+		t, err := nodescript.Open(dir)
 		if err != nil {
 			return err
 		}
@@ -95,8 +99,12 @@ unless --replace is given; the exit code is then 1.`,
 		Example: "  dominion nodescript install\n  dominion nodescript install --statedir /var/lib/perceus",
 		Args:    args(0, 0, "flags only"),
 	}
-	cmd.RunE = a.do(func(context.Context, *cobra.Command, []string) error {
-		done, err := nodescript.Install(f.path(a), replace)
+	cmd.RunE = a.do(func(ctx context.Context, _ *cobra.Command, _ []string) error {
+		dir, err := f.find(ctx, a)
+		if err != nil {
+			return err
+		}
+		done, err := nodescript.Install(dir, replace)
 		if err != nil {
 			return err
 		}

@@ -35,8 +35,9 @@ as a machine of that fleet. Its own machines enrol with it. Later starts need
 --parent no more.
 
 Everything can be in /etc/dominion/overlord.yaml instead; flags win.
-SIGHUP reads the policy, the autosign rules and the log level again. SIGTERM
-lets running calls finish for up to 30 s; a second one ends at once.`,
+SIGHUP reads the policy, the autosign rules, the rules that approve nodes
+(provision.approve) and the log level again. SIGTERM lets running calls finish
+for up to 30 s; a second one ends at once.`,
 		Example: `  dominion overlord
   dominion overlord --name dc1.example.org --listen :51235 --autosign 'web*'
   dominion overlord --parent top.example.org --pin sha256:… --token-file token

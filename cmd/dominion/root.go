@@ -35,11 +35,8 @@ or did not answer), 4 no machine matched, 130 interrupted.`,
 	root.SetOut(a.out)
 	root.SetErr(a.err)
 	root.CompletionOptions.HiddenDefaultCmd = false
-	f := root.PersistentFlags()
-	f.StringVar(&a.state, "state", "", "state `DIR` of the overlord on this host (or DOMINION_STATE; default /var/lib/dominion/overlord)")
-	f.StringVar(&a.overlord, "overlord", "", "`ADDR` of an overlord elsewhere, with an operator's context")
-	f.StringVar(&a.context, "context", "", "`NAME` of the operator's context (or DOMINION_CONTEXT; default: the current one)")
-	f.StringVarP(&a.output, "output", "o", "text", "output as `FORMAT`: text, json, jsonl")
+	a.where(root)
+	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "output as `FORMAT`: text, json, jsonl")
 	a.complete(root)
 	root.AddGroup(
 		&cobra.Group{ID: "orders", Title: "Orders:"},
@@ -54,11 +51,19 @@ or did not answer), 4 no machine matched, 130 interrupted.`,
 		}
 	}
 	add("orders", a.callCmd(), a.runCmd(), a.pingCmd(), a.jobCmd())
-	add("fleet", a.minionsCmd(), a.modulesCmd(), a.groupCmd(), a.mapCmd(), a.statusCmd(), a.clusterCmd(), a.confdCmd(), a.nodeCmd(), a.nodescriptCmd(), a.vnfsCmd(), a.bootCmd())
+	add("fleet", a.minionsCmd(), a.modulesCmd(), a.moduleCmd(), a.groupCmd(), a.mapCmd(), a.statusCmd(), a.clusterCmd(), a.confdCmd(), a.nodeCmd(), a.nodescriptCmd(), a.vnfsCmd(), a.bootCmd())
 	add("trust", a.certCmd(), a.tokenCmd(), a.operatorCmd(), a.loginCmd(), a.pinCmd(), a.auditCmd())
 	add("daemons", a.overlordCmd(), a.minionCmd(), a.demoCmd(), a.provisiondCmd(), a.configCmd())
-	root.AddCommand(a.versionCmd(), a.manCmd())
+	root.AddCommand(a.versionCmd(), a.linksCmd(), a.manCmd(), a.perceusCmd())
 	return root
+}
+
+// where makes the flags that say where the overlord is.
+func (a *app) where(cmd *cobra.Command) {
+	f := cmd.PersistentFlags()
+	f.StringVar(&a.state, "state", "", "state `DIR` of the overlord on this host (or DOMINION_STATE; default /var/lib/dominion/overlord)")
+	f.StringVar(&a.overlord, "overlord", "", "`ADDR` of an overlord elsewhere, with an operator's context")
+	f.StringVar(&a.context, "context", "", "`NAME` of the operator's context (or DOMINION_CONTEXT; default: the current one)")
 }
 
 // parent makes a command that only holds others: without one of them it is

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -31,7 +32,29 @@ type statusDoc struct {
 	Pin          string     `json:"pin"`
 	RootHost     string     `json:"root_host,omitempty"` // the overlord that holds the root's key; empty: this one
 	Parent       *parentDoc `json:"parent,omitempty"`    // of a sub-overlord
+	Nodes        *nodesDoc  `json:"nodes,omitempty"`     // left out: this overlord does not provision
 	Delegate     bool       `json:"delegate,omitempty"`  // orders go by the map unless the command says otherwise
+}
+
+// nodesDoc is how many nodes there are, in json.
+type nodesDoc struct {
+	All     uint64 `json:"all"`
+	Held    uint64 `json:"held"`    // nobody approved them
+	Claimed uint64 `json:"claimed"` // somebody else wanted to boot as one of these
+}
+
+func (d nodesDoc) String() string {
+	text := strconv.FormatUint(d.All, 10)
+	if d.Held > 0 {
+		text += fmt.Sprintf(", %d held", d.Held)
+	}
+	if d.Claimed > 0 {
+		text += fmt.Sprintf(", %d claimed by somebody else", d.Claimed)
+	}
+	if d.Held+d.Claimed > 0 {
+		text += ": dominion node status"
+	}
+	return text
 }
 
 // parentDoc is the overlord above in json.
@@ -47,7 +70,9 @@ func (a *app) statusCmd() *cobra.Command {
 		Use:   "status",
 		Short: "Say how the overlord is",
 		Long: `Status shows the overlord's counts and what is wrong with it: its exit code is 3
-when the store takes no writes or the audit log is damaged.`,
+when the store takes no writes or the audit log is damaged. Of an overlord that
+provisions it shows how many nodes wait for approval, and how many boots somebody
+else claimed.`,
 		Example: "  dominion status\n  dominion status -o json",
 		Args:    args(0, 0, "nothing"),
 		RunE: a.withConn(func(ctx context.Context, conn *client.Conn, _ []string) error {
@@ -65,6 +90,9 @@ when the store takes no writes or the audit log is damaged.`,
 			}
 			if p := s.GetParent(); p != nil {
 				d.Parent = &parentDoc{Name: p.GetName(), Address: p.GetAddress(), Connected: p.GetConnected(), Since: jsonTime(p.GetSinceMs())}
+			}
+			if n := s.GetNodes(); n != nil {
+				d.Nodes = &nodesDoc{n.GetAll(), n.GetHeld(), n.GetClaimed()}
 			}
 			if a.output != outText {
 				err = a.document(d)
@@ -93,6 +121,9 @@ func statusTable(d statusDoc) table {
 	}
 	if d.Started != nil {
 		t = append(t, []string{"started", stamp(d.Started.UnixMilli())})
+	}
+	if d.Nodes != nil {
+		t = append(t, []string{"nodes", d.Nodes.String()})
 	}
 	if d.Delegate {
 		t = append(t, []string{"orders", "by the map, to machines below sub-overlords too; --delegate=false: not so"})

@@ -18,7 +18,7 @@ func terminal(t *testing.T) (ours, theirs *os.File) {
 	t.Helper()
 	ours, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
 	if err != nil {
-		t.Skipf("SKIP: no pseudo-terminals here: %v", err)
+		t.Skipf("SKIPPED no pseudo-terminals here: %v", err)
 	}
 	t.Cleanup(func() { ours.Close() })
 	if err := unix.IoctlSetPointerInt(int(ours.Fd()), unix.TIOCSPTLCK, 0); err != nil {

@@ -11,13 +11,18 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"dominion/provisiond"
 )
 
 // unitSections are the keys that may stand in each section of our units. It is
 // short on purpose: a key more is looked up before it is listed.
 var unitSections = map[string][]string{
-	"Unit":    {"Description", "Documentation", "After", "ConditionPathExists"},
-	"Service": {"Type", "ExecStart", "NoNewPrivileges", "PrivateTmp", "ProtectHome", "ProtectSystem"},
+	"Unit": {"Description", "Documentation", "After", "Wants", "ConditionPathExists"},
+	"Service": {
+		"Type", "ExecStart", "ExecReload", "EnvironmentFile", "Restart", "RestartSec", "TimeoutStopSec", "KillMode", "Delegate", "LimitNOFILE",
+		"NoNewPrivileges", "PrivateTmp", "ProtectHome", "ProtectSystem",
+	},
 	"Timer":   {"OnCalendar", "RandomizedDelaySec", "Persistent"},
 	"Install": {"WantedBy"},
 }
@@ -48,7 +53,7 @@ func readUnit(t *testing.T, file string) map[string]string {
 // The units run a command that exists, and systemd takes them.
 func TestUnits(t *testing.T) {
 	files, err := filepath.Glob("../../packaging/systemd/*")
-	if err != nil || len(files) < 2 {
+	if err != nil || len(files) < 5 {
 		t.Fatalf("units %q, %v", files, err)
 	}
 	dir := t.TempDir()
@@ -108,6 +113,16 @@ func checkWords(t *testing.T, name string, words []string) {
 	cmd, rest, err := root.Find(words)
 	if err != nil || cmd == root {
 		t.Fatalf("%s runs %q: %v", name, words, err)
+	}
+	if cmd.Name() == provisiond.Name { // it reads its words itself; -h stops it after that
+		null, err := os.OpenFile(os.DevNull, os.O_WRONLY, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer null.Close()
+		if code := provisiond.Main(t.Context(), provisiond.Invocation{Name: provisiond.Name, Args: append([]string{"-h"}, words[1:]...), Stdout: null, Stderr: os.Stderr}); code != 0 {
+			t.Errorf("%s runs %q: exit code %d", name, words, code)
+		}
 	}
 	cmd.RunE = func(*cobra.Command, []string) error { return nil }
 	root.SetArgs(words)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -29,7 +30,14 @@ commands change that directory on the overlord's host, and need no overlord that
 // vnfsDo runs what a command does with the capsules.
 func (a *app) vnfsDo(f *statedirFlag, do func(ctx context.Context, s *vnfs.Store, words []string) error) func(*cobra.Command, []string) error {
 	return a.do(func(ctx context.Context, _ *cobra.Command, words []string) error {
-		s, err := vnfs.Open(f.path(a))
+		if a.overlord != "" || a.context != "" {
+			return usagef("capsules are changed on the overlord's own host, without --overlord and --context")
+		}
+		dir, err := f.find(ctx, a)
+		if err != nil {
+			return err
+		}
+		s, err := a.openCapsules(dir)
 		if err != nil {
 			return err
 		}
@@ -41,23 +49,34 @@ func (a *app) vnfsDo(f *statedirFlag, do func(ctx context.Context, s *vnfs.Store
 	})
 }
 
+// openCapsules opens STATEDIR, or says what makes it.
+func (a *app) openCapsules(dir string) (*vnfs.Store, error) {
+	s, err := vnfs.Open(dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = fmt.Errorf("%w; an overlord with provision: {enabled: true} makes it when it starts, and dominion nodescript install does; --statedir names another", err)
+	}
+	return s, err
+}
+
 // completeCapsules completes names of capsules.
 func (a *app) completeCapsules(f *statedirFlag, most int) cobra.CompletionFunc {
-	return func(_ *cobra.Command, words []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
+	return func(cmd *cobra.Command, words []string, _ string) ([]cobra.Completion, cobra.ShellCompDirective) {
 		if most > 0 && len(words) >= most {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
-		s, err := vnfs.Open(f.path(a))
+		ctx, cancel := context.WithTimeout(cmd.Context(), completionWait)
+		defer cancel()
+		dir, err := f.find(ctx, a)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		s, err := vnfs.Open(dir)
 		if err != nil {
 			return nil, cobra.ShellCompDirectiveNoFileComp
 		}
 		defer s.Close()
-		all, _ := s.List() // without an answer there is nothing to offer
-		var out []cobra.Completion
-		for _, c := range all {
-			out = append(out, c.Name)
-		}
-		return out, cobra.ShellCompDirectiveNoFileComp
+		names, _ := s.Names() // without an answer there is nothing to offer
+		return names, cobra.ShellCompDirectiveNoFileComp
 	}
 }
 
@@ -77,8 +96,15 @@ func capsuleDocOf(c vnfs.Capsule) capsuleDoc {
 }
 
 // capsuleMade tells of a new capsule, and what nodes boot that have it.
-func (a *app) capsuleMade(c vnfs.Capsule) error {
+func (a *app) capsuleMade(c vnfs.Capsule, statedir string) error {
+	all := true // nodes have something to boot that is not the capsule's
+	for _, name := range []string{"kernel", "initramfs"} {
+		_, err := os.Stat(filepath.Join(statedir, "boot", name))
+		all = all && err == nil
+	}
 	switch {
+	case c.Kernel == "" && c.Initramfs == "" && !all:
+		a.note("nothing boots its nodes yet: dominion boot build-initramfs makes what all nodes boot; --kernel and --initramfs give it its own")
 	case c.Kernel == "" && c.Initramfs == "":
 		a.note("its nodes boot the kernel and initramfs of all, STATEDIR/boot/; --kernel and --initramfs give it its own")
 	case c.Initramfs == "":
@@ -140,7 +166,7 @@ NAME is that of SOURCE without its ending when it is left out.`,
 		if err != nil {
 			return err
 		}
-		return a.capsuleMade(c)
+		return a.capsuleMade(c, s.Dir())
 	})
 	f.on(cmd)
 	cmd.Flags().StringVar(&in.Kernel, "kernel", "", "`FILE` with the kernel that provisions its nodes")
@@ -204,23 +230,41 @@ FILE that is there is not written over.`,
 		if _, err := s.Get(words[0]); err != nil { // before there is a file
 			return err
 		}
-		return exportTo(file, func(w io.Writer) error { return s.Export(ctx, words[0], w, how) })
+		size, err := exportTo(file, func(w io.Writer) error { return s.Export(ctx, words[0], w, how) })
+		if err != nil {
+			return err
+		}
+		if a.output != outText {
+			return a.document(exportDoc{words[0], file, size})
+		}
+		return a.text("%s: %s\n", file, bytesText(size))
 	})
 	f.on(cmd)
 	cmd.ValidArgsFunction = a.completeCapsules(&f, 1)
 	return cmd
 }
 
-// exportTo writes a new file, which is not there when that fails.
-func exportTo(file string, write func(io.Writer) error) error {
+// exportDoc is the answer of vnfs export in JSON.
+type exportDoc struct {
+	Name  string `json:"name"`
+	File  string `json:"file"`
+	Bytes int64  `json:"bytes"`
+}
+
+// exportTo writes a new file, which is not there when that fails, and gives its size.
+func exportTo(file string, write func(io.Writer) error) (size int64, err error) {
 	out, err := os.OpenFile(file, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	if err = errors.Join(write(out), out.Close()); err != nil {
-		return errors.Join(err, os.Remove(file))
+	err = write(out)
+	if err == nil {
+		size, err = out.Seek(0, io.SeekCurrent)
 	}
-	return nil
+	if err = errors.Join(err, out.Close()); err != nil {
+		return 0, errors.Join(err, os.Remove(file))
+	}
+	return size, nil
 }
 
 func (a *app) vnfsListCmd() *cobra.Command {
@@ -270,40 +314,9 @@ func (a *app) vnfsCloneCmd() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		return a.capsuleMade(c)
+		return a.capsuleMade(c, s.Dir())
 	})
 	f.on(cmd)
 	cmd.ValidArgsFunction = a.completeCapsules(&f, 1)
-	return cmd
-}
-
-func (a *app) vnfsDeleteCmd() *cobra.Command {
-	var f statedirFlag
-	cmd := &cobra.Command{
-		Use: "delete NAME…", Short: "Remove capsules",
-		Long: `Delete removes capsules and the links to their node scripts. Scripts of a site's own
-in nodescripts/STATE/vnfs/NAME/ stay, and are named.`,
-		Example: "  dominion vnfs delete debian12 debian12-test",
-		Args:    args(1, 1000, "capsules"),
-	}
-	cmd.RunE = a.vnfsDo(&f, func(_ context.Context, s *vnfs.Store, words []string) error {
-		for _, name := range words { // all of them are there, or nothing is removed
-			if _, err := s.Get(name); err != nil {
-				return err
-			}
-		}
-		for _, name := range words {
-			stays, err := s.Delete(name)
-			for _, file := range stays {
-				a.note("%s is not the capsule's, and stays", file)
-			}
-			if err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	f.on(cmd)
-	cmd.ValidArgsFunction = a.completeCapsules(&f, 0)
 	return cmd
 }

@@ -103,3 +103,24 @@ func (p *Place) Directory() (*os.Root, error) {
 	}
 	return dir, nil
 }
+
+// Link gives a regular file, that at to, this name as well. Both are on one
+// file system.
+func (p *Place) Link(to *Place) error {
+	f, info, err := to.File(os.O_RDONLY)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	err = p.dirfd(func(here int) error {
+		return to.dirfd(func(there int) error { return unix.Linkat(there, to.Base, here, p.Base, 0) })
+	})
+	if err != nil {
+		return p.fault("link", err)
+	}
+	if now, err := p.Lstat(); err != nil || !os.SameFile(now, info) {
+		_ = p.Dir.Remove(p.Base) // whoever put another there did so in his own directory
+		return p.fault("link", errChanged)
+	}
+	return nil
+}

@@ -26,6 +26,8 @@ const (
 type process struct {
 	Runner
 	cmd      *exec.Cmd
+	mark     string        // in the environment; empty: what it leaves behind goes on
+	memory   uint64        // RLIMIT_DATA; zero: as the agent's
 	group    *group        // its cgroup; nil: it has none
 	readers  []*os.File    // our ends of its standard output and error
 	stdin    *os.File      // our end of its standard input; nil: it has none
@@ -102,11 +104,16 @@ func (p *process) begin(job call.JobID) error {
 		in.SysProcAttr = &attr
 		if err := in.Start(); err == nil {
 			p.cmd, p.group = &in, g
+			p.bound()
 			return nil
 		}
 		g.release() // nothing has run: an old kernel, a filter of system calls, or what the next try says
 	}
-	return p.cmd.Start()
+	if err := p.cmd.Start(); err != nil {
+		return err
+	}
+	p.bound()
+	return nil
 }
 
 func (p *process) newGroup(job call.JobID) (*group, error) {
@@ -173,6 +180,7 @@ func (p *process) wait(ctx context.Context) (stopped bool) {
 			<-p.exited
 		}
 	}
+	p.clear()
 	close(p.drain)
 	for _, r := range p.readers {
 		_ = r.SetReadDeadline(time.Now().Add(p.Idle)) // wakes a copy that reads

@@ -9,7 +9,8 @@
 // machine lets the agent make a cgroup (version 2) for each call, processes
 // that left the group get both too, and none is left but one that moved itself
 // to another cgroup, as root can. What a program leaves behind in the
-// background goes on when it ends by itself, and is no longer listened to.
+// background goes on when it ends by itself, and is no longer listened to,
+// unless Command.Whole says otherwise.
 //
 // Most methods need no more than Find and Output:
 //
@@ -58,6 +59,14 @@ type Command struct {
 	Stdout, Stderr io.Writer
 	// What is kept of the output, in bytes as written in JSON (module.Limit).
 	KeepStdout, KeepStderr int
+
+	// Whole says that the program is over when its first process is: what that
+	// leaves behind gets SIGKILL. Without a cgroup it is found by a variable in its
+	// environment, DOMINION_RUN, so one that removes it is missed.
+	Whole bool
+	// Memory bounds the private memory of each process (RLIMIT_DATA), in bytes;
+	// zero: it is as the agent's. What a process allocates beyond it is refused.
+	Memory uint64
 
 	Job call.JobID // names the cgroup
 }
@@ -120,7 +129,11 @@ func (t Runner) spawn(c *Command) (*process, error) {
 		},
 		exited: make(chan struct{}), drain: make(chan struct{}), copied: make(chan struct{}),
 	}
-	p.out.Max, p.err.Max = c.KeepStdout, c.KeepStderr
+	p.out.Max, p.err.Max, p.memory = c.KeepStdout, c.KeepStderr, c.Memory
+	if c.Whole {
+		p.mark = newMark()
+		p.cmd.Env = append(p.cmd.Env, p.mark)
+	}
 	if err := p.start(c); err != nil {
 		return nil, call.Errorf(call.Failed, "start %s: %v", c.Path, err)
 	}
