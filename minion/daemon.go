@@ -75,7 +75,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		log = slog.New(slog.DiscardHandler)
 	}
 	d := newDaemon(s, log)
-	if err := d.open(); err != nil {
+	if err := d.open(); err != nil { //nolint:contextcheck // a call that an earlier process left is ended for its sake, not for ctx's
 		return errors.Join(err, d.close())
 	}
 	if _, err := run.Cgroup(); err != nil {

@@ -31,7 +31,8 @@ import (
 var Module = module.Module{
 	Name: "reboot",
 	Doc: "Restart the machine, through systemd-logind. " +
-		"A call of reboot.now with wait=true ends when the agent has started again: answered when the machine has restarted, failed when only the agent has.",
+		"A call of reboot.now with wait=true is answered when the machine has restarted and its agent is back. While the restart is to come an agent that alone was started again waits on; 25 min after its time the call fails. " +
+		"When the restart is taken back, such a call ends by its time-out.",
 	Methods: []module.Method{
 		module.Func("now", "Restarts the machine, at once or after a delay.", module.Destroy, here.now, module.MethodOptions{Timeout: 30 * time.Minute, Resume: here.resume}),
 		module.Func("cancel", "Takes back a restart, or a halt, that has not begun.", module.Change, here.cancel, module.MethodOptions{}),
