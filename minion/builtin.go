@@ -14,6 +14,7 @@ import (
 	"dominion/module/network"
 	"dominion/module/packages"
 	"dominion/module/process"
+	"dominion/module/reboot"
 	"dominion/module/service"
 	"dominion/module/sysctl"
 	"dominion/module/test"
@@ -35,6 +36,7 @@ var Builtin = []module.Module{
 	network.Module,
 	packages.Module,
 	process.Module,
+	reboot.Module,
 	service.Module,
 	sysctl.Module,
 	test.Module,

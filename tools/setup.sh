@@ -2,14 +2,12 @@
 # Installs what the tests use beyond Go: ClusterShell's nodeset (the oracle of
 # folded names), curl (the API's plainest client), openssl (a second opinion
 # on certificates), ganeti (its confd daemon and client, with which package
-# confd is compared), python3-yaml (reads our maps as Func's tools do), busybox (whose
-# shell runs node scripts in an initramfs) and wget (with which nodes of old fetch files). Without root it says what is missing; the tests that need it are then skipped by name.
 # confd is compared), python3-yaml (reads our maps as Func's tools do), busybox and dash (whose
-# shells run node scripts), perl (the language of the program whose rules for node scripts we
-# keep), bzip2, xz and zstd (images that we import), and dnsmasq (reads the configuration that we print). Without root it says what is missing; the tests that need it are then skipped by name.
-# confd is compared), python3-yaml (reads our maps as Func's tools do), busybox (whose
-# shell runs node scripts in an initramfs), systemd with dbus (a machine in namespaces, for what it
-# does), and dnf with rpm and createrepo-c (a repository for module package). Without root it says what is missing; the tests that need it are then skipped by name.
+# shells run node scripts), wget (with which nodes of old fetch files), perl (the language of the
+# program whose rules for node scripts we keep), bzip2, xz and zstd (images that we import), dnsmasq
+# (reads the configuration that we print), systemd with dbus (a machine in namespaces, for what it
+# does), and dnf with rpm and createrepo-c (a repository for module package). Without root it says
+# what is missing; the tests that need it are then skipped by name.
 set -eu
 need=""
 command -v nodeset >/dev/null 2>&1 || need="$need clustershell"

@@ -47,6 +47,8 @@ func TestFleet(t *testing.T) {
 		{"ModulePush", testModulePush},
 		{"ModulesBelow", testModulesBelow},
 		{"BigOutput", testBigOutput},
+		{"Reboot", testReboot},
+		{"Everyday", testEveryday},
 		{"Candidates", testCandidates},
 		{"CandidateFiles", testCandidateFiles},
 		{"CandidateKilled", testCandidateKilled},
