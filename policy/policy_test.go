@@ -155,6 +155,7 @@ func TestParseRefuses(t *testing.T) {
 		{"unknown key", good + `- {operators: a, methods: b, target: c}`, `line 2: key "target" is unknown; wants operators, methods and targets`},
 		{"twice", `- {operators: a, operators: b, methods: b, targets: c}`, `line 1: key "operators" is there twice`},
 		{"missing", good + good + `- {operators: a, methods: b}`, `line 3: key "targets" is missing; write "*" for all`},
+		{"group of a program", `- {operators: a, methods: b, targets: "*!@batch/idle"}`, `group of a program, which no policy can name`},
 		{"number", `- {operators: 1, methods: b, targets: c}`, `line 1: wants a text; put "1" in quotes`},
 		{"bool", `- {operators: a, methods: true, targets: c}`, `line 1: wants a text; put "true" in quotes if it is meant as one (key "methods")`},
 		{"null", `- {operators: a, methods: , targets: c}`, `wants a text`},
