@@ -4,6 +4,7 @@ import (
 	"dominion/module"
 	"dominion/module/clock"
 	"dominion/module/command"
+	"dominion/module/copy"
 	"dominion/module/cron"
 	"dominion/module/disk"
 	"dominion/module/facts"
@@ -26,6 +27,7 @@ import (
 var Builtin = []module.Module{
 	clock.Module,
 	command.Module,
+	copy.Module,
 	cron.Module,
 	disk.Module,
 	facts.Module,

@@ -208,7 +208,7 @@ func (a *Agent) perform(ctx context.Context, w *work) *fleetpb.Result {
 	}
 	env := &module.Env{
 		Machine: a.name, Job: o.Job, Operator: w.verdict.operator, Version: a.version,
-		Keep: a.keeper(w),
+		Keep: a.keeper(w), Blob: w.blob,
 	}
 	var out, errs *live
 	if w.stream {

@@ -51,6 +51,11 @@ type Env struct {
 	// Keep leaves a note, at most MaxNote bytes, with the call and returns when
 	// it is on the disk: see ErrLater. Nil: the call cannot outlive the agent.
 	Keep func(note []byte) error
+	// Blob asks the overlord that brought the call for the bytes of a file from an
+	// offset on, by its digest, which the call's arguments must name. The caller holds
+	// all of it against the digest, asks again after an error from where it is, and
+	// closes what it gets; Close may come from another goroutine. Nil: there is no overlord.
+	Blob func(ctx context.Context, digest string, offset int64) (io.ReadCloser, error)
 }
 
 // MethodOptions are what few methods need to say.

@@ -77,6 +77,11 @@ func (p *Policy) Allow(operator, method, machine string) bool {
 	return slices.ContainsFunc(p.lines, func(l line) bool { return l.all && l.covers(operator, method) })
 }
 
+// Somewhere says whether operator may call a method on some machine.
+func (p *Policy) Somewhere(operator, method string) bool {
+	return p == nil || slices.ContainsFunc(p.lines, func(l line) bool { return l.covers(operator, method) })
+}
+
 // AllowAll gives those of machines on which operator may not call a method,
 // in their order; nil: none. Machines are valid names in lower case.
 func (p *Policy) AllowAll(operator, method string, machines []string) (denied []string) {
