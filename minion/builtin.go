@@ -10,6 +10,7 @@ import (
 	"dominion/module/file"
 	"dominion/module/group"
 	"dominion/module/logs"
+	"dominion/module/mount"
 	"dominion/module/network"
 	"dominion/module/packages"
 	"dominion/module/process"
@@ -30,6 +31,7 @@ var Builtin = []module.Module{
 	file.Module,
 	group.Module,
 	logs.Module,
+	mount.Module,
 	network.Module,
 	packages.Module,
 	process.Module,

@@ -51,13 +51,16 @@ func TestFleet(t *testing.T) {
 		{"CandidateFiles", testCandidateFiles},
 		{"CandidateKilled", testCandidateKilled},
 		{"FilesFromAbove", testFilesFromAbove},
+		{"Perceus", testPerceus},
 		{"OldProtocol", testOldProtocol},
+		{"FilesFromAbove", testFilesFromAbove},
 		{"Demo", testDemo},
 		{"FuncFace", testFuncFace},
 		{"Curl", testCurl},
 		{"BadConfiguration", testBadConfiguration},
 		{"BadWords", testBadWords},
 		{"BadState", testBadState},
+		{"MachineModules", testMachineModules},
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			t.Parallel()
