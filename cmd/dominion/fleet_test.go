@@ -55,7 +55,6 @@ func TestFleet(t *testing.T) {
 		{"FilesFromAbove", testFilesFromAbove},
 		{"Perceus", testPerceus},
 		{"OldProtocol", testOldProtocol},
-		{"FilesFromAbove", testFilesFromAbove},
 		{"CopyAndFetch", testCopyAndFetch},
 		{"CopyThroughTrouble", testCopyThroughTrouble},
 		{"CopyBelow", testCopyBelow},
