@@ -4,15 +4,18 @@ import (
 	"dominion/module"
 	"dominion/module/clock"
 	"dominion/module/command"
+	"dominion/module/copy"
 	"dominion/module/cron"
 	"dominion/module/disk"
 	"dominion/module/facts"
 	"dominion/module/file"
 	"dominion/module/group"
 	"dominion/module/logs"
+	"dominion/module/mount"
 	"dominion/module/network"
 	"dominion/module/packages"
 	"dominion/module/process"
+	"dominion/module/reboot"
 	"dominion/module/service"
 	"dominion/module/sysctl"
 	"dominion/module/test"
@@ -24,15 +27,18 @@ import (
 var Builtin = []module.Module{
 	clock.Module,
 	command.Module,
+	copy.Module,
 	cron.Module,
 	disk.Module,
 	facts.Module,
 	file.Module,
 	group.Module,
 	logs.Module,
+	mount.Module,
 	network.Module,
 	packages.Module,
 	process.Module,
+	reboot.Module,
 	service.Module,
 	sysctl.Module,
 	test.Module,

@@ -78,7 +78,7 @@ func (a fleetAPI) SetGroup(ctx context.Context, r *connect.Request[apipb.SetGrou
 	if err != nil {
 		return nil, call.Errorf(call.Invalid, "%v", err)
 	}
-	c, err := a.o.admit(ctx, "group.set", name)
+	c, err := a.o.admit(ctx, "groups.set", name)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func (a fleetAPI) SetGroup(ctx context.Context, r *connect.Request[apipb.SetGrou
 
 // DeleteGroup implements FleetServiceHandler.
 func (a fleetAPI) DeleteGroup(ctx context.Context, r *connect.Request[apipb.DeleteGroupRequest]) (*connect.Response[apipb.DeleteGroupResponse], error) {
-	c, err := a.o.admit(ctx, "group.delete", r.Msg.Name)
+	c, err := a.o.admit(ctx, "groups.delete", r.Msg.Name)
 	if err != nil {
 		return nil, err
 	}

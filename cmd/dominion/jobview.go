@@ -50,11 +50,12 @@ type jobView struct {
 	view   viewFlags
 	// tabular says that answers may be lists of objects, to be shown as tables.
 	tabular bool
-	raw     bool      // live output as it is, without names
-	async   bool      // only the job's id is wanted
-	dry     bool      // nothing is to be changed
-	way     delegates // whether the order goes by the map
-	mapped  bool      // it does
+	raw     bool                       // live output as it is, without names
+	taker   func(*client.Output) error // of live output in place of showing it; nil: none
+	async   bool                       // only the job's id is wanted
+	dry     bool                       // nothing is to be changed
+	way     delegates                  // whether the order goes by the map
+	mapped  bool                       // it does
 	// watching says that the job is another command's: leaving it is all that
 	// this one can do.
 	watching bool
@@ -219,6 +220,9 @@ func (v *jobView) reconnecting(job *client.Job, e *client.Reconnecting) error {
 }
 
 func (v *jobView) output(o *client.Output) error {
+	if v.taker != nil {
+		return v.taker(o)
+	}
 	v.bar.clear()
 	if v.raw && o.Dropped > 0 {
 		// What follows would not be what the machine wrote.

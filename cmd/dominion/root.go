@@ -50,7 +50,7 @@ or did not answer), 4 no machine matched, 130 interrupted.`,
 			root.AddCommand(c)
 		}
 	}
-	add("orders", a.callCmd(), a.runCmd(), a.pingCmd(), a.jobCmd())
+	add("orders", a.callCmd(), a.runCmd(), a.copyCmd(), a.fetchCmd(), a.pingCmd(), a.jobCmd())
 	add("fleet", a.minionsCmd(), a.modulesCmd(), a.moduleCmd(), a.groupCmd(), a.mapCmd(), a.statusCmd(), a.clusterCmd(), a.confdCmd(), a.nodeCmd(), a.nodescriptCmd(), a.vnfsCmd(), a.bootCmd())
 	add("trust", a.certCmd(), a.tokenCmd(), a.operatorCmd(), a.loginCmd(), a.pinCmd(), a.auditCmd())
 	add("daemons", a.overlordCmd(), a.minionCmd(), a.demoCmd(), a.provisiondCmd(), a.configCmd())

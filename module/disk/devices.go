@@ -21,7 +21,7 @@ type devicesIn struct {
 
 // Devices is the answer of devices.
 type Devices struct {
-	Devices []Device `json:"devices" doc:"disks, each before its partitions, by name; at most 2000"`
+	Devices []Device `json:"devices" doc:"disks, each before its partitions, by name"`
 }
 
 // Device is a block device.
@@ -67,7 +67,7 @@ func scan(ctx context.Context, sys *os.Root, all bool, mounts []mountinfo.Mount)
 	if err != nil {
 		return Devices{}, fmt.Errorf("read block devices: %w", err)
 	}
-	for _, name := range disks {
+	for _, name := range disks[:min(len(disks), maxDevices)] {
 		if err := context.Cause(ctx); err != nil {
 			return Devices{}, err
 		}
@@ -88,10 +88,6 @@ func scan(ctx context.Context, sys *os.Root, all bool, mounts []mountinfo.Mount)
 				d.Type, d.Parent = "partition", name
 				out.Devices = append(out.Devices, d)
 			}
-		}
-		if len(out.Devices) >= maxDevices {
-			out.Devices = out.Devices[:maxDevices]
-			break
 		}
 	}
 	return out, nil

@@ -21,8 +21,9 @@ import (
 // Bounds.
 const (
 	maxMounts  = 1000
-	maxDevices = 2000
-	maxText    = 256 // bytes of one text of a device
+	maxDevices = 1000
+	maxText    = 256       // bytes of one text of a device
+	maxAnswer  = 700 << 10 // bytes of all
 	patience   = 2 * time.Second
 )
 
@@ -44,7 +45,7 @@ type usageIn struct {
 
 // Usage is the answer of usage.
 type Usage struct {
-	Filesystems []Filesystem `json:"filesystems" doc:"one mount of each file system, by mount point; at most 1000"`
+	Filesystems []Filesystem `json:"filesystems" doc:"one mount of each file system, by mount point; at most 1000, and what fits into an answer"`
 	Problems    []string     `json:"problems,omitempty" doc:"file systems that did not say within 2 s, or said what was wrong"`
 }
 
@@ -120,8 +121,9 @@ func holding(name string, mounts []mountinfo.Mount) ([]mountinfo.Mount, error) {
 func measure(ctx context.Context, in usageIn, mounts []mountinfo.Mount, stat statter, patience time.Duration) (Usage, error) {
 	out := Usage{Filesystems: []Filesystem{}}
 	seen := map[string]bool{}
+	size := 0
 	for _, m := range visible(mounts) {
-		if seen[m.Device] || len(out.Filesystems) == maxMounts {
+		if seen[m.Device] || len(out.Filesystems) == maxMounts || size > maxAnswer {
 			continue
 		}
 		seen[m.Device] = true
@@ -138,6 +140,7 @@ func measure(ctx context.Context, in usageIn, mounts []mountinfo.Mount, stat sta
 		f := filesystem(m, s)
 		if (s.Blocks > 0 || in.All) && max(f.UsedPercent, f.InodesPercent) >= in.Over {
 			out.Filesystems = append(out.Filesystems, f)
+			size += 400 + 6*(len(f.Mount)+len(f.Device)+len(f.Type))
 		}
 	}
 	slices.SortFunc(out.Filesystems, func(a, b Filesystem) int { return strings.Compare(a.Mount, b.Mount) })

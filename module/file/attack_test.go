@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -123,7 +124,9 @@ func TestAttacker(t *testing.T) {
 	var watch sync.WaitGroup
 	var seen int
 	watch.Go(func() {
-		for !over.Load() {
+		tick := time.NewTicker(100 * time.Microsecond) // leaves the processor to the others
+		defer tick.Stop()
+		for ; !over.Load(); <-tick.C {
 			if b := peek(dir + "/his/d/f"); b != "" && b != "secret" {
 				seen++
 				if len(b) != size || strings.Trim(b, b[:1]) != "" {
@@ -132,6 +135,10 @@ func TestAttacker(t *testing.T) {
 			}
 		}
 	})
+	his, err := os.OpenRoot(dir + "/his/d") // where the attacker leads is not where these are to go
+	must(t, err)
+	defer his.Close()
+	watch.Go(func() { devices(his, &over) })
 	count := rounds(t, dir)
 	over.Store(true)
 	watch.Wait()
@@ -151,7 +158,7 @@ const size = 60_000
 // not synced to a disk meets the attacker more often.
 func memory(t *testing.T) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "dominion-test-")
+	dir, err := os.MkdirTemp("/dev/shm", "dominion-test-") //nolint:usetesting // t.TempDir has no choice of the file system
 	if err != nil {
 		return tree(t)
 	}
@@ -196,6 +203,28 @@ func rounds(t *testing.T, dir string) map[string]int {
 		}
 	}
 	return count
+}
+
+// devices puts a device in the place of f now and then, which only root can
+// make.
+func devices(dir *os.Root, over *atomic.Bool) {
+	d, err := dir.Open(".")
+	if err != nil {
+		return
+	}
+	defer d.Close()
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for ; !over.Load(); <-tick.C {
+		_ = unix.Mknodat(int(d.Fd()), "null", unix.S_IFCHR|0o666, int(unix.Mkdev(1, 3)))
+		_ = dir.Rename("null", "f")
+		for range 100 {
+			_, _ = dir.Lstat("f")
+		}
+		if info, err := dir.Lstat("f"); err == nil && info.Mode()&fs.ModeDevice != 0 {
+			_ = dir.Remove("f")
+		}
+	}
 }
 
 // peek reads what has a name when it is a regular file that is not outside.

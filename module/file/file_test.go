@@ -1,15 +1,20 @@
 package file
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
 
 	"dominion/call"
 	"dominion/module"
@@ -341,6 +346,54 @@ func TestRemove(t *testing.T) {
 	}
 	put(t, dir+strings.Repeat("/d", maxDepth+2)+"/f", "")
 	steps(t, dir, step{"remove", `{"path":"$D/d","recursive":true}`, "", "deeper"})
+}
+
+// Neither a mount point nor what lies behind one is removed, be it a directory
+// of the same file system.
+func TestRemoveOfMounts(t *testing.T) {
+	dir := tree(t)
+	put(t, dir+"/victim/f", "kept")
+	put(t, dir+"/d/a/x", "")
+	must(t, os.MkdirAll(dir+"/d/m", 0o755))
+	runtime.LockOSThread() // never unlocked: the thread ends with the test, and its mounts with it
+	if err := unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS); err != nil {
+		runtime.UnlockOSThread()
+		t.Skipf("SKIPPED a mount namespace of the test's own needs root: %v", err)
+	}
+	must(t, unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, ""))
+	must(t, unix.Mount(dir+"/victim", dir+"/d/m", "", unix.MS_BIND, ""))
+	for _, path := range []string{"/d", "/d/m"} {
+		steps(t, dir,
+			step{"remove", `{"path":"$D` + path + `","recursive":true,"dry_run":true}`, "", "denied: something is mounted on $D/d/m"},
+			step{"remove", `{"path":"$D` + path + `","recursive":true}`, "", "denied: something is mounted on $D/d/m"},
+		)
+	}
+	must(t, unix.Unmount(dir+"/d/m", unix.MNT_DETACH))
+	if get(t, dir+"/victim/f") != "kept" {
+		t.Error("the victim was removed")
+	}
+	get(t, dir+"/d/a/x")
+	steps(t, dir, step{"remove", `{"path":"$D/d","recursive":true}`, `"removed":4`, ""})
+}
+
+// A reader that waits ends with its context.
+func TestReadingEnds(t *testing.T) {
+	name := t.TempDir() + "/p"
+	must(t, syscall.Mkfifo(name, 0o600))
+	fd, err := unix.Open(name, unix.O_RDWR|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
+	must(t, err)
+	f := os.NewFile(uintptr(fd), name)
+	defer f.Close()
+	ctx, cancel := context.WithTimeoutCause(t.Context(), 20*time.Millisecond, call.Errorf(call.Timeout, "late"))
+	defer cancel()
+	r := reading(ctx, f)
+	defer r.stop()
+	if n, err := r.Read(make([]byte, 1)); n != 0 || call.CodeOf(err) != call.Timeout {
+		t.Errorf("read %d bytes, %v; want the end of its context", n, err)
+	}
+	if _, err := r.Read(make([]byte, 1)); call.CodeOf(err) != call.Timeout {
+		t.Errorf("read again: %v", err)
+	}
 }
 
 func TestMkdir(t *testing.T) {

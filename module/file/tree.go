@@ -10,6 +10,8 @@ import (
 	"path"
 	"syscall"
 
+	"golang.org/x/sys/unix"
+
 	"dominion/call"
 	"dominion/module"
 	"dominion/module/place"
@@ -20,7 +22,7 @@ const maxDepth = 512
 
 type removeIn struct {
 	Path      string `json:"path" doc:"absolute path; of a symbolic link, the link itself is removed" required:"true" max:"4095"`
-	Recursive bool   `json:"recursive" doc:"remove a directory with all that is in it, but nothing of another file system"`
+	Recursive bool   `json:"recursive" doc:"remove a directory with all that is in it, unless something is mounted in it"`
 	Plan
 }
 
@@ -42,33 +44,61 @@ func remove(ctx context.Context, _ *module.Env, in removeIn) (Removed, error) {
 	if p.Base == "." {
 		return Removed{}, call.Errorf(call.Denied, "%s: the root directory is not removed, nor what is named by . or .. at the end", in.Path)
 	}
-	info, err := p.Lstat()
-	if missing(err) {
+	if _, err := p.Lstat(); missing(err) {
 		return Removed{}, nil
 	}
+	home, err := mountOf(p.Dir)
 	if err != nil {
 		return Removed{}, err
 	}
 	// What is mounted somewhere below is found before anything is removed.
-	dry := remover{device: device(info), recursive: in.Recursive, dry: true}
+	dry := remover{mount: home, recursive: in.Recursive, dry: true}
 	if err := dry.remove(ctx, p, 0); err != nil {
 		return Removed{}, err
 	}
 	if in.DryRun {
 		return Removed{Changed: true, Removed: dry.removed}, nil
 	}
-	r := remover{device: dry.device, recursive: in.Recursive}
+	r := remover{mount: home, recursive: in.Recursive}
 	if err = r.remove(ctx, p, 0); err == nil {
 		err = p.Sync()
 	}
 	return Removed{Changed: r.removed > 0, Removed: r.removed}, err
 }
 
-func device(info fs.FileInfo) uint64 { return uint64(info.Sys().(*syscall.Stat_t).Dev) }
+// mount tells mounts apart: by the kernel's number of it where that is known
+// (Linux 5.8), and else by the device, which another directory of the same one
+// has too.
+type mount struct {
+	id, device uint64
+}
+
+func mountOf(dir *os.Root) (mount, error) {
+	f, err := dir.Open(".")
+	if err != nil {
+		return mount{}, err
+	}
+	defer f.Close()
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return mount{}, err
+	}
+	var st unix.Statx_t
+	var failed error
+	if err := raw.Control(func(fd uintptr) {
+		failed = unix.Statx(int(fd), "", unix.AT_EMPTY_PATH, unix.STATX_MNT_ID, &st)
+	}); err != nil {
+		return mount{}, err
+	}
+	if failed != nil {
+		return mount{}, fmt.Errorf("look at %s: %w", dir.Name(), failed)
+	}
+	return mount{st.Mnt_id, unix.Mkdev(st.Dev_major, st.Dev_minor)}, nil
+}
 
 // remover removes a tree, or counts what it would remove.
 type remover struct {
-	device         uint64
+	mount          mount // of the directory that all of it lies in
 	recursive, dry bool
 	removed        int
 }
@@ -119,12 +149,12 @@ func (r *remover) contents(ctx context.Context, p *place.Place, depth int) error
 		return err
 	}
 	defer dir.Close()
-	info, err := dir.Stat(".")
+	here, err := mountOf(dir)
 	if err != nil {
 		return err
 	}
-	if device(info) != r.device {
-		return call.Errorf(call.Denied, "%s is another file system, which is not removed", p.Path())
+	if here != r.mount {
+		return call.Errorf(call.Denied, "something is mounted on %s, which is not removed", p.Path())
 	}
 	f, err := dir.Open(".")
 	if err != nil {

@@ -42,9 +42,11 @@ type Mount struct {
 	Super        string // options of the file system
 }
 
-// Read gives this process's mounts, in the order in which they were made.
+// Read gives the mounts that the caller's thread sees, in the order in which
+// they were made. All threads see the same unless one was given a namespace of
+// its own.
 func Read() ([]Mount, error) {
-	f, err := os.Open("/proc/self/mountinfo")
+	f, err := os.Open("/proc/thread-self/mountinfo")
 	if err != nil {
 		return nil, fmt.Errorf("read mounts: %w", err)
 	}

@@ -71,7 +71,7 @@ func swap(dir string, stop *atomic.Bool) {
 	}
 	for !stop.Load() {
 		look(1000)
-		switch rand.IntN(5) {
+		switch rand.IntN(6) {
 		case 0:
 			os.Remove(f)
 			_ = os.Symlink(dir+"/outside/f", f)
@@ -97,6 +97,11 @@ func swap(dir string, stop *atomic.Bool) {
 		case 4:
 			_ = os.Symlink(dir+"/outside/f", his+"/next")
 			_ = os.Rename(his+"/next", f)
+			look(100)
+			os.Remove(f)
+		case 5: // one that gives zeros; only root can make it
+			os.Remove(f)
+			_ = syscall.Mknod(f, syscall.S_IFCHR|0o666, 1<<8|5)
 			look(100)
 			os.Remove(f)
 		}
