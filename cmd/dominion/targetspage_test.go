@@ -139,6 +139,18 @@ func TestTargetsPage(t *testing.T) {
 	if err := os.Symlink(me, bin); err != nil {
 		t.Fatal(err)
 	}
+	for _, c := range []struct {
+		args []string
+		want string
+	}{
+		{[]string{"group", "list", "--sources"}, "batch"},
+		{[]string{"group", "show", "batch/idle"}, "batch/idle  3         db[1,2],web3"},
+	} {
+		out, err := exec.CommandContext(t.Context(), bin, append(c.args, "--state", f.State)...).CombinedOutput()
+		if err != nil || !strings.Contains(string(out), c.want) {
+			t.Errorf("dominion %s: %v: %s; want %q", strings.Join(c.args, " "), err, out, c.want)
+		}
+	}
 	for _, r := range rowsOf(t, page, "TARGET and options") {
 		t.Run(r[0], func(t *testing.T) {
 			line := words(r[0])
