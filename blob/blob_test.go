@@ -115,6 +115,8 @@ func until(t *testing.T, what string, ok func() bool) {
 
 func exists(path string) bool { _, err := os.Lstat(path); return err == nil }
 
+func sum(b []byte) blob.Digest { return sha256.Sum256(b) }
+
 func hexName(d blob.Digest) string { return strings.TrimPrefix(d.String(), "sha256:") }
 
 // Twenty readers, one fetching, in pieces that break off; later it is here.

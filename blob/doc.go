@@ -12,6 +12,7 @@
 //
 //	HEX       a whole file, by the SHA-256 of its bytes in hexadecimal
 //	HEX.part  the beginning of one
+//	HEX.up    what somebody sends, by a number of his choice until its digest is known
 package blob
 
 import (

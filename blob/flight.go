@@ -139,6 +139,12 @@ func final(err error) bool {
 	if _, ok := errors.AsType[*writeError](err); ok {
 		return true
 	}
+	return Lasting(err)
+}
+
+// Lasting says whether a source that refuses so will not give the bytes later: it is of
+// no use to ask it again.
+func Lasting(err error) bool {
 	switch call.CodeOf(err) {
 	case call.NotFound, call.Denied, call.Invalid, call.Conflict, call.Failed, call.Revoked:
 		return true
@@ -163,7 +169,7 @@ func (fl *flight) ask(ctx context.Context, buf []byte) error {
 	for fl.have < fl.size {
 		n, err := src.Read(buf[:min(int64(len(buf)), fl.size-fl.have)])
 		if n > 0 {
-			if _, err := fl.file.WriteAt(buf[:n], fl.have); err != nil {
+			if err := WriteSparse(fl.file, buf[:n], fl.have); err != nil {
 				return &writeError{fmt.Errorf("keep blob %s: %w", fl.f.digest, err)}
 			}
 			fl.sum.Write(buf[:n])

@@ -2,6 +2,7 @@ package blob
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -49,10 +50,12 @@ type Store struct {
 	root    *os.Root
 	flights sync.WaitGroup
 
-	mu     sync.Mutex // covers what follows, and every file
-	files  map[Digest]*file
-	used   int64 // bytes of all files, with those that are still to come of what is fetched
-	closed bool
+	mu      sync.Mutex // covers what follows, and every file
+	files   map[Digest]*file
+	uploads map[UploadID]*upload
+	pins    map[Digest]int
+	used    int64 // bytes of all files, with those that are still to come of what is fetched
+	closed  bool
 }
 
 // file is one file; Store.mu covers it.
@@ -105,7 +108,7 @@ func Open(dir string, opt Options) (*Store, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open the directory of blobs: %w", err)
 	}
-	s := &Store{opt: opt, root: root, files: make(map[Digest]*file)}
+	s := &Store{opt: opt, root: root, files: make(map[Digest]*file), uploads: make(map[UploadID]*upload), pins: make(map[Digest]int)}
 	if err := s.load(); err != nil {
 		root.Close()
 		return nil, fmt.Errorf("read the directory of blobs: %w", err)
@@ -123,6 +126,9 @@ func (s *Store) load() error {
 		return err
 	}
 	for _, e := range list {
+		if s.loadUpload(e) {
+			continue
+		}
 		digits, part := strings.CutSuffix(e.Name(), partSuffix)
 		d, err := ParseDigest(digestPrefix + digits)
 		if err != nil || !e.Type().IsRegular() {
@@ -145,6 +151,23 @@ func (s *Store) load() error {
 		s.used += f.have
 	}
 	return nil
+}
+
+// loadUpload says whether something in the directory is an upload.
+func (s *Store) loadUpload(e fs.DirEntry) bool {
+	digits, ok := strings.CutSuffix(e.Name(), uploadSuffix)
+	b, err := hex.DecodeString(digits)
+	if !ok || err != nil || len(b) != len(UploadID{}) || UploadID(b).name() != e.Name() || !e.Type().IsRegular() {
+		return false
+	}
+	id := UploadID(b)
+	st, err := e.Info()
+	if err != nil {
+		return false
+	}
+	s.uploads[id] = &upload{have: st.Size(), at: st.ModTime()}
+	s.used += st.Size()
+	return true
 }
 
 // Close ends what is fetched and waits for it. Readers stay for their owners to close.
@@ -209,12 +232,16 @@ func (s *Store) Fetch(ctx context.Context, d Digest, size int64, from From) (*Re
 // room makes room for so many more bytes by removing what was not used for the
 // longest time, but not keep; mu is held.
 func (s *Store) room(more int64, keep *file) error {
+	s.oldUploads(uploadLife)
 	for s.used+more > s.opt.Max {
 		var oldest *file
 		for _, f := range s.files {
-			if f != keep && f.readers == 0 && f.flight == nil && (oldest == nil || f.at.Before(oldest.at)) {
+			if f != keep && f.readers == 0 && f.flight == nil && s.pins[f.digest] == 0 && (oldest == nil || f.at.Before(oldest.at)) {
 				oldest = f
 			}
+		}
+		if oldest == nil && s.oldUploads(uploadIdle) {
+			continue
 		}
 		if oldest == nil {
 			s.opt.Log.Warn("no room for blobs", "bytes", more, "used", s.used, "max", s.opt.Max)

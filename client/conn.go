@@ -66,6 +66,8 @@ type Conn struct {
 	trust   *pki.Trust // of the context
 	warning string
 	http    *http.Transport
+	client  *http.Client // of http, for what is no service
+	base    string       // of its requests
 
 	patience *patience // not changed once the connection is used
 
@@ -214,6 +216,7 @@ func newConn(tr *http.Transport, base string, mapper errorMapper, set func(*Conn
 	hc := &http.Client{
 		Transport: tr, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
+	c.client, c.base = hc, base
 	opts := []connect.ClientOption{
 		connect.WithReadMaxBytes(maxMessage), connect.WithInterceptors(mapper), connect.WithHTTPGet(), connect.WithHTTPGetMaxURLSize(maxURL, true),
 		connect.WithAcceptCompression("gzip", nil, nil), // results are streamed, and mostly local

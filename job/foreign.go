@@ -21,6 +21,11 @@ func (r *Run) Leads(machine, hop string) bool {
 	return is(r.Plan.ways.best[i]) || slices.ContainsFunc(r.Plan.ways.more[int32(i)], func(w way) bool { return is(w.hop) })
 }
 
+// Hop says whether the order goes, or may come to go, through that sub-overlord.
+func (r *Run) Hop(name string) bool {
+	return r.Plan.ways != nil && slices.ContainsFunc(r.Plan.ways.hops, func(h hop) bool { return h.name == name })
+}
+
 // Foreign notes that a sub-overlord spoke for a machine that it was not sent.
 func (r *Run) Foreign(hop, machine string) {
 	if name, err := call.ParseName(machine); err == nil {

@@ -4,6 +4,7 @@ import (
 	"dominion/module"
 	"dominion/module/clock"
 	"dominion/module/command"
+	"dominion/module/copy"
 	"dominion/module/cron"
 	"dominion/module/disk"
 	"dominion/module/facts"
@@ -14,6 +15,7 @@ import (
 	"dominion/module/network"
 	"dominion/module/packages"
 	"dominion/module/process"
+	"dominion/module/reboot"
 	"dominion/module/service"
 	"dominion/module/sysctl"
 	"dominion/module/test"
@@ -25,6 +27,7 @@ import (
 var Builtin = []module.Module{
 	clock.Module,
 	command.Module,
+	copy.Module,
 	cron.Module,
 	disk.Module,
 	facts.Module,
@@ -35,6 +38,7 @@ var Builtin = []module.Module{
 	network.Module,
 	packages.Module,
 	process.Module,
+	reboot.Module,
 	service.Module,
 	sysctl.Module,
 	test.Module,

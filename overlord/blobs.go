@@ -39,6 +39,7 @@ type blobs struct {
 	all     int        // streams that are sent
 	sending map[string]int
 	grants  map[grantKey]grant
+	copies  map[blob.Digest]*copied
 }
 
 // grantKey is one file in the hands of a sub-overlord.
@@ -67,7 +68,7 @@ func (o *Overlord) openBlobs() error {
 	}
 	o.blobs = &blobs{
 		o: o, store: s, buffers: sync.Pool{New: func() any { return new([blobChunk]byte) }},
-		sending: make(map[string]int), grants: make(map[grantKey]grant),
+		sending: make(map[string]int), grants: make(map[grantKey]grant), copies: make(map[blob.Digest]*copied),
 	}
 	return nil
 }
@@ -183,8 +184,11 @@ func (b *blobs) answer(ctx context.Context, s *session.Session, id uint64, args 
 
 // open opens a file that a peer may read now; everything else is denied.
 func (b *blobs) open(ctx context.Context, peer pki.Identity, d blob.Digest, job string) (bytesOf, int64, error) {
+	if job != "" {
+		return b.openCopied(ctx, peer, d, job)
+	}
 	path, ok := b.granted(peer.Name, d)
-	if job != "" || peer.Role != pki.Overlord || !ok {
+	if peer.Role != pki.Overlord || !ok {
 		return nil, 0, call.Errorf(call.Denied, "%s may not read %s now", peer, d)
 	}
 	nodes, err := b.o.nodes()

@@ -31,6 +31,7 @@ type running struct {
 	id  uint64 // of its calls, on every session
 
 	live     chan<- *apipb.Output // to the one watcher of live output
+	copied   *copied              // files that its machines may read; nil: none
 	gone     chan struct{}        // closed when the watcher left: output is dropped from then on
 	forwards sync.WaitGroup       // goroutines that pass output on
 
@@ -286,7 +287,7 @@ func (o *Overlord) start(ctx context.Context, p *job.Plan, live chan<- *apipb.Ou
 }
 
 func (o *Overlord) newRunning(p *job.Plan, live chan<- *apipb.Output) *running {
-	return &running{o: o, run: job.NewRun(p, &o.budget, o.log), id: o.callID.Add(1), live: live, gone: make(chan struct{})}
+	return &running{o: o, run: job.NewRun(p, &o.budget, o.log), id: o.callID.Add(1), live: live, copied: o.blobs.begin(p), gone: make(chan struct{})}
 }
 
 // carryOut does a job and takes it off the table when it is closed. One that the
@@ -294,6 +295,7 @@ func (o *Overlord) newRunning(p *job.Plan, live chan<- *apipb.Output) *running {
 // are told that they need not keep its results.
 func (o *Overlord) carryOut(r *running) {
 	id := r.run.Plan.ID
+	defer r.copied.end()
 	defer r.forgetIDs()
 	defer r.endStreams()
 	if err := r.run.Do(o.life, r, o.keep); err != nil {

@@ -113,6 +113,7 @@ func (o *Overlord) newServer() *http.Server {
 	mux.Handle(apipbconnect.NewClusterServiceHandler(clusterAPI{o}, opts...))
 	mux.Handle(apipbconnect.NewNodeServiceHandler(nodeAPI{o}, opts...))
 	mux.Handle("GET /metrics", o.metrics.handler())
+	mux.Handle(pathFiles, fileAPI{o}.handler())
 	p := new(http.Protocols)
 	p.SetHTTP1(true)
 	p.SetHTTP2(true)

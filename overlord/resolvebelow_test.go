@@ -295,8 +295,8 @@ func TestGroupsIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := groupsIn(e); !slices.Equal(got, []string{"a", "b", "c"}) {
-		t.Errorf("groupsIn = %q; want a, b, c", got)
+	if got := e.Groups(); !slices.Equal(got, []string{"a", "b", "c"}) {
+		t.Errorf("Groups = %q; want a, b, c", got)
 	}
 }
 

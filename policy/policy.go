@@ -12,7 +12,7 @@
 //	methods    patterns of whole method names, likewise
 //	targets    an expression (target.Parse)
 //
-// Administrative actions ("cert.sign", "group.set") concern the fleet and no
+// Administrative actions ("cert.sign", "groups.set") concern the fleet and no
 // machine: a line allows them only when its targets are exactly "*". Methods
 // of operator, overlord, cert and token decide who else gets in: a line allows them
 // only by a pattern that begins with that word, so that "*" does not.
@@ -75,6 +75,11 @@ func (p *Policy) Allow(operator, method, machine string) bool {
 		return len(p.AllowAll(operator, method, []string{machine})) == 0
 	}
 	return slices.ContainsFunc(p.lines, func(l line) bool { return l.all && l.covers(operator, method) })
+}
+
+// Somewhere says whether operator may call a method on some machine.
+func (p *Policy) Somewhere(operator, method string) bool {
+	return p == nil || slices.ContainsFunc(p.lines, func(l line) bool { return l.covers(operator, method) })
 }
 
 // AllowAll gives those of machines on which operator may not call a method,

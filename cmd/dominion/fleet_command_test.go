@@ -4,6 +4,7 @@ package main_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,7 @@ type user struct {
 	dir    string // working directory
 	home   string
 	env    []string
+	hang   time.Duration // in place of hang; 0: that
 }
 
 // user makes a user with an empty home, who has nothing of this process's
@@ -63,7 +65,7 @@ func (u *user) start(args ...string) *command {
 // that is nil.
 func (u *user) startTo(out *os.File, args ...string) *command {
 	u.t.Helper()
-	ctx, stop := context.WithTimeout(context.WithoutCancel(u.t.Context()), hang)
+	ctx, stop := context.WithTimeout(context.WithoutCancel(u.t.Context()), cmp.Or(u.hang, hang))
 	c := &command{
 		t: u.t, line: "dominion " + strings.Join(args, " "), cmd: exec.CommandContext(ctx, u.binary, args...), out: new(output), err: new(output),
 		began: time.Now(), done: make(chan struct{}),

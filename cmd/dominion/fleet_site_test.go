@@ -195,13 +195,19 @@ type daemon struct {
 // daemon starts a process; its log goes on where one of that name left off.
 func (s *site) daemon(name string, args ...string) *daemon {
 	s.t.Helper()
+	return s.process(name, append([]string{s.binary}, args...)...)
+}
+
+// process is daemon for another program.
+func (s *site) process(name string, argv ...string) *daemon {
+	s.t.Helper()
 	d := &daemon{t: s.t, name: name, log: filepath.Join(s.dir, name+".log"), ended: make(chan struct{})}
 	log, err := os.OpenFile(d.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	defer log.Close() // the child has its own
-	d.cmd = exec.Command(s.binary, args...)
+	d.cmd = exec.Command(argv[0], argv[1:]...)
 	d.cmd.Env, d.cmd.Dir, d.cmd.Stdout, d.cmd.Stderr = s.user(name).env, s.dir, log, log
 	d.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := d.cmd.Start(); err != nil {

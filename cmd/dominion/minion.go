@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -115,5 +116,9 @@ func (a *app) runMinion(ctx context.Context, cfg minion.Config, path string) err
 	})
 	defer hup.stop()
 	cfg.Reload = hup.out
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer stop() // ends what is in the background, too
+	background.Go(func() { shrink(ctx) })
 	return minion.Run(ctx, cfg, log)
 }

@@ -17,6 +17,8 @@ type progress struct {
 	w     io.Writer // nil: no terminal
 	width func() int
 
+	more func() string // said after the counts; nil: nothing
+
 	mu    sync.Mutex // covers what follows and writing to w
 	shown bool
 	last  time.Time
@@ -34,7 +36,26 @@ func (p *progress) show(c call.Counts, waiting string) {
 		return
 	}
 	p.last, p.shown = now, true
+	if p.more != nil {
+		fmt.Fprintf(p.w, "\r\x1b[K%s", shortened(progressLine(c, "", p.width())+p.more(), p.width()-1))
+		return
+	}
 	fmt.Fprintf(p.w, "\r\x1b[K%s", progressLine(c, waiting, p.width()-1))
+}
+
+// text shows a line that is not about a job.
+func (p *progress) text(line string) {
+	if p.w == nil {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	if now.Sub(p.last) < 100*time.Millisecond {
+		return
+	}
+	p.last, p.shown = now, true
+	fmt.Fprintf(p.w, "\r\x1b[K%s", shortened(line, p.width()-1))
 }
 
 // clear takes the line away, before something else is written.
@@ -51,23 +72,27 @@ func (p *progress) clear() {
 	}
 }
 
-// progressLine gives "12/40, 1 failed, waiting for web[13-40]" in at most
-// width characters.
+// progressLine gives "12/40: 11 answered, 1 failed, 28 silent: web[13-40]" in at
+// most width characters. Silent are those that are awaited.
 func progressLine(c call.Counts, waiting string, width int) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d/%d", c.Done(), c.Targeted)
+	fmt.Fprintf(&b, "%d/%d: %d answered", c.Done(), c.Targeted, c.Answered)
 	for _, k := range []struct {
 		n    int
 		word string
-	}{{c.Failed, "failed"}, {c.Unreachable, "unreachable"}, {c.Skipped, "skipped"}} {
+	}{{c.Failed, "failed"}, {c.Unreachable, "unreachable"}, {c.Skipped, "skipped"}, {c.Targeted - c.Done(), "silent"}} {
 		if k.n > 0 {
 			fmt.Fprintf(&b, ", %d %s", k.n, k.word)
 		}
 	}
 	if waiting != "" {
-		b.WriteString(", waiting for " + escapeLine(waiting))
+		b.WriteString(": " + escapeLine(waiting))
 	}
-	s := b.String()
+	return shortened(b.String(), width)
+}
+
+// shortened gives at most width characters of a text.
+func shortened(s string, width int) string {
 	if utf8.RuneCountInString(s) <= width {
 		return s
 	}
