@@ -28,6 +28,9 @@ type TreeConfig struct {
 	Levels []int
 	// Machines is how many agents, each a process, are below each of the lowest overlords.
 	Machines int
+	// Rooms gives each agent that is a process of its own a working directory of its
+	// own, State and ".room", so that /proc/self/cwd is another place on each.
+	Rooms bool
 	// Config is what overlord.yaml says at every overlord. Empty: nothing.
 	Config string
 	// Env is added to the environment of every process.

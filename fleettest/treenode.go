@@ -138,6 +138,12 @@ func (n *TreeNode) launch() error {
 		return err
 	}
 	cmd.Dir, cmd.Stdout, cmd.Stderr = n.tree.Dir, log, log
+	if n.Machine && n.tree.cfg.Rooms {
+		cmd.Dir = n.State + ".room"
+		if err := os.MkdirAll(cmd.Dir, 0o700); err != nil {
+			return err
+		}
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		return err

@@ -190,6 +190,7 @@ func TestMatchBelow(t *testing.T) {
 		{args: `{"where":"facts.nosuch == 1"}`, problem: "there is no fact"},
 		{args: `{"where":"\"top\" in groups", "members":{"top":"web*"}}`, problem: "members"},
 		{args: `{"where":"\"no such\" in groups"}`, problem: "blank"},
+		{args: `{"where":"\"a\" in groups || \"b\" in groups", "members":{"a":"a[1-700000]", "b":"b[1-700000]"}}`, problem: "are more than"},
 	} {
 		got, err := o.groupsBelow(t.Context(), []byte(tt.args))
 		if err != nil || got.Match == nil || got.Match.Names != tt.names || got.Match.Unjudged != tt.unjudged || !strings.Contains(got.Match.Problem, tt.problem) || (got.Match.Problem == "") != (tt.problem == "") {

@@ -50,8 +50,12 @@ func (o *Overlord) unitedMembers(ctx context.Context, cond *where.Expr, above ma
 		return nil, err
 	}
 	out := make(map[string][]string, len(texts))
+	room := call.MaxMachines // names from above, in all
 	for text, ref := range texts {
 		names, err := expand(above[text])
+		if room -= len(names); room < 0 {
+			return nil, call.Errorf(call.TooMany, "the members of the groups are more than %d", call.MaxMachines)
+		}
 		if err != nil {
 			return nil, call.Errorf(call.Invalid, "members of %q: %v", ref, err)
 		}

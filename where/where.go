@@ -42,11 +42,11 @@ func New(facts []module.Field) *Language {
 
 // Expr is an expression that was checked. It is safe for concurrent use.
 type Expr struct {
-	text   string
-	facts  *object
-	prog   cel.Program
-	named  []string // groups
-	all    bool
+	text  string
+	facts *object
+	prog  cel.Program
+	named []string // groups
+	all   bool
 }
 
 // Compile reads and checks an expression. Errors wrap ErrCondition.

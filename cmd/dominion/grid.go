@@ -58,7 +58,7 @@ func (g *grid) add(object value) bool {
 	row := make([]string, len(g.columns))
 	for i, key := range object.keys {
 		it := object.items[i]
-		if it.items != nil && !(it.list && it.flat()) || strings.Contains(it.scalar, "\n") {
+		if it.items != nil && (!it.list || !it.flat()) || strings.Contains(it.scalar, "\n") {
 			return false
 		}
 		at := slices.Index(g.columns, key)

@@ -20,7 +20,7 @@ import (
 // ever seen under its name.
 func TestAttacker(t *testing.T) {
 	dir := t.TempDir()
-	if d, err := os.MkdirTemp("/dev/shm", "attack"); err == nil { // a disk would be waited for 3,000 times
+	if d, err := os.MkdirTemp("/dev/shm", "attack"); err == nil { //nolint:usetesting // a disk would be waited for 3,000 times
 		t.Cleanup(func() { os.RemoveAll(d) })
 		dir = d
 	}

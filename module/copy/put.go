@@ -58,7 +58,7 @@ func (p *putter) put() error {
 		return err
 	}
 	defer at.Close()
-	defer p.leave(0, false)
+	defer func() { _ = p.leave(0, false) }() // closes only, after an error
 	for i := range m.Entries {
 		if err := p.ctx.Err(); err != nil {
 			return context.Cause(p.ctx)
