@@ -29,7 +29,7 @@ func testMachineModules(t *testing.T, binary string) {
 	t.Run("DiskAndSysctl", func(t *testing.T) {
 		s.root.run("call", "*", "disk.usage", "path=/").exits(0).prints("MACHINE", "MOUNT")
 		s.root.run("call", "m01", "disk.devices").exits(0)
-		s.root.run("call", "*", "sysctl.get", "kernel.ostype").exits(0).prints("m[01-02] (2)", "Linux")
+		s.root.run("call", "*", "sysctl.get", "kernel.ostype").exits(0).prints("m[01-02]  kernel.ostype  Linux")
 		s.root.run("call", "m01", "sysctl.list", "kernel.os*").exits(0).prints("kernel.osrelease")
 		s.root.run("call", "m01", "sysctl.set", "vm.swappiness", "17", "persist=true", "dry_run=true").exits(0).
 			prints("changed: true", "+vm.swappiness = 17")
