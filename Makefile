@@ -89,10 +89,11 @@ bench: build
 lint:
 	$(GO) tool -modfile=tools/lint/go.mod golangci-lint run ./...
 
-## generate: the code of api/*.proto (needs protoc)
+## generate: the code of api/*.proto (needs protoc), and docs/modules from the schemas
 .PHONY: generate
 generate:
 	api/generate.sh
+	$(GO) test ./module -run TestDocs -count=1 -update
 
 ## help: this list
 .PHONY: help

@@ -32,9 +32,24 @@ type Options struct {
 	Endpoint // where the overlord is; zero: found as Dial says
 
 	Exclude string        // expression of machines to leave out; empty: none
-	Limit   int           // refuse a target of more machines; zero: no limit
+	Limit   int           // refuse more machines than this, after all that narrows the target; zero: no limit
 	Timeout time.Duration // of each call once it runs, and of a ping; zero: the method's own, else DefaultTimeout; negative: none
 	Stream  bool          // live output is wanted as events of the job
+
+	// Where is a condition in CEL over facts, groups and name (package where): of
+	// the target's machines only those that fit count. Empty: none.
+	Where string
+	// Narrow makes only machines of Among count: names, in any order, of which
+	// one that the target covers, be it by a glob, and that nobody knows is
+	// reported.
+	Narrow bool
+	Among  []string
+	// Rerun is a job's id, or enough of its beginning or end: only machines count that
+	// did not answer it. The job must be closed. Empty: none.
+	Rerun string
+	// Sample takes only some of the machines that are left after all of these; its
+	// zero value takes all.
+	Sample Sample
 
 	// Delegate gives orders by the map: the target names machines below any number
 	// of sub-overlords as if they were directly below the overlord, and no other
@@ -114,6 +129,9 @@ func (c *Conn) Target(expr string, opt Options) (*Client, error) {
 	if opt.Limit < 0 {
 		return nil, call.Errorf(call.Invalid, "limit %d: give a number of machines", opt.Limit)
 	}
+	if err := cl.settle(); err != nil {
+		return nil, err
+	}
 	if opt.MapFile != "" && !opt.Delegate {
 		return nil, call.Errorf(call.Invalid, "map %s: a map is for orders that are delegated", opt.MapFile)
 	}
@@ -132,13 +150,19 @@ func (c *Client) Close() error {
 type Resolved struct {
 	Names      []string // machines that are known, sorted
 	Unknown    []string // names written out in the target that nobody knows, sorted
-	UsesGroups bool     // a group was named: nobody but the overlord can check Names
+	UsesGroups bool     // a group was named, or there is a condition: nobody but the overlord can check Names
 	Guard      int      // a change on more machines than this must be confirmed, as every destroy must
 
 	// With Options.Delegate alone, both sorted: machines that the target names and
 	// that are not routed, because others with another key bear their names; and
 	// sub-overlords that did not say who is in the groups that the target names.
 	Conflicts, Silent []string
+
+	// Unjudged are the machines that the target names and of which nobody could say
+	// whether they fit Options.Where, mostly for want of facts; sorted. They are left out.
+	Unjudged []string
+	// Drawn is how many machines Options.Sample was drawn from; zero: there was none.
+	Drawn int
 
 	plan plan
 }
@@ -151,34 +175,49 @@ func (c *Client) Resolve(ctx context.Context) (Resolved, error) {
 	if err != nil {
 		return Resolved{}, err
 	}
+	n, err := c.narrowed(ctx)
+	if err != nil {
+		return Resolved{}, err
+	}
 	resp, err := c.conn.Fleet.Resolve(ctx, connect.NewRequest(&apipb.ResolveRequest{
-		Target: c.target, Exclude: c.opt.Exclude, Limit: uint64(c.opt.Limit), Delegate: c.opt.Delegate, Map: p.text,
+		Target: c.target, Exclude: c.opt.Exclude, Limit: c.askLimit(), Delegate: c.opt.Delegate, Map: p.text,
+		Where: c.opt.Where, Narrow: n.on, Among: n.folded,
 	}))
 	if err != nil {
 		return Resolved{}, fmt.Errorf("resolve %q: %w", c.target, err)
 	}
-	r := Resolved{UsesGroups: c.expr.UsesGroups() || c.except != nil && c.except.UsesGroups(), Guard: guardOf(resp.Msg), plan: p}
+	r := Resolved{UsesGroups: c.usesGroups(), Guard: guardOf(resp.Msg), plan: p}
 	for _, list := range []struct {
 		folded string
 		to     *[]string
-	}{{resp.Msg.GetNames(), &r.Names}, {resp.Msg.GetUnknown(), &r.Unknown}, {resp.Msg.GetConflicts(), &r.Conflicts}, {resp.Msg.GetSilent(), &r.Silent}} {
+	}{
+		{resp.Msg.GetNames(), &r.Names},
+		{resp.Msg.GetUnknown(), &r.Unknown},
+		{resp.Msg.GetConflicts(), &r.Conflicts},
+		{resp.Msg.GetSilent(), &r.Silent},
+		{resp.Msg.GetUnjudged(), &r.Unjudged},
+	} {
 		if *list.to, err = expand(list.folded); err != nil {
 			return Resolved{}, err
 		}
 	}
-	if len(r.Names)+len(r.Unknown)+len(r.Conflicts) == 0 {
-		return Resolved{}, call.Errorf(call.NoMatch, "no %s matches %q", c.kind(), c.target)
-	}
-	if n := len(r.Names); c.opt.Limit > 0 && n > c.opt.Limit {
-		return Resolved{}, call.Errorf(call.TooMany, "%q names %d minions and the limit is %d", c.target, n, c.opt.Limit)
-	}
 	for _, names := range [][]string{r.Names, r.Unknown, r.Conflicts} {
-		if err := c.check(names); err != nil {
+		if err := c.check(names, n); err != nil {
 			return Resolved{}, err
 		}
 	}
 	if err := c.checkMapped(r); err != nil {
 		return Resolved{}, err
+	}
+	if c.opt.Sample.on() {
+		r.Drawn = len(r.Names)
+		r.Names = c.opt.Sample.Of(r.Names)
+	}
+	if len(r.Names)+len(r.Unknown)+len(r.Conflicts) == 0 {
+		return Resolved{}, call.Errorf(call.NoMatch, "no %s matches %s%s", c.kind(), c.asked(), unjudgedWords(r))
+	}
+	if n := len(r.Names); c.opt.Limit > 0 && n > c.opt.Limit {
+		return Resolved{}, call.Errorf(call.TooMany, "%s names %d minions and the limit is %d", c.asked(), n, c.opt.Limit)
 	}
 	if c.opt.OnResolve != nil {
 		c.opt.OnResolve(r)
@@ -189,7 +228,12 @@ func (c *Client) Resolve(ctx context.Context) (Resolved, error) {
 // check holds the overlord's answer against the expression: no machine is
 // signed for that the operator did not name. Only the parts without groups can
 // be checked here.
-func (c *Client) check(names []string) error {
+func (c *Client) check(names []string, n narrowing) error {
+	if n.on {
+		if extra := without(names, n.names); len(extra) > 0 {
+			return call.Errorf(call.Internal, "the overlord names %q, which is not among those that were asked about; nothing was sent", target.Fold(extra))
+		}
+	}
 	if !c.expr.UsesGroups() {
 		matched, err := c.expr.Resolve(target.Env{Known: names})
 		if err != nil {
@@ -316,7 +360,7 @@ func (c *Client) order(method string, args []byte, r Resolved, confirmed int) (*
 	}
 	return &apipb.CallRequest{
 		Order: signed.Order, Signature: signed.Signature, OperatorCert: signed.Cert, Salt: salt, Args: args,
-		Names: target.Fold(r.Names), Unknown: target.Fold(r.unreached()), Stream: c.opt.Stream, Target: c.target,
+		Names: target.Fold(r.Names), Unknown: target.Fold(r.unreached()), Stream: c.opt.Stream, Target: c.described(),
 		Wait: c.opt.Wait > 0, Delegate: c.opt.Delegate, Map: r.plan.text,
 	}, o.Job, nil
 }

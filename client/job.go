@@ -82,8 +82,8 @@ type Job struct {
 	// Unknown are the names written out in the target that nobody knows, sorted;
 	// of a delegated order those that the map does not know, and Conflicts.
 	Unknown []string
-	// UsesGroups says that the target named a group, so that only the overlord
-	// knows whether Names is what was meant.
+	// UsesGroups says that the target named a group, or had a condition, so that only
+	// the overlord knows whether Names is what was meant.
 	UsesGroups bool
 	// Conflicts and Silent are as in Resolved; empty when the job is only watched.
 	Conflicts, Silent []string

@@ -4,12 +4,14 @@ import (
 	"context"
 	"fmt"
 	"iter"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
 
 	"dominion/api/apipb"
 	"dominion/call"
+	"dominion/target"
 )
 
 // Pings are the answers to one ping of a target. They are read once.
@@ -30,13 +32,21 @@ func (c *Client) Ping(ctx context.Context) (*Pings, error) {
 	if wait <= 0 {
 		wait = DefaultPing
 	}
-	stream, err := c.conn.Fleet.Ping(ctx, connect.NewRequest(&apipb.PingRequest{
+	req := &apipb.PingRequest{
 		Target: c.target, Exclude: c.opt.Exclude, Limit: uint64(c.opt.Limit), TimeoutMs: uint64(max(wait.Milliseconds(), 1)),
-	}))
+	}
+	if c.narrows() {
+		r, err := c.Resolve(ctx)
+		if err != nil {
+			return nil, err
+		}
+		req.Narrow, req.Among = true, target.Fold(slices.Concat(r.Names, r.Unknown))
+	}
+	stream, err := c.conn.Fleet.Ping(ctx, connect.NewRequest(req))
 	if err != nil {
 		return nil, fmt.Errorf("ping %q: %w", c.target, err)
 	}
-	return &Pings{target: c.target, stream: stream}, nil
+	return &Pings{target: c.asked(), stream: stream}, nil
 }
 
 // Close stops listening for answers.
@@ -92,7 +102,7 @@ func (p *Pings) take(m *apipb.Pong) (call.Result, error) {
 func (p *Pings) close(theirs call.Counts) error {
 	p.counts.Targeted = theirs.Targeted
 	if theirs.Targeted == 0 {
-		return call.Errorf(call.NoMatch, "no minion matches %q", p.target)
+		return call.Errorf(call.NoMatch, "no minion matches %s", p.target)
 	}
 	if p.counts != theirs || theirs.Done() != theirs.Targeted {
 		return call.Errorf(call.Internal, "the overlord counts %+v, and its answers add up to %+v", theirs, p.counts)

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,6 +36,9 @@ type Simulation struct {
 	// real files; empty: they remember their jobs in memory. With journals
 	// command.run, which counts as a change, only answers: it starts no process.
 	Journals string
+	// Outputs makes command.run, without starting a process, print what a command
+	// would: the same everywhere, but for every hundredth machine.
+	Outputs bool
 }
 
 // syncing is how many journals of a crowd wait for the disk at a time: more only
@@ -52,8 +56,12 @@ func (s Simulation) Run(ctx context.Context) error {
 		return err
 	}
 	modules := minion.Modules(nil, nil)
-	if s.Journals != "" {
-		modules = append(slices.DeleteFunc(modules, func(m module.Module) bool { return m.Name == "command" }), standIn)
+	if s.Journals != "" || s.Outputs {
+		other := standIn
+		if s.Outputs {
+			other = printing
+		}
+		modules = append(slices.DeleteFunc(modules, func(m module.Module) bool { return m.Name == "command" }), other)
 	}
 	table, err := module.NewTable(modules)
 	if err != nil {
@@ -98,6 +106,25 @@ type standInArgs struct {
 
 type standInAnswer struct {
 	Status int `json:"status" doc:"always 0"`
+}
+
+// printing has a method of the name and effect of the real one that prints what a
+// command would.
+var printing = module.Module{Name: "command", Doc: "Prints what a command would.", Methods: []module.Method{
+	module.Func("run", "Answers as a command would that prints some lines.", module.Change,
+		func(_ context.Context, env *module.Env, _ standInArgs) (printed, error) {
+			out := "Linux 6.12.48 x86_64\n"
+			if strings.HasSuffix(env.Machine, "00") {
+				out = "Linux 6.1.0 x86_64\n"
+			}
+			return printed{Stdout: out}, nil
+		}, module.MethodOptions{}),
+}}
+
+type printed struct {
+	Exit   int    `json:"exit" doc:"always 0"`
+	Stdout string `json:"stdout" doc:"some lines"`
+	Stderr string `json:"stderr" doc:"always empty"`
 }
 
 // issuing reads the CA that signs minions, and the root.

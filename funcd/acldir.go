@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -133,6 +134,9 @@ func (a *ACL) stamps() ([]stamp, error) {
 	if err := trusted(dir); err != nil {
 		return nil, fmt.Errorf("%s %w", a.path, err)
 	}
+	if err := above(a.path); err != nil {
+		return nil, err
+	}
 	seen := []stamp{stampOf(dir)}
 	if a.again || len(a.seen) == 0 || a.seen[0] != seen[0] {
 		if a.names, err = listACL(a.path); err != nil {
@@ -182,16 +186,45 @@ func stampOf(info fs.FileInfo) stamp {
 
 // trusted wants a file that only root, or the user that we are, can change.
 func trusted(info fs.FileInfo) error {
-	st, ok := info.Sys().(*syscall.Stat_t)
 	switch {
-	case !ok:
-		return errors.New("has no owner")
-	case st.Uid != 0 && int(st.Uid) != os.Geteuid():
-		return fmt.Errorf("belongs to user %d; it must be root's or this agent's", st.Uid)
+	case !ours(info):
+		return errors.New("belongs to neither root nor this agent's user")
 	case info.Mode().Perm()&0o022 != 0:
 		return fmt.Errorf("has mode %04o: its group, or others, may write it", info.Mode().Perm())
 	}
 	return nil
+}
+
+// above wants that nobody but root, or the user that we are, can put another
+// directory in the place of this one: neither in the directories above it nor, where
+// there are links on the way, above what they lead to. Directories in which all may
+// write are good when they are sticky, as /tmp is.
+func above(path string) error {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return err
+	}
+	for _, p := range slices.Compact([]string{real, filepath.Clean(path)}) {
+		for at := filepath.Dir(p); ; at = filepath.Dir(at) {
+			info, err := os.Stat(at)
+			if err != nil {
+				return err
+			}
+			if err := trusted(info); err != nil && (info.Mode()&fs.ModeSticky == 0 || !ours(info)) {
+				return fmt.Errorf("%s %w", at, err)
+			}
+			if at == filepath.Dir(at) {
+				break
+			}
+		}
+	}
+	return nil
+}
+
+// ours says whether a file belongs to root or to the user that we are.
+func ours(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && (st.Uid == 0 || int(st.Uid) == os.Geteuid())
 }
 
 // readACL reads one file; links that lead out of the directory are not followed.

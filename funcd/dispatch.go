@@ -35,7 +35,8 @@ type recorder interface {
 	Begin(Record) error
 	// End records how a call ended that Begin took.
 	End(Record)
-	// Refused records a call that was not carried out, as far as there is room.
+	// Refused records, and logs, a call that was not carried out, as far as the rate
+	// allows.
 	Refused(Record)
 }
 
@@ -119,7 +120,6 @@ func (c *running) refuse(err error) outcome {
 	r := c.record
 	r.Code, r.Detail = codeOf(err), detailOf(err)
 	c.s.opt.Record.Refused(r)
-	c.s.log.Info("func call refused", "caller", r.Caller, "address", r.Address, "method", cut(r.Method, call.MaxMethod), "err", err)
 	if call.CodeOf(err) == call.Denied {
 		return outcome{fault: &xmlrpc.Fault{Code: 1, Text: "<class '" + typeDenied + "'>:"}}
 	}

@@ -257,7 +257,7 @@ func TestRequestsAreBounded(t *testing.T) {
 	}
 	half, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	req, err := http.NewRequestWithContext(half, http.MethodPost, "https://"+w.addr, &never{ctx: half})
+	req, err := http.NewRequestWithContext(half, http.MethodPost, "https://"+w.addr, never(half.Done()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,11 +269,11 @@ func TestRequestsAreBounded(t *testing.T) {
 }
 
 // never is a body of which nothing comes.
-type never struct{ ctx context.Context }
+type never <-chan struct{}
 
-func (n *never) Read([]byte) (int, error) {
-	<-n.ctx.Done()
-	return 0, n.ctx.Err()
+func (n never) Read([]byte) (int, error) {
+	<-n
+	return 0, context.Canceled
 }
 
 // One certificate has a quarter of the connections.

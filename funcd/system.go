@@ -297,7 +297,7 @@ func (s *Server) multicall(_ context.Context, env *Env, args []any) (any, error)
 			out = append(out, faulty("a call is {methodName, params}, and no other multicall"))
 			continue
 		}
-		r := s.dispatch(env.Caller, name, params, env.size/int64(len(calls)))
+		r := s.dispatch(env.Caller, name, params, env.size/int64(len(calls))) //nolint:contextcheck // each part has its own time, as a call by itself
 		if r.fault != nil {
 			out = append(out, faulty(r.fault.Text))
 			continue

@@ -27,6 +27,7 @@ const (
 	FileRevocations = "revoked"     // the root's signed list, as it came
 	FileCheckpoints = "checkpoints" // what is remembered of overlords' audit logs
 	FileSharers     = "sharers"     // JSON: overlords that share a store with those enrolled with
+	FileLater       = "later"       // JSON: notes of calls that end when the agent has been started again
 )
 
 // Options say what an Agent is made of. They may be shared by many agents but
@@ -108,6 +109,7 @@ type Agent struct {
 	crew     crew
 	own      recorder
 	heads    heads
+	later    later
 	saving   sync.Mutex // one writer of the saved files
 
 	mu       sync.Mutex

@@ -15,6 +15,7 @@ import (
 	"dominion/module/network"
 	"dominion/module/packages"
 	"dominion/module/process"
+	"dominion/module/reboot"
 	"dominion/module/service"
 	"dominion/module/sysctl"
 	"dominion/module/test"
@@ -37,6 +38,7 @@ var Builtin = []module.Module{
 	network.Module,
 	packages.Module,
 	process.Module,
+	reboot.Module,
 	service.Module,
 	sysctl.Module,
 	test.Module,

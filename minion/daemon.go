@@ -78,7 +78,7 @@ func Run(ctx context.Context, cfg Config, log *slog.Logger) error {
 		log = slog.New(slog.DiscardHandler)
 	}
 	d := newDaemon(s, log)
-	if err := d.open(); err != nil {
+	if err := d.open(); err != nil { //nolint:contextcheck // a call that an earlier process left is ended for its sake, not for ctx's
 		return errors.Join(err, d.close())
 	}
 	if _, err := run.Cgroup(); err != nil {
@@ -137,7 +137,7 @@ func (d *daemon) makeAgent(pol *policy.Policy) error {
 		return fmt.Errorf("make table of modules: %w", err)
 	}
 	saved := make(map[string][]byte)
-	for _, name := range []string{FileRevocations, FileCheckpoints, FileSharers} {
+	for _, name := range []string{FileRevocations, FileCheckpoints, FileSharers, FileLater} {
 		b, err := d.dir.ReadFile(name)
 		switch {
 		case err == nil:

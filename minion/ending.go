@@ -21,6 +21,11 @@ func (a *Agent) work(ctx context.Context, w *work) {
 	} else {
 		r = a.perform(ctx, w)
 	}
+	if r == nil { // it ends when the agent has been started again
+		w.link.forget(w.id)
+		a.log.Info("call ends after a restart", "job", w.verdict.order.Job, "method", w.verdict.order.Method)
+		return
+	}
 	if err := a.own.ran(record(a.now(), w.verdict, w.link.peer, r)); err != nil {
 		a.log.Error("call not recorded", "job", w.verdict.order.Job, "err", err)
 	}

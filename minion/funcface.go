@@ -154,6 +154,8 @@ func (k funcRecorder) Refused(r funcd.Record) {
 	if !ok || k.a.own.log == nil {
 		return
 	}
+	k.a.log.Info("func call refused", "caller", r.Caller, "address", r.Address, "method", cut(r.Method, call.MaxMethod), "code", r.Code.String(),
+		"detail", cut(r.Detail, maxFuncDetail), "not_told_before", before)
 	if err := k.a.own.refused(k.record(r, stageWhole), before); err != nil {
 		k.a.log.Error("refusal not recorded", "err", err)
 	}

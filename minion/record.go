@@ -62,24 +62,29 @@ func record(now time.Time, d verdict, overlord string, r *fleetpb.Result) *audit
 }
 
 // recordLost records the jobs that ran when the machine, or its agent, went down:
-// what they did nobody knows, and that they were begun belongs on the log. Once it
-// is there their end is on the disk, so that this is not done again.
+// what they did nobody knows, unless they left a note for now, and that they were
+// begun belongs on the log. Once it is there their end is on the disk, so that
+// this is not done again.
 func (a *Agent) recordLost() {
 	if a.books.disk == nil {
 		return
 	}
+	defer a.forgetNotes()
 	for _, lost := range a.books.disk.Lost() {
+		m := &auditpb.MinionRecord{TimeMs: a.now().UnixMilli(), Job: lost.Job[:], Method: lost.Method, Overlord: lost.Overlord}
+		r := a.resume(lost, m)
+		if r == nil {
+			a.books.disk.Continue(lost.Job)
+			continue
+		}
+		m.Code, m.Detail = r.Code, r.Detail
 		if a.own.log != nil {
-			m := &auditpb.MinionRecord{
-				TimeMs: a.now().UnixMilli(), Job: lost.Job[:], Method: lost.Method, Overlord: lost.Overlord,
-				Code: lost.Result.Code, Detail: lost.Result.Detail,
-			}
 			if _, err := a.own.log.Append(m); err != nil {
 				a.own.keep(m, true, err) // written before the next call starts
 				continue
 			}
 		}
-		if err := a.books.disk.Conclude(lost.Job); err != nil {
+		if err := a.books.disk.Conclude(lost.Job, r); err != nil {
 			a.log.Error("end of a lost job not kept on disk", "job", lost.Job, "err", err)
 		}
 	}

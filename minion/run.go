@@ -194,8 +194,9 @@ func (c *crew) cancelAll(cause error) []*work {
 	return never
 }
 
-// perform runs one method and makes its result. Output beyond what is sent is
-// the method's business; here it is bounded once more by the frame's limits.
+// perform runs one method and makes its result; nil when that comes after a
+// restart. Output beyond what is sent is the method's business; here it is bounded
+// once more by the frame's limits.
 func (a *Agent) perform(ctx context.Context, w *work) *fleetpb.Result {
 	o := w.verdict.order
 	if w.timeout > 0 {
@@ -206,7 +207,8 @@ func (a *Agent) perform(ctx context.Context, w *work) *fleetpb.Result {
 		defer stop()
 	}
 	env := &module.Env{
-		Machine: a.name, Job: o.Job, Operator: w.verdict.operator, Version: a.version, Blob: w.blob,
+		Machine: a.name, Job: o.Job, Operator: w.verdict.operator, Version: a.version,
+		Keep: a.keeper(w), Blob: w.blob,
 	}
 	var out, errs *live
 	if w.stream {
@@ -219,6 +221,9 @@ func (a *Agent) perform(ctx context.Context, w *work) *fleetpb.Result {
 	if w.stream {
 		out.close()
 		errs.close()
+	}
+	if errors.Is(err, module.ErrLater) {
+		return nil
 	}
 	r := &fleetpb.Result{Output: output, TookUs: uint64(max(took.Microseconds(), 1))}
 	if err != nil {

@@ -61,6 +61,11 @@ func (a *Agent) restore(saved map[string][]byte) error {
 		}
 		a.heads.memories = ms
 	}
+	if b := saved[FileLater]; b != nil {
+		if err := a.later.restore(b); err != nil {
+			return fmt.Errorf("read %s: %w", FileLater, err)
+		}
+	}
 	if b := saved[FileSharers]; b != nil {
 		if err := json.Unmarshal(b, &a.sharers); err != nil {
 			return fmt.Errorf("read %s: %w", FileSharers, err)

@@ -48,6 +48,9 @@ type Env struct {
 	Version        string       // of the agent
 	Log            *slog.Logger // nil: nothing is logged
 
+	// Keep leaves a note, at most MaxNote bytes, with the call and returns when
+	// it is on the disk: see ErrLater. Nil: the call cannot outlive the agent.
+	Keep func(note []byte) error
 	// Blob asks the overlord that brought the call for the bytes of a file from an
 	// offset on, by its digest, which the call's arguments must name. The caller holds
 	// all of it against the digest, asks again after an error from where it is, and
@@ -60,6 +63,11 @@ type MethodOptions struct {
 	// Timeout of a call whose order names none. Zero: DefaultTimeout;
 	// negative: none.
 	Timeout time.Duration
+	// Resume makes the answer of a call that returned ErrLater, from its note,
+	// when the agent has been started again: a value of the method's output
+	// type, or nil. It must not block for long: no session begins before.
+	// ErrLater says that the answer is still to come. Nil: calls never end later.
+	Resume func(ctx context.Context, env *Env, note []byte) (any, error)
 }
 
 // Method is one operation of a module. Func or Declared makes it, NewTable completes it.

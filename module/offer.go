@@ -129,7 +129,7 @@ func Graver(a, b Effect) Effect {
 // line of a policy would mean both.
 func Reserved(name string) bool {
 	switch name {
-	case "audit", "call", "cert", "cluster", "job", "map", "minion", "module", "node", "operator", "overlord", "session", "token":
+	case "audit", "call", "cert", "cluster", "groups", "job", "map", "minion", "module", "node", "operator", "overlord", "session", "token":
 		return true
 	}
 	return false

@@ -20,7 +20,8 @@ import (
 // reported (see Func), Internal with a call id for a panic, whose stack goes
 // to env.Log. An answer may come beside an error. A nil env counts as empty.
 //
-// Run returns when the method does: a method ends early when ctx does.
+// Run returns when the method does: a method ends early when ctx does. One that
+// has set MethodOptions.Resume may give ErrLater itself as the error.
 func (m Method) Run(ctx context.Context, env *Env, args []byte) (output []byte, err error) {
 	c, err := m.compile("")
 	if err != nil {
@@ -38,7 +39,15 @@ func (m Method) Run(ctx context.Context, env *Env, args []byte) (output []byte, 
 	}
 	in := reflect.New(m.in)
 	c.set(in.Elem(), values)
-	out, empty, err := m.invoke(ctx, env, in.Interface())
+	return m.answer(ctx, env, in.Interface())
+}
+
+// answer runs the method and encodes what it gives.
+func (m Method) answer(ctx context.Context, env *Env, in any) (output []byte, err error) {
+	out, empty, err := m.invoke(ctx, env, in)
+	if errors.Is(err, ErrLater) && m.Resumes() {
+		return nil, ErrLater
+	}
 	if err != nil {
 		err = classify(ctx, err)
 		if empty {

@@ -7,7 +7,6 @@ import (
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +15,7 @@ import (
 	"dominion/call"
 	"dominion/module"
 	"dominion/session"
+	"dominion/target"
 )
 
 // Limits and times of what machines offer.
@@ -40,9 +40,9 @@ type catalogue struct {
 	machines map[string]offerDigest // those that offer something
 	size     int                    // bytes of all offers
 	asking   map[offerDigest]chan struct{}
-	last     map[string]string      // by machine: the digest that it told last, if it is not known yet
-	methods  map[string]*siteMethod // made of the above; nil: not yet
-	telling  bool                   // a goroutine is about to tell the parent
+	last     map[string]string // by machine: the digest that it told last, if it is not known yet
+	made     *offered          // of the above; nil: not yet
+	telling  bool              // a goroutine is about to tell the parent
 }
 
 type offer struct {
@@ -58,9 +58,22 @@ type siteMethod struct {
 
 type methodVersion struct {
 	schema   module.Schema
-	text     string   // its JSON
-	names    []string // sorted; of machines directly below
-	machines int      // all that have it, those below sub-overlords included
+	text     string // its JSON
+	names    string // folded; of machines directly below
+	machines int    // all that have it, those below sub-overlords included
+}
+
+// disabledModule is a module that machines have and cannot use.
+type disabledModule struct {
+	module.Disabled
+	names    string // folded
+	machines int
+}
+
+// offered is what the fleet offers. It does not change.
+type offered struct {
+	methods  map[string]*siteMethod
+	disabled []disabledModule // sorted
 }
 
 func (c *catalogue) init(o *Overlord) {
@@ -223,7 +236,7 @@ func (c *catalogue) set(machine string, d offerDigest, now *offer) {
 			c.size -= old.size
 		}
 	}
-	c.methods = nil
+	c.made = nil
 	c.tellParent()
 }
 
@@ -234,88 +247,113 @@ func (c *catalogue) ours(name string) bool {
 	return module.Reserved(mod) || c.o.builtin[mod]
 }
 
-// all gives the methods of sites, by name. Nobody changes it.
-func (c *catalogue) all() map[string]*siteMethod {
+// now gives what the fleet offers. Nobody changes it.
+func (c *catalogue) now() *offered {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.methods == nil {
-		c.methods = c.compose()
+	if c.made == nil {
+		c.made = c.compose()
 	}
-	return c.methods
+	return c.made
 }
 
-// compose unites what the machines offer; c.mu is held.
-func (c *catalogue) compose() map[string]*siteMethod {
+// compose unites what the machines offer; c.mu is held. Its cost is that of the
+// different offers, and of folding the names of those that have them once.
+func (c *catalogue) compose() *offered {
 	by := make(map[offerDigest][]string, len(c.offers))
 	for machine, d := range c.machines {
 		by[d] = append(by[d], machine)
 	}
-	found := make(map[string]map[string]*methodVersion)
-	at := func(s *module.Schema) *methodVersion {
-		text, err := json.Marshal(s)
-		if err != nil || c.ours(s.Name) {
-			return new(methodVersion) // counted nowhere
-		}
-		if found[s.Name] == nil {
-			found[s.Name] = make(map[string]*methodVersion)
-		}
-		v := found[s.Name][string(text)]
-		if v == nil {
-			v = &methodVersion{schema: *s, text: string(text)}
-			found[s.Name][string(text)] = v
-		}
-		return v
-	}
+	methods, faults := make(map[string]map[string]*gathering), make(map[module.Disabled]*gathering)
 	for d, names := range by {
 		o := c.offers[d]
 		for i := range o.Methods {
-			v := at(&o.Methods[i])
-			v.names = append(v.names, names...)
-			v.machines += len(names)
+			c.version(methods, &o.Methods[i]).add(d, len(names))
 		}
 		for i := range o.Below {
-			at(&o.Below[i].Schema).machines += min(o.Below[i].Machines, call.MaxMachines) * len(names)
+			c.version(methods, &o.Below[i].Schema).machines += min(o.Below[i].Machines, call.MaxMachines) * len(names)
+		}
+		for _, x := range o.Disabled {
+			if faults[x] == nil {
+				faults[x] = new(gathering)
+			}
+			faults[x].add(d, len(names))
 		}
 	}
-	out := make(map[string]*siteMethod, len(found))
-	for name, versions := range found {
+	fold := folder(by)
+	out := &offered{methods: make(map[string]*siteMethod, len(methods))}
+	for name, versions := range methods {
 		m := &siteMethod{}
-		for _, v := range versions {
-			slices.Sort(v.names)
-			v.names = slices.Compact(v.names) // a hostile one may name a method twice
-			m.versions = append(m.versions, *v)
+		for text, g := range versions {
+			m.versions = append(m.versions, methodVersion{schema: g.schema, text: text, names: fold(g.digests), machines: g.machines})
 		}
 		slices.SortFunc(m.versions, func(a, b methodVersion) int {
 			return cmp.Or(cmp.Compare(b.machines, a.machines), cmp.Compare(a.text, b.text))
 		})
-		out[name] = m
+		out.methods[name] = m
 	}
-	return out
-}
-
-// disabledModule is a module that machines have and cannot use.
-type disabledModule struct {
-	module.Disabled
-	names []string
-}
-
-// disabled gives those, sorted.
-func (c *catalogue) disabled() []disabledModule {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	by := make(map[module.Disabled][]string)
-	for machine, d := range c.machines {
-		for _, x := range c.offers[d].Disabled {
-			by[x] = append(by[x], machine)
-		}
+	for x, g := range faults {
+		out.disabled = append(out.disabled, disabledModule{Disabled: x, names: fold(g.digests), machines: g.machines})
 	}
-	var out []disabledModule
-	for _, x := range slices.SortedFunc(maps.Keys(by), func(a, b module.Disabled) int {
+	slices.SortFunc(out.disabled, func(a, b disabledModule) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Reason, b.Reason))
-	}) {
-		out = append(out, disabledModule{x, slices.Compact(slices.Sorted(slices.Values(by[x])))})
-	}
+	})
 	return out
+}
+
+// gathering is one thing that machines offer, while it is gathered.
+type gathering struct {
+	schema   module.Schema
+	digests  []offerDigest // of the offers that it is in
+	machines int
+}
+
+// add counts the machines of an offer; a hostile one may name a thing twice.
+func (g *gathering) add(d offerDigest, machines int) {
+	if n := len(g.digests); n == 0 || g.digests[n-1] != d {
+		g.digests = append(g.digests, d)
+		g.machines += machines
+	}
+}
+
+// version gives where a version of a method is gathered.
+func (c *catalogue) version(methods map[string]map[string]*gathering, s *module.Schema) *gathering {
+	text, err := json.Marshal(s)
+	if err != nil || c.ours(s.Name) {
+		return new(gathering) // of which nobody hears
+	}
+	if methods[s.Name] == nil {
+		methods[s.Name] = make(map[string]*gathering)
+	}
+	g := methods[s.Name][string(text)]
+	if g == nil {
+		g = &gathering{schema: *s}
+		methods[s.Name][string(text)] = g
+	}
+	return g
+}
+
+// folder gives a function that folds the names of the machines with some offers. The
+// same offers are folded once.
+func folder(by map[offerDigest][]string) func([]offerDigest) string {
+	done := make(map[string]string)
+	return func(digests []offerDigest) string {
+		slices.SortFunc(digests, func(a, b offerDigest) int { return bytes.Compare(a[:], b[:]) })
+		var key []byte
+		for _, d := range digests {
+			key = append(key, d[:]...)
+		}
+		folded, ok := done[string(key)]
+		if !ok {
+			var names []string
+			for _, d := range digests {
+				names = append(names, by[d]...)
+			}
+			folded = target.Fold(names)
+			done[string(key)] = folded
+		}
+		return folded
+	}
 }
 
 // tellParent has the overlord above told of what is offered here, soon; c.mu is held.
@@ -342,7 +380,7 @@ func (c *catalogue) tellParent() {
 // below gives what is offered here as the parent is told of it.
 func (c *catalogue) below() []module.Below {
 	var out []module.Below
-	for _, m := range c.all() {
+	for _, m := range c.now().methods {
 		for _, v := range m.versions {
 			out = append(out, module.Below{Schema: v.schema, Machines: v.machines})
 		}

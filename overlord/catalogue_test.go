@@ -142,12 +142,12 @@ func TestOffersAreAskedForOnce(t *testing.T) {
 	const n = 20
 	var asked atomic.Int32
 	hold := make(chan struct{})
-	offer := offerOf(t, "disk.check", module.Read, module.Disabled{Name: "bad", Reason: "it is"})
+	offer := offerOf(t, "raid.check", module.Read, module.Disabled{Name: "bad", Reason: "it is"})
 	for i := range n {
 		(&offering{asked: &asked, hold: hold, offer: offer}).connect(t, f, fmt.Sprintf("m%02d", i), offerDigest(offer))
 	}
 	close(hold)
-	f.Until("all are counted", func() bool { return offered(t, f, "disk.check") == fmt.Sprint(n) })
+	f.Until("all are counted", func() bool { return offered(t, f, "raid.check") == fmt.Sprint(n) })
 	if got := asked.Load(); got != 1 {
 		t.Errorf("%d machines were asked; want 1", got)
 	}
@@ -159,26 +159,26 @@ func TestOffersAreAskedForOnce(t *testing.T) {
 
 func TestVersionsOfAMethod(t *testing.T) {
 	f := fleettest.Start(t, fleettest.Config())
-	common, rare := offerOf(t, "disk.check", module.Read), offerOf(t, "disk.check", module.Destroy)
+	common, rare := offerOf(t, "raid.check", module.Read), offerOf(t, "raid.check", module.Destroy)
 	machines := make([]offering, 3)
 	for i, offer := range [][]byte{common, common, rare} {
 		machines[i].offer = offer
 		machines[i].connect(t, f, fmt.Sprintf("m%d", i), offerDigest(offer))
 	}
-	f.Until("both are known", func() bool { return offered(t, f, "disk.check") == "2 1" })
-	cat, err := f.Conn.Catalogue(t.Context(), "disk.check")
+	f.Until("both are known", func() bool { return offered(t, f, "raid.check") == "2 1" })
+	cat, err := f.Conn.Catalogue(t.Context(), "raid.check")
 	if err != nil || cat.Schemas[0].Effect != module.Destroy || cat.Offered[0].Schema.Effect != module.Read || cat.Offered[0].Names != "m[0,1]" {
 		t.Errorf("%v, %+v; want the gravest effect, and the common version first", err, cat)
 	}
-	if err := machines[2].tells(t, common); err != nil || offered(t, f, "disk.check") != "3" {
-		t.Errorf("%v, %s", err, offered(t, f, "disk.check"))
+	if err := machines[2].tells(t, common); err != nil || offered(t, f, "raid.check") != "3" {
+		t.Errorf("%v, %s", err, offered(t, f, "raid.check"))
 	}
 	for i := range machines {
 		if err := machines[i].tells(t, nil); err != nil {
 			t.Error(err)
 		}
 	}
-	if got := offered(t, f, "disk.check"); got != "not found" {
+	if got := offered(t, f, "raid.check"); got != "not found" {
 		t.Errorf("nobody offers it, and there is %s", got)
 	}
 	if _, err := f.Conn.Catalogue(t.Context(), "test.ping"); err != nil {
@@ -189,7 +189,7 @@ func TestVersionsOfAMethod(t *testing.T) {
 // TestFalseOffers: what a machine in the wrong hands offers harms nobody else.
 func TestFalseOffers(t *testing.T) {
 	f := fleettest.Start(t, fleettest.Config())
-	offer := offerOf(t, "disk.check", module.Read)
+	offer := offerOf(t, "raid.check", module.Read)
 	reply := func(offer []byte) func() *fleetpb.Result {
 		return func() *fleetpb.Result {
 			b, _ := json.Marshal(session.OfferResult{Offer: offer})
@@ -201,7 +201,7 @@ func TestFalseOffers(t *testing.T) {
 		digest []byte
 		answer func() *fleetpb.Result
 	}{
-		{"another", offerDigest(offer), reply(offerOf(t, "disk.check", module.Destroy))},
+		{"another", offerDigest(offer), reply(offerOf(t, "raid.check", module.Destroy))},
 		{"garbage", offerDigest([]byte("x")), reply([]byte("x"))},
 		{"none", offerDigest([]byte("y")), reply(nil)},
 		{"too large", offerDigest(make([]byte, module.MaxOffer+1)), reply(make([]byte, module.MaxOffer+1))},
@@ -220,7 +220,7 @@ func TestFalseOffers(t *testing.T) {
 	(&offering{answer: func() *fleetpb.Result { return nil }}).connect(t, f, "holds", offerDigest(offer))
 	honest := &offering{offer: offer}
 	honest.connect(t, f, "honest", offerDigest(offer))
-	f.Until("the honest one is known", func() bool { return strings.HasPrefix(offered(t, f, "disk.check"), "1") })
+	f.Until("the honest one is known", func() bool { return strings.HasPrefix(offered(t, f, "raid.check"), "1") })
 	cat, err := f.Conn.Catalogue(t.Context(), "")
 	if err != nil {
 		t.Fatal(err)

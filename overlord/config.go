@@ -1,11 +1,13 @@
 package overlord
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
 	"net/netip"
 	"os"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -54,6 +56,9 @@ type Config struct {
 	Guard int `yaml:"guard"`
 	// Orders go to machines below sub-overlords too, by the map, unless the command says --delegate=false. Default false.
 	Delegate bool `yaml:"delegate"`
+
+	// Programs that know who is in groups, named in targets as @SOURCE/GROUP.
+	Groups GroupsConfig `yaml:"groups"`
 
 	// Address of the overlord above this one, host:port (51235 when the port is left out). Only with a state
 	// directory that is fresh, or that was made so: this overlord then never has the root's key. Default: none.
@@ -105,6 +110,24 @@ type AutosignRule struct {
 	Names string `yaml:"names"`
 	// Networks (CIDR) the request must come from; default: any.
 	Networks []string `yaml:"networks"`
+}
+
+// GroupsConfig is the key groups of overlord.yaml.
+type GroupsConfig struct {
+	// Directory of the programs, each a source of its file's name. They run as this overlord's user and must not be
+	// writable by others. Default /etc/dominion/groups.d; it need not exist.
+	Dir string `yaml:"dir"`
+	// For how long an answer holds that does not say so itself, a duration. Default 1m.
+	Life Duration `yaml:"life"`
+	// How long a program may take, a duration. Default 10s.
+	Timeout Duration `yaml:"timeout"`
+}
+
+func (c GroupsConfig) check() error {
+	if c.Dir != "" && !filepath.IsAbs(c.Dir) {
+		return fmt.Errorf("groups: dir: %q is not an absolute path", c.Dir)
+	}
+	return nil
 }
 
 // Duration is a time.Duration written as "30s" or "5m".
@@ -197,7 +220,7 @@ func (c Config) settle() (Config, error) {
 	if err := c.Provision.settle(c.State); err != nil {
 		return c, err
 	}
-	return c, c.checkAutosign()
+	return c, errors.Join(c.Groups.check(), c.checkAutosign())
 }
 
 // settleParent checks what is said of the parent, and of the agent that serves it.

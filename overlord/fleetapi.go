@@ -3,8 +3,6 @@ package overlord
 import (
 	"context"
 	"net"
-	"slices"
-	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -18,19 +16,6 @@ import (
 type fleetAPI struct{ o *Overlord }
 
 const defaultPing = 5 * time.Second
-
-// resolve says which machines an expression names now.
-func (o *Overlord) resolve(expr, exclude string, limit uint64) (target.Result, error) {
-	e, err := parseTarget(expr, exclude)
-	if err != nil {
-		return target.Result{}, err
-	}
-	res, err := e.Resolve(target.Env{Known: o.fleet.list(), Group: o.keep.group})
-	if err != nil {
-		return target.Result{}, call.Errorf(call.Invalid, "%v", err)
-	}
-	return res, within(limit, len(res.Names))
-}
 
 // parseTarget reads a target and what is taken out of it, if anything is.
 func parseTarget(expr, exclude string) (*target.Expr, error) {
@@ -92,23 +77,27 @@ func (a fleetAPI) Resolve(ctx context.Context, r *connect.Request[apipb.ResolveR
 		}
 		return connect.NewResponse(out), nil
 	}
-	res, err := a.o.resolve(r.Msg.Target, r.Msg.Exclude, r.Msg.Limit)
+	q := queryOf(r.Msg)
+	q.where = r.Msg.Where
+	res, err := a.o.resolve(ctx, q, r.Msg.Limit)
 	if err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&apipb.ResolveResponse{
 		Names: target.Fold(res.Names), Count: uint64(len(res.Names)), Unknown: target.Fold(res.Unknown), UnknownCount: uint64(len(res.Unknown)),
 		UsesGroups: res.UsedGroups, TimeMs: ms(time.Now()), Guard: uint64(a.o.cfg.Guard),
+		Unjudged: target.Fold(res.unjudged), UnjudgedCount: uint64(len(res.unjudged)),
 	}), nil
 }
 
 // Minions implements FleetServiceHandler.
 func (a fleetAPI) Minions(ctx context.Context, r *connect.Request[apipb.MinionsRequest]) (*connect.Response[apipb.MinionsResponse], error) {
-	expr := r.Msg.Target
-	if expr == "" {
-		expr = "*"
+	q := queryOf(r.Msg)
+	q.where = r.Msg.Where
+	if q.target == "" {
+		q.target = "*"
 	}
-	res, err := a.o.resolve(expr, r.Msg.Exclude, 0)
+	res, err := a.o.resolve(ctx, q, 0)
 	if err != nil {
 		return nil, err
 	}
@@ -116,7 +105,7 @@ func (a fleetAPI) Minions(ctx context.Context, r *connect.Request[apipb.MinionsR
 	if err != nil {
 		return nil, err
 	}
-	out := &apipb.MinionsResponse{Unknown: target.Fold(res.Unknown), Minions: make([]*apipb.Minion, 0, len(res.Names))}
+	out := &apipb.MinionsResponse{Unknown: target.Fold(res.Unknown), Unjudged: target.Fold(res.unjudged), Minions: make([]*apipb.Minion, 0, len(res.Names))}
 	for _, n := range res.Names {
 		m := rows[n]
 		if m == nil {
@@ -184,7 +173,7 @@ func (a fleetAPI) Modules(_ context.Context, r *connect.Request[apipb.ModulesReq
 
 // Ping implements FleetServiceHandler.
 func (a fleetAPI) Ping(ctx context.Context, r *connect.Request[apipb.PingRequest], out *connect.ServerStream[apipb.PingEvent]) error {
-	res, err := a.o.resolve(r.Msg.Target, r.Msg.Exclude, r.Msg.Limit)
+	res, err := a.o.resolve(ctx, queryOf(r.Msg), r.Msg.Limit)
 	if err != nil {
 		return err
 	}
@@ -223,67 +212,4 @@ func countsPB(c call.Counts) *apipb.Counts {
 	return &apipb.Counts{
 		Targeted: uint64(c.Targeted), Answered: uint64(c.Answered), Failed: uint64(c.Failed), Unreachable: uint64(c.Unreachable), Skipped: uint64(c.Skipped),
 	}
-}
-
-// Groups implements FleetServiceHandler.
-func (a fleetAPI) Groups(_ context.Context, r *connect.Request[apipb.GroupsRequest]) (*connect.Response[apipb.GroupsResponse], error) {
-	out := &apipb.GroupsResponse{}
-	for name, members := range *a.o.keep.groups.Load() {
-		if r.Msg.Name == "" || r.Msg.Name == name {
-			out.Groups = append(out.Groups, groupOf(name, members))
-		}
-	}
-	if r.Msg.Name != "" && len(out.Groups) == 0 {
-		return nil, call.Errorf(call.NotFound, "no group %q; dominion group list shows them", r.Msg.Name)
-	}
-	slices.SortFunc(out.Groups, func(a, b *apipb.Group) int { return strings.Compare(a.Name, b.Name) })
-	return connect.NewResponse(out), nil
-}
-
-func groupOf(name string, members []string) *apipb.Group {
-	return &apipb.Group{Name: name, Members: target.Fold(members), Count: uint64(len(members))}
-}
-
-// SetGroup implements FleetServiceHandler.
-func (a fleetAPI) SetGroup(ctx context.Context, r *connect.Request[apipb.SetGroupRequest]) (*connect.Response[apipb.SetGroupResponse], error) {
-	name, err := target.GroupName(r.Msg.Name)
-	if err != nil {
-		return nil, call.Errorf(call.Invalid, "%v", err)
-	}
-	e, err := target.Parse(r.Msg.Members)
-	if err != nil {
-		return nil, call.Errorf(call.Invalid, "%v", err)
-	}
-	if e.UsesGroups() {
-		return nil, call.Errorf(call.Invalid, "a group's members are names, ranges and globs; %q names a group", r.Msg.Members)
-	}
-	known, err := a.o.machinesAndNodes(ctx)
-	if err != nil {
-		return nil, err
-	}
-	res, err := e.Resolve(target.Env{Known: known})
-	if err != nil {
-		return nil, call.Errorf(call.Invalid, "%v", err)
-	}
-	c, err := a.o.admit(ctx, "group.set", name)
-	if err != nil {
-		return nil, err
-	}
-	members, err := a.o.keep.setGroup(ctx, c, name, slices.Concat(res.Names, res.Unknown), r.Msg.Mode)
-	if err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&apipb.SetGroupResponse{Group: groupOf(name, members)}), nil
-}
-
-// DeleteGroup implements FleetServiceHandler.
-func (a fleetAPI) DeleteGroup(ctx context.Context, r *connect.Request[apipb.DeleteGroupRequest]) (*connect.Response[apipb.DeleteGroupResponse], error) {
-	c, err := a.o.admit(ctx, "group.delete", r.Msg.Name)
-	if err != nil {
-		return nil, err
-	}
-	if err := a.o.keep.deleteGroup(ctx, c, r.Msg.Name); err != nil {
-		return nil, err
-	}
-	return connect.NewResponse(&apipb.DeleteGroupResponse{}), nil
 }

@@ -117,7 +117,9 @@ func funcRecords(machine string, in session.RecordsArgs) ([]*auditpb.Record, err
 		if err != nil || m.Caller == "" || len(m.Job) != len(call.JobID{}) {
 			return nil, call.Errorf(call.Invalid, "record %d is not one of the Func face: %v", l.Index, err)
 		}
-		out = append(out, funcRecord(machine, l, m))
+		r := funcRecord(machine, l, m)
+		r.MinionLog = in.Log
+		out = append(out, r)
 	}
 	return out, nil
 }

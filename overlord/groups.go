@@ -80,7 +80,7 @@ func (k *keep) setGroup(ctx context.Context, c caller, name string, members []st
 		if err := tx.DropPrimary(ctx, name, func(n string) bool { _, is := slices.BinarySearch(members, n); return is }); err != nil {
 			return err
 		}
-		_, err = tx.Audit(&auditpb.Record{Actor: c.actor(), Action: "group.set", Subject: name, Detail: cutText(target.Fold(members), 4000)})
+		_, err = tx.Audit(&auditpb.Record{Actor: c.actor(), Action: "groups.set", Subject: name, Detail: cutText(target.Fold(members), 4000)})
 		return err
 	})
 	if err != nil {
@@ -101,7 +101,7 @@ func (k *keep) deleteGroup(ctx context.Context, c caller, name string) error {
 		if err := tx.DropPrimary(ctx, name, func(string) bool { return false }); err != nil {
 			return err
 		}
-		_, err = tx.Audit(&auditpb.Record{Actor: c.actor(), Action: "group.delete", Subject: name})
+		_, err = tx.Audit(&auditpb.Record{Actor: c.actor(), Action: "groups.delete", Subject: name})
 		return err
 	})
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 
 	"dominion/call"
 	"dominion/delegation"
+	"dominion/groupsource"
 	"dominion/session"
 	"dominion/target"
 )
@@ -39,13 +40,16 @@ func (o *Overlord) groupsBelow(ctx context.Context, args []byte) (session.Groups
 	}
 	out, size := session.GroupsResult{Groups: make(map[string]string)}, 0
 	for _, asked := range in.Names {
-		name, err := target.GroupName(asked)
+		name, err := target.GroupRef(asked)
 		if err != nil {
 			return session.GroupsResult{}, call.Errorf(call.Invalid, "%v", err)
 		}
-		members, ok := o.keep.group(name)
-		if !ok {
+		members, err := o.members(ctx, name)
+		switch {
+		case errors.Is(err, groupsource.ErrNoGroup):
 			continue
+		case err != nil:
+			return session.GroupsResult{}, call.Errorf(call.Failed, "%v", err)
 		}
 		folded := target.Fold(members)
 		if size += len(name) + len(folded) + 16; size > session.MaxGroupsAnswer/2 {
@@ -53,7 +57,13 @@ func (o *Overlord) groupsBelow(ctx context.Context, args []byte) (session.Groups
 		}
 		out.Groups[name] = folded
 	}
-	answers, silent := o.askGroups(ctx, o.fleet.subs(), session.GroupsArgs{Names: in.Names, Hops: in.Hops + 1})
+	match, members := o.matchBelow(ctx, in)
+	if out.Match = match; match != nil {
+		if size += len(match.Names) + len(match.Unjudged) + len(match.Problem); size > session.MaxGroupsAnswer/2 {
+			return session.GroupsResult{}, call.Errorf(call.TooMany, "the names of machines take more than %d bytes", session.MaxGroupsAnswer/2)
+		}
+	}
+	answers, silent := o.askGroups(ctx, o.fleet.subs(), session.GroupsArgs{Names: in.Names, Hops: in.Hops + 1, Where: in.Where, Members: members})
 	out.Below, silent = fitting(answers, silent, session.MaxGroupsAnswer-size-size/8-1<<16)
 	out.Silent = target.Fold(silent)
 	return out, nil
@@ -153,7 +163,7 @@ func checkGroups(r session.GroupsResult, depth int) error {
 		return fmt.Errorf("%w: more than %d overlords below each other", errGroups, call.MaxHops)
 	}
 	for name := range r.Groups {
-		if low, err := target.GroupName(name); err != nil || low != name {
+		if low, err := target.GroupRef(name); err != nil || low != name {
 			return fmt.Errorf("%w: %.80q is no group", errGroups, name)
 		}
 	}
@@ -178,24 +188,39 @@ type groupsFinder struct {
 	barred []string              // not routed, though the map may not have them; sorted
 	below  map[string][]string   // members that sub-overlords know, by group
 	mute   map[string]bool       // sub-overlords that did not answer
+
+	sourced  map[string][]string // members that the overlord's own sources know, by group
+	asked    bool                // about a condition, too
+	verdicts map[string]verdicts // of overlords by the condition, by their places
 }
 
 // groupsBy makes a finder for a map. It knows only our own groups until it gathers.
 func (o *Overlord) groupsBy(ix *delegation.Index) *groupsFinder {
 	return &groupsFinder{
 		o: o, ix: ix, usable: func(hop string) bool { return o.fleet.get(hop) != nil },
-		below: make(map[string][]string), mute: make(map[string]bool),
+		below: make(map[string][]string), mute: make(map[string]bool), sourced: make(map[string][]string), verdicts: make(map[string]verdicts),
 	}
 }
 
-// gather asks every sub-overlord of the map that leads to others.
-func (g *groupsFinder) gather(ctx context.Context, names []string) error {
+// gather asks every sub-overlord of the map that leads to others about some groups
+// and, unless it is nil, a condition.
+func (g *groupsFinder) gather(ctx context.Context, names []string, cond *condition) error {
+	args, err := g.question(ctx, names, cond)
+	if err != nil {
+		return err
+	}
+	if names = args.Names; cond != nil {
+		g.asked = true
+	}
+	if err := g.sourcesOf(ctx, names); err != nil {
+		return err
+	}
 	if len(names) > session.MaxGroups {
 		return call.Errorf(call.Invalid, "the target names %d groups; at most %d are allowed", len(names), session.MaxGroups)
 	}
 	ctx, cancel := context.WithTimeout(ctx, groupsTime)
 	defer cancel()
-	answers, silent := g.o.askGroups(ctx, g.hops(), session.GroupsArgs{Names: names, Hops: 1})
+	answers, silent := g.o.askGroups(ctx, g.hops(), args)
 	if err := ctx.Err(); errors.Is(err, context.Canceled) {
 		return err
 	}
@@ -230,7 +255,11 @@ func (g *groupsFinder) hops() []string {
 // take unites what the overlord at a place of the map said, and those below it,
 // with what is known. room is how many names they may give.
 func (g *groupsFinder) take(asked []string, at delegation.Path, r session.GroupsResult, room *int) {
-	if err := g.takeOwn(asked, at, r, room); err != nil {
+	err := g.takeOwn(asked, at, r, room)
+	if err == nil {
+		err = g.takeMatch(at, r.Match, room)
+	}
+	if err != nil {
 		g.o.log.Warn("a sub-overlord did not say who is in its groups", "machine", at.String(), "error", err)
 		g.mute[at[len(at)-1]] = true
 	}
@@ -296,7 +325,10 @@ func (g *groupsFinder) at(above delegation.Path, hop string) (delegation.Path, b
 
 // group gives the members of a group: target.Env's.
 func (g *groupsFinder) group(name string) ([]string, bool) {
-	own, here := g.o.keep.group(name)
+	own, here := g.sourced[name]
+	if !here {
+		own, here = g.o.keep.group(name)
+	}
 	below, there := g.below[name]
 	return slices.Concat(own, below), here || there
 }

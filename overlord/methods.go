@@ -10,7 +10,6 @@ import (
 	"dominion/api/apipb"
 	"dominion/call"
 	"dominion/module"
-	"dominion/target"
 )
 
 // anyMethod is what an order may name: a method that comes with agents, or one that
@@ -25,7 +24,7 @@ func (o *Overlord) method(name string) (anyMethod, bool) {
 	if m, ok := o.table.Lookup(name); ok {
 		return anyMethod{builtin: m}, true
 	}
-	s := o.catalogue.all()[name]
+	s := o.catalogue.now().methods[name]
 	return anyMethod{site: s}, s != nil
 }
 
@@ -79,19 +78,20 @@ func (o *Overlord) modules(name string) (*apipb.ModulesResponse, error) {
 	}
 	schemas := slices.DeleteFunc(o.table.Schemas(), func(s module.Schema) bool { return !wanted(s.Name) })
 	out := &apipb.ModulesResponse{}
-	all := o.catalogue.all()
+	now := o.catalogue.now()
+	all := now.methods
 	for _, n := range slices.Sorted(maps.Keys(all)) {
 		if !wanted(n) {
 			continue
 		}
 		schemas = append(schemas, all[n].schema())
 		for _, v := range all[n].versions {
-			out.Offered = append(out.Offered, &apipb.OfferedMethod{Schema: []byte(v.text), Names: target.Fold(v.names), Count: uint64(v.machines)})
+			out.Offered = append(out.Offered, &apipb.OfferedMethod{Schema: []byte(v.text), Names: v.names, Count: uint64(v.machines)})
 		}
 	}
-	for _, d := range o.catalogue.disabled() {
+	for _, d := range now.disabled {
 		if name == "" || d.Name == name {
-			out.Disabled = append(out.Disabled, &apipb.DisabledModule{Name: d.Name, Reason: d.Reason, Names: target.Fold(d.names), Count: uint64(len(d.names))})
+			out.Disabled = append(out.Disabled, &apipb.DisabledModule{Name: d.Name, Reason: d.Reason, Names: d.names, Count: uint64(d.machines)})
 		}
 	}
 	if len(schemas)+len(out.Disabled) == 0 {

@@ -29,7 +29,11 @@ func (a nodeAPI) resolve(ctx context.Context, s *provision.Service, expr, exclud
 	for i, n := range all {
 		names[i], at[n.Name] = n.Name, i
 	}
-	res, err := e.Resolve(target.Env{Known: names, Group: a.o.keep.group})
+	groups, err := a.o.groups(ctx, e.Groups())
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	res, err := e.Resolve(target.Env{Known: names, Group: groups.get})
 	if err != nil {
 		return nil, nil, nil, call.Errorf(call.Invalid, "%v", err)
 	}

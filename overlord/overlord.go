@@ -21,12 +21,15 @@ import (
 	"dominion/audit"
 	"dominion/call"
 	"dominion/enrol"
+	"dominion/groupsource"
 	"dominion/job"
 	"dominion/minion"
 	"dominion/module"
+	"dominion/module/facts"
 	"dominion/pki"
 	"dominion/policy"
 	"dominion/session"
+	"dominion/where"
 )
 
 // Overlord is the daemon. Everything in it is set by open and not changed
@@ -80,6 +83,9 @@ type Overlord struct {
 	matches     recent[matchKey, match] // of the last expressions
 	denials     *audit.Meter            // of what goes on the audit log
 	refusals    *audit.Meter            // of what is only logged
+
+	conditions *where.Language // of --where
+	sources    *groupsource.Sources
 
 	stopping chan struct{} // closed when the daemon begins to stop
 
@@ -247,6 +253,8 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 		stopping:    make(chan struct{}),
 		minionCalls: semaphore.NewWeighted(256), pulling: semaphore.NewWeighted(64), looking: semaphore.NewWeighted(maxLooking), verifying: semaphore.NewWeighted(maxVerifying), taking: semaphore.NewWeighted(maxTaking), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
 	}
+	o.conditions = where.New(facts.Schema())
+	o.sources = groupsource.New(groupsource.Options{Dir: cfg.Groups.Dir, Life: time.Duration(cfg.Groups.Life), Timeout: time.Duration(cfg.Groups.Timeout)})
 	o.candidates.init(o)
 	o.catalogue.init(o)
 	defer func() {

@@ -330,7 +330,7 @@ func (o *Overlord) joinToken() (string, error) {
 // gives each the newer of their revocation lists.
 func (o *Overlord) embed(ctx context.Context) error {
 	p := o.parent
-	agent, err := minion.NewEmbedded(minion.Embed{
+	agent, err := minion.NewEmbedded(minion.Embed{ //nolint:contextcheck // a call that an earlier process left is ended for its sake, not for ctx's
 		Name: o.cfg.Name, State: filepath.Join(o.dir.Path(), dirAgent), Parent: p.Name, Address: p.Address, Trust: o.trust, Key: o.keys.sub.tls,
 		Certificate: o.keys.server.Load, OnRevocations: o.onParentList, Host: host{o}, Confd: o.cfg.Confd,
 		ModulesDir: o.cfg.ModulesDir, ModulesPush: o.cfg.ModulesPush, ModulesMemory: o.cfg.ModulesMemory, Version: o.cfg.Version, Reload: p.reload, Log: o.log.With("part", "agent"),

@@ -15,7 +15,13 @@ import (
 // resolveBelow says which machines of the map an expression names now. Those
 // that are not routed are apart: nobody may order anything of them by the map.
 func (o *Overlord) resolveBelow(ctx context.Context, r *apipb.ResolveRequest) (*apipb.ResolveResponse, error) {
-	e, err := parseTarget(r.Target, r.Exclude)
+	q := queryOf(r)
+	q.where = r.Where
+	e, c, err := o.parse(q)
+	if err != nil {
+		return nil, err
+	}
+	cond, err := conditionOf(c)
 	if err != nil {
 		return nil, err
 	}
@@ -28,12 +34,17 @@ func (o *Overlord) resolveBelow(ctx context.Context, r *apipb.ResolveRequest) (*
 		g.barred = o.barredNames()
 	}
 	key := matchKey{r.Target, r.Exclude, ix}
-	m, found := o.matches.find(key)
+	plain := !q.narrow && cond == nil
+	var m match
+	found := false
+	if plain {
+		m, found = o.matches.find(key)
+	}
 	if !found {
-		if m, err = g.match(ctx, e); err != nil {
+		if m, err = g.match(ctx, e, cond); err != nil {
 			return nil, err
 		}
-		if !e.UsesGroups() && len(r.Map) == 0 && max(m.count, m.unknownCount) <= maxScoped {
+		if plain && !e.UsesGroups() && len(r.Map) == 0 && max(m.count, m.unknownCount) <= maxScoped {
 			o.matches.add(key, m)
 		}
 	}
@@ -43,13 +54,15 @@ func (o *Overlord) resolveBelow(ctx context.Context, r *apipb.ResolveRequest) (*
 	return &apipb.ResolveResponse{
 		Names: m.names, Count: uint64(m.count), Unknown: m.unknown, UnknownCount: uint64(m.unknownCount),
 		UsesGroups: m.usedGroups, TimeMs: ms(time.Now()), Guard: uint64(o.cfg.Guard), Conflicts: m.conflicts, Silent: target.Fold(g.silent()),
+		Unjudged: m.unjudged, UnjudgedCount: uint64(m.unjudgedCount),
 	}, nil
 }
 
-// match says which machines of the map an expression names.
-func (g *groupsFinder) match(ctx context.Context, e *target.Expr) (match, error) {
-	if e.UsesGroups() {
-		if err := g.gather(ctx, groupsIn(e)); err != nil {
+// match says which machines of the map an expression names, of those that fit the
+// condition unless it is nil.
+func (g *groupsFinder) match(ctx context.Context, e *target.Expr, cond *condition) (match, error) {
+	if e.UsesGroups() || cond != nil {
+		if err := g.gather(ctx, e.Groups(), cond); err != nil {
 			return match{}, err
 		}
 	}
@@ -62,7 +75,20 @@ func (g *groupsFinder) match(ctx context.Context, e *target.Expr) (match, error)
 		return match{}, err
 	}
 	names, unknown := less(res.Names, conflicts), less(res.Unknown, conflicts)
-	return match{target.Fold(names), target.Fold(unknown), target.Fold(conflicts), len(names), len(unknown), res.UsedGroups}, nil
+	var unjudged []string
+	if cond != nil {
+		if names, unjudged, err = g.judge(ctx, cond, names); err != nil {
+			return match{}, err
+		}
+		// Nobody is asked about these, as nothing is ordered of them.
+		unjudged, conflicts = slices.Concat(unjudged, conflicts), nil
+		slices.Sort(unjudged)
+		res.UsedGroups = res.UsedGroups || len(cond.refs) > 0
+	}
+	return match{
+		names: target.Fold(names), unknown: target.Fold(unknown), conflicts: target.Fold(conflicts), count: len(names), unknownCount: len(unknown),
+		usedGroups: res.UsedGroups, unjudged: target.Fold(unjudged), unjudgedCount: len(unjudged),
+	}, nil
 }
 
 // scopeOf gives whom an order is for, and by the map, if it goes by it, through whom.
@@ -133,16 +159,4 @@ func less(names, some []string) []string {
 		return names
 	}
 	return slices.DeleteFunc(names, func(n string) bool { _, is := slices.BinarySearch(some, n); return is })
-}
-
-// groupsIn gives the names of the groups in an expression.
-func groupsIn(e *target.Expr) []string {
-	var names []string
-	// Without machines there is nothing to resolve, and groups without members hold no bad name.
-	_, _ = e.Resolve(target.Env{Group: func(name string) ([]string, bool) {
-		names = append(names, name)
-		return nil, true
-	}})
-	slices.Sort(names)
-	return slices.Compact(names)
 }

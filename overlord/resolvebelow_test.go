@@ -295,8 +295,8 @@ func TestGroupsIn(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := groupsIn(e); !slices.Equal(got, []string{"a", "b", "c"}) {
-		t.Errorf("groupsIn = %q; want a, b, c", got)
+	if got := e.Groups(); !slices.Equal(got, []string{"a", "b", "c"}) {
+		t.Errorf("Groups = %q; want a, b, c", got)
 	}
 }
 
@@ -304,6 +304,7 @@ func FuzzGroups(f *testing.F) {
 	for _, s := range []string{
 		`{}`, `{"groups":{"web":"web[1,2]"},"silent":"dc1"}`, `{"below":{"dc1":{"groups":{"a":""},"below":{"r1":{}}}}}`, `{"groups":{"W":"a"}}`,
 		`{"below":{"../x":{}}}`, strings.Repeat(`{"below":{"a":`, 17) + "{}" + strings.Repeat("}}", 17), `null`, `[`,
+		`{"match":{"names":"web[1,2]","unjudged":"db1"},"below":{"r1":{"match":{"problem":"no"}}},"groups":{"batch/IDLE":"a"}}`, `{"match":5}`,
 	} {
 		f.Add([]byte(s))
 	}

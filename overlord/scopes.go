@@ -52,4 +52,6 @@ type match struct {
 	names, unknown, conflicts string // folded
 	count, unknownCount       int
 	usedGroups                bool
+	unjudged                  string // folded
+	unjudgedCount             int
 }

@@ -29,7 +29,7 @@ func NameHash(raw []byte) (uint32, error) {
 	if err != nil {
 		return 0, fmt.Errorf("%w: %v", ErrName, err)
 	}
-	sum := sha1.Sum(canonical)
+	sum := sha1.Sum(canonical) //nolint:gosec // see the import
 	return binary.LittleEndian.Uint32(sum[:4]), nil
 }
 

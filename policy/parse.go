@@ -160,11 +160,24 @@ func (l *line) set(name string, key, value *yaml.Node) error {
 	case "methods":
 		l.methods, err = parseMethods(text)
 	case "targets":
-		l.targets, err = target.Parse(text)
+		if l.targets, err = target.Parse(text); err == nil {
+			err = ownGroups(l.targets)
+		}
 		l.all = strings.TrimSpace(text) == "*"
 	}
 	if err != nil {
 		return wrong(value, fmt.Sprintf("key %q: %v", name, err))
+	}
+	return nil
+}
+
+// ownGroups refuses groups of programs: who may do what does not hang on what a
+// program answers, or on whether it does.
+func ownGroups(e *target.Expr) error {
+	for _, g := range e.Groups() {
+		if _, _, is := target.Source(g); is {
+			return fmt.Errorf("@%s is a group of a program, which no policy can name; make one of the overlord's of it: dominion group set", g)
+		}
 	}
 	return nil
 }

@@ -12,7 +12,7 @@
 //	methods    patterns of whole method names, likewise
 //	targets    an expression (target.Parse)
 //
-// Administrative actions ("cert.sign", "group.set") concern the fleet and no
+// Administrative actions ("cert.sign", "groups.set") concern the fleet and no
 // machine: a line allows them only when its targets are exactly "*". Methods
 // of operator, overlord, cert and token decide who else gets in: a line allows them
 // only by a pattern that begins with that word, so that "*" does not.

@@ -22,7 +22,7 @@ const example = `
 - {operators: "carol", methods: "*", targets: "@dbs,web1"}
 - {operators: "dave", methods: "*", targets: "*!@dbs"}
 - operators: erin
-  methods: "group.set, Cert.Sign"
+  methods: "groups.set, Cert.Sign"
   targets: web*
 - {operators: "op[01-20]", methods: "test.add", targets: "web[01-20]"}
 - {operators: "frank", methods: "cluster.*", targets: "*"}
@@ -53,7 +53,7 @@ func TestAllow(t *testing.T) {
 	}{
 		{"alice", "service.stop", "db1", true, true},
 		{"Alice", "service.stop", "db1", true, true},
-		{"alice", "group.set", "", true, true},
+		{"alice", "groups.set", "", true, true},
 		{"alice", "cert.sign", "", false, false}, // only by a pattern that begins with the word
 		{"alice", "token.create", "", false, false},
 		{"alice", "operator.add", "", false, false},
@@ -90,8 +90,8 @@ func TestAllow(t *testing.T) {
 		{"carol", "test.ping", "db3", false, false},
 		{"dave", "test.ping", "web1", false, true},
 		{"dave", "test.ping", "db1", false, false},
-		{"dave", "group.set", "", false, false},
-		{"erin", "group.set", "", false, false}, // its targets are not "*"
+		{"dave", "groups.set", "", false, false},
+		{"erin", "groups.set", "", false, false}, // its targets are not "*"
 		{"erin", "cert.sign", "web1", true, true},
 		{"op07", "test.add", "web20", true, true},
 		{"op21", "test.add", "web20", false, false},
@@ -116,7 +116,7 @@ func TestNilAndEmpty(t *testing.T) {
 	}
 	for _, text := range []string{"", "\n# nothing\n", "---\n", "[]", "~"} {
 		p := parse(t, text)
-		if p.Allow("x", "test.ping", "a") || p.Allow("x", "group.set", "") {
+		if p.Allow("x", "test.ping", "a") || p.Allow("x", "groups.set", "") {
 			t.Errorf("the policy %q allows something", text)
 		}
 	}
@@ -155,6 +155,7 @@ func TestParseRefuses(t *testing.T) {
 		{"unknown key", good + `- {operators: a, methods: b, target: c}`, `line 2: key "target" is unknown; wants operators, methods and targets`},
 		{"twice", `- {operators: a, operators: b, methods: b, targets: c}`, `line 1: key "operators" is there twice`},
 		{"missing", good + good + `- {operators: a, methods: b}`, `line 3: key "targets" is missing; write "*" for all`},
+		{"group of a program", `- {operators: a, methods: b, targets: "*!@batch/idle"}`, `group of a program, which no policy can name`},
 		{"number", `- {operators: 1, methods: b, targets: c}`, `line 1: wants a text; put "1" in quotes`},
 		{"bool", `- {operators: a, methods: true, targets: c}`, `line 1: wants a text; put "true" in quotes if it is meant as one (key "methods")`},
 		{"null", `- {operators: a, methods: , targets: c}`, `wants a text`},

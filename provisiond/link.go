@@ -224,7 +224,7 @@ func minionCertificate(dir, overlord string) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the minion's certificate: %w", err)
 	}
-	defer root.Close() //nolint:errcheck // it was only read
+	defer root.Close()
 	b, err := root.ReadFile("minion.key")
 	if err != nil {
 		return nil, fmt.Errorf("the minion's key: %w", err)
@@ -269,7 +269,7 @@ func minionPin(dir string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer root.Close() //nolint:errcheck // it was only read
+	defer root.Close()
 	b, err := root.ReadFile("root.crt")
 	if err != nil {
 		return "", err

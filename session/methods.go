@@ -205,8 +205,13 @@ type MapMachine struct {
 
 // GroupsArgs asks who is in groups, as an overlord and those below it know them.
 type GroupsArgs struct {
-	Names []string `json:"names"`          // without @
+	Names []string `json:"names"`          // without @; SOURCE/GROUP for those of a program
 	Hops  int      `json:"hops,omitempty"` // overlords that have passed it on; at most call.MaxHops
+	// Where, when it is not empty, is a condition (package where): which machines fit it?
+	Where string `json:"where,omitempty"`
+	// Members are those of the groups in Where, folded, as the overlords above know
+	// them, by the text that stands in Where.
+	Members map[string]string `json:"members,omitempty"`
 }
 
 // GroupsResult answers GroupsArgs. A group that nobody knows is left out. What
@@ -216,6 +221,14 @@ type GroupsResult struct {
 	Groups map[string]string       `json:"groups,omitempty"` // name to folded members, as this overlord knows them
 	Below  map[string]GroupsResult `json:"below,omitempty"`  // answers of its sub-overlords, by name
 	Silent string                  `json:"silent,omitempty"` // folded; sub-overlords that did not answer
+	Match  *MatchResult            `json:"match,omitempty"`  // when there was a condition
+}
+
+// MatchResult says which machines directly below an overlord fit a condition.
+type MatchResult struct {
+	Names    string `json:"names,omitempty"`    // folded; those that do
+	Unjudged string `json:"unjudged,omitempty"` // folded; those of which it cannot say it
+	Problem  string `json:"problem,omitempty"`  // why it can say it of none
 }
 
 // Limits of GroupsArgs and GroupsResult.

@@ -3,6 +3,7 @@ package store
 import (
 	"context"
 	"fmt"
+	"iter"
 	"time"
 )
 
@@ -70,6 +71,22 @@ func (r *reader) Minions(ctx context.Context, facts bool) ([]Minion, error) {
 		column = "facts"
 	}
 	return all(ctx, r.q, scanMinion, "SELECT "+minionColumns+", "+column+" FROM minions ORDER BY name")
+}
+
+// Facts gives the names of all machines with their facts, in no order; nil for
+// those that sent none.
+func (r *reader) Facts(ctx context.Context) iter.Seq2[MachineFacts, error] {
+	return each(ctx, r.q, func(s scanner) (MachineFacts, error) {
+		var m MachineFacts
+		err := s.Scan(&m.Name, &m.Facts)
+		return m, err
+	}, "SELECT name, facts FROM minions")
+}
+
+// MachineFacts is a machine with its facts, JSON.
+type MachineFacts struct {
+	Name  string
+	Facts []byte
 }
 
 // changed writes, and returns an error that wraps ErrNotFound when no row was there.

@@ -7,7 +7,7 @@
 //	operator   = "," | ";"       union
 //	           | "&"             intersection
 //	           | "!"             difference
-//	term       = pattern | "@" group [ ":" pattern ]
+//	term       = pattern | "@" [ source "/" ] group [ ":" pattern ]
 //	pattern    = { text | "*" | "?" | bracket }
 //	bracket    = "[" number [ "-" number ] { "," number [ "-" number ] } "]"
 //	           | "[" [ "!" ] characters "]"

@@ -42,7 +42,7 @@ func readFolded(folded string, single func(name string)) (ranges []*pattern, nam
 	}
 	var total sum
 	for pt := range split(folded, ",") {
-		p, bad := parseNames(folded, pt, &total)
+		p, bad := parseNames(folded, pt, &total, isRange)
 		if bad != nil {
 			return nil, 0, bad.shift(pt.at).in(what, folded)
 		}
@@ -56,7 +56,7 @@ func readFolded(folded string, single func(name string)) (ranges []*pattern, nam
 }
 
 // parseNames reads one part of a folded text.
-func parseNames(folded string, pt part, total *sum) (*pattern, *problem) {
+func parseNames(folded string, pt part, total *sum, isRange func(inner string) bool) (*pattern, *problem) {
 	const only = "only names, ranges and commas can stand here, as in db1,web[01-40,42]"
 	if pt.text == "" {
 		return nil, problemf(0, "a name is missing; %s", only)
@@ -68,8 +68,8 @@ func parseNames(folded string, pt part, total *sum) (*pattern, *problem) {
 	if i := strings.IndexAny(pt.text, "*?@;&!"); i >= 0 {
 		return nil, problemf(i, "%q cannot be expanded; %s", pt.text[i:i+1], only)
 	}
-	p, bad := parsePattern(pt.text, 0)
-	if bad != nil {
+	p := &pattern{}
+	if bad := p.parse(pt.text, 0, isRange); bad != nil {
 		return nil, bad
 	}
 	if p.glob {

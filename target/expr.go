@@ -1,6 +1,7 @@
 package target
 
 import (
+	"slices"
 	"strings"
 
 	"dominion/call"
@@ -11,7 +12,9 @@ import (
 type Expr struct {
 	text    string
 	steps   []step
-	without []*Expr // taken out of what steps name
+	without []*Expr  // taken out of what steps name
+	narrow  bool     // only those of among count
+	among   []string // sorted, each once
 }
 
 // step is a term and the operator before it.
@@ -72,7 +75,7 @@ func parseTerm(pt part, total *sum) (step, *problem) {
 		return st, total.add(st.pat)
 	}
 	name, members, colon := strings.Cut(pt.text[1:], ":")
-	group, bad := parseGroup(name)
+	group, bad := parseGroupRef(name)
 	if bad != nil {
 		return st, bad.shift(1)
 	}
@@ -100,6 +103,47 @@ func GroupName(s string) (string, error) {
 	return name, nil
 }
 
+// GroupRef checks what stands after "@" in a target: the name of a group, or
+// SOURCE/GROUP for one that a program at the overlord knows. The name of a
+// source is one of a group, and so is its group's, but that the latter keeps its case and
+// does not begin with a hyphen. Errors wrap ErrSyntax.
+func GroupRef(s string) (string, error) {
+	name, bad := parseGroupRef(s)
+	if bad != nil {
+		return "", bad.in("group", s)
+	}
+	return name, nil
+}
+
+// Source takes the name of a group apart, as GroupRef or Groups gave it; ok
+// says that it comes from a source.
+func Source(group string) (source, name string, ok bool) {
+	source, name, ok = strings.Cut(group, "/")
+	if !ok {
+		return "", group, false
+	}
+	return source, name, true
+}
+
+func parseGroupRef(s string) (string, *problem) {
+	head, tail, external := strings.Cut(s, "/")
+	name, bad := parseGroup(head)
+	if bad != nil || !external {
+		return name, bad
+	}
+	if name[0] == '.' {
+		return "", problemf(0, "a source's name does not begin with a dot")
+	}
+	at := len(s) - len(tail)
+	if _, bad := parseGroup(tail); bad != nil {
+		return "", bad.shift(at)
+	}
+	if tail[0] == '-' {
+		return "", problemf(at, "a group's name does not begin with a hyphen")
+	}
+	return name + "/" + tail, nil
+}
+
 func parseGroup(s string) (string, *problem) {
 	if s == "" {
 		return "", problemf(0, "the name of a group is missing; groups: dominion group list")
@@ -122,6 +166,32 @@ func (e *Expr) Without(x *Expr) *Expr {
 	out := *e
 	out.without = append(e.without[:len(e.without):len(e.without)], x)
 	return &out
+}
+
+// Among gives e for those of some names alone, which must be valid, in lower
+// case: a machine that is not among them is not named. A name among them that
+// e covers, be it by a glob, and that nobody knows is reported. e is not
+// changed; names must not be, after that. Of several calls the last counts.
+func (e *Expr) Among(names []string) *Expr {
+	out := *e
+	out.narrow, out.among = true, normal(names)
+	return &out
+}
+
+// Groups gives the groups that e names, those of exclusions included: each
+// once, sorted, as GroupRef gives them.
+func (e *Expr) Groups() []string {
+	var out []string
+	for _, st := range e.steps {
+		if st.group != "" {
+			out = append(out, st.group)
+		}
+	}
+	for _, x := range e.without {
+		out = append(out, x.Groups()...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
 }
 
 // String gives the text that Parse read, and " -x " before each exclusion.
@@ -163,6 +233,9 @@ func (e *Expr) Matches(name string) bool {
 
 func (e *Expr) matches(name string) bool {
 	in := false
+	if _, is := slices.BinarySearch(e.among, name); e.narrow && !is {
+		return false
+	}
 	for _, st := range e.steps {
 		switch st.op {
 		case ',':

@@ -60,13 +60,18 @@ func split(s, separators string) iter.Seq[part] {
 // besides those of a name; 0: none.
 func parsePattern(s string, also byte) (*pattern, *problem) {
 	p := &pattern{}
+	return p, p.parse(s, also, isRange)
+}
+
+// parse is parsePattern with the rule that tells ranges from classes.
+func (p *pattern) parse(s string, also byte, isRange func(inner string) bool) *problem {
 	if !strings.ContainsAny(s, "*?[]") { // the common case, without copying
 		if bad := checkText(s, also); bad != nil {
-			return nil, bad
+			return bad
 		}
 		p.tokens = []token{{kind: text, text: strings.ToLower(s)}}
 		p.measure()
-		return p, nil
+		return nil
 	}
 	for i := 0; i < len(s); {
 		switch s[i] {
@@ -81,30 +86,30 @@ func parsePattern(s string, also byte) (*pattern, *problem) {
 			p.glob = true
 			i++
 		case '[':
-			n, bad := p.bracket(s[i:])
+			n, bad := p.bracket(s[i:], isRange)
 			if bad != nil {
-				return nil, bad.shift(i)
+				return bad.shift(i)
 			}
 			i += n
 		case ']':
-			return nil, problemf(i, `a bracket is closed that was not opened; remove "]" or write "[" before it`)
+			return problemf(i, `a bracket is closed that was not opened; remove "]" or write "[" before it`)
 		default:
 			n := strings.IndexAny(s[i:], "*?[]")
 			if n < 0 {
 				n = len(s) - i
 			}
 			if bad := checkText(s[i:i+n], also); bad != nil {
-				return nil, bad.shift(i)
+				return bad.shift(i)
 			}
 			p.tokens = append(p.tokens, token{kind: text, text: strings.ToLower(s[i : i+n])})
 			i += n
 		}
 		if len(p.tokens) > 2*call.MaxName {
-			return nil, problemf(i-1, "the pattern is longer than any name, %d bytes; make it shorter", call.MaxName)
+			return problemf(i-1, "the pattern is longer than any name, %d bytes; make it shorter", call.MaxName)
 		}
 	}
 	p.measure()
-	return p, nil
+	return nil
 }
 
 // checkText refuses bytes that no name holds.
@@ -124,7 +129,7 @@ func checkText(s string, also byte) *problem {
 }
 
 // bracket reads the bracket that s begins with and gives its length.
-func (p *pattern) bracket(s string) (int, *problem) {
+func (p *pattern) bracket(s string, isRange func(inner string) bool) (int, *problem) {
 	end := strings.IndexByte(s, ']')
 	if end < 0 {
 		return 0, problemf(0, `the bracket is not closed; write "]" after it`)

@@ -38,10 +38,30 @@ func (e *Expr) Resolve(env Env) (Result, error) {
 		return Result{}, err
 	}
 	res := Result{UsedGroups: len(groups) > 0}
+	var strangers []string
+	if e.narrow {
+		known, strangers = apart(e.among, known)
+	} else {
+		strangers = normal(e.strangers(known, groups))
+	}
 	res.Names = pick(known, e.over(known, groups))
-	strangers := normal(e.strangers(known, groups))
 	res.Unknown = pick(strangers, e.over(strangers, groups))
 	return res, nil
+}
+
+// apart gives the names that are known and those that are not; all are sorted.
+func apart(names, known []string) (are, not []string) {
+	for _, n := range names {
+		for len(known) > 0 && known[0] < n {
+			known = known[1:]
+		}
+		if len(known) > 0 && known[0] == n {
+			are = append(are, n)
+		} else {
+			not = append(not, n)
+		}
+	}
+	return are, not
 }
 
 // normal gives names sorted and each once, themselves when they are.

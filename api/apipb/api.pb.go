@@ -122,7 +122,7 @@ func (x SetGroupRequest_Mode) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use SetGroupRequest_Mode.Descriptor instead.
 func (SetGroupRequest_Mode) EnumDescriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{37, 0}
+	return file_apipb_api_proto_rawDescGZIP(), []int{38, 0}
 }
 
 type EnrolRequest struct {
@@ -670,6 +670,9 @@ type ResolveRequest struct {
 	Limit         uint64                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`       // refuse more than that; 0: no limit
 	Delegate      bool                   `protobuf:"varint,4,opt,name=delegate,proto3" json:"delegate,omitempty"` // against the map: machines below sub-overlords, too
 	Map           []byte                 `protobuf:"bytes,5,opt,name=map,proto3" json:"map,omitempty"`            // with delegate: the map's file; empty: the overlord's own
+	Where         string                 `protobuf:"bytes,6,opt,name=where,proto3" json:"where,omitempty"`        // a condition in CEL over facts, groups and name, at most 4 KiB; empty: none
+	Narrow        bool                   `protobuf:"varint,7,opt,name=narrow,proto3" json:"narrow,omitempty"`     // only machines of among count
+	Among         string                 `protobuf:"bytes,8,opt,name=among,proto3" json:"among,omitempty"`        // folded, with narrow; of these names, too, the target decides
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -739,6 +742,27 @@ func (x *ResolveRequest) GetMap() []byte {
 	return nil
 }
 
+func (x *ResolveRequest) GetWhere() string {
+	if x != nil {
+		return x.Where
+	}
+	return ""
+}
+
+func (x *ResolveRequest) GetNarrow() bool {
+	if x != nil {
+		return x.Narrow
+	}
+	return false
+}
+
+func (x *ResolveRequest) GetAmong() string {
+	if x != nil {
+		return x.Among
+	}
+	return ""
+}
+
 type ResolveResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Names         string                 `protobuf:"bytes,1,opt,name=names,proto3" json:"names,omitempty"` // folded, machines that are known
@@ -749,7 +773,9 @@ type ResolveResponse struct {
 	TimeMs        int64                  `protobuf:"varint,6,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
 	Guard         uint64                 `protobuf:"varint,7,opt,name=guard,proto3" json:"guard,omitempty"`        // a change on more machines than this needs Order.confirmed, as does every destroy
 	Conflicts     string                 `protobuf:"bytes,8,opt,name=conflicts,proto3" json:"conflicts,omitempty"` // folded; with delegate: matched, and not routed, because machines with different keys bear the name
-	Silent        string                 `protobuf:"bytes,9,opt,name=silent,proto3" json:"silent,omitempty"`       // folded; with delegate: sub-overlords that did not say who is in their groups
+	Silent        string                 `protobuf:"bytes,9,opt,name=silent,proto3" json:"silent,omitempty"`       // folded; with delegate: sub-overlords that did not say who is in their groups, or whom the condition fits
+	Unjudged      string                 `protobuf:"bytes,10,opt,name=unjudged,proto3" json:"unjudged,omitempty"`  // folded; with where: machines that the target names and that could not be judged, mostly for want of facts
+	UnjudgedCount uint64                 `protobuf:"varint,11,opt,name=unjudged_count,json=unjudgedCount,proto3" json:"unjudged_count,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -847,12 +873,29 @@ func (x *ResolveResponse) GetSilent() string {
 	return ""
 }
 
+func (x *ResolveResponse) GetUnjudged() string {
+	if x != nil {
+		return x.Unjudged
+	}
+	return ""
+}
+
+func (x *ResolveResponse) GetUnjudgedCount() uint64 {
+	if x != nil {
+		return x.UnjudgedCount
+	}
+	return 0
+}
+
 type MinionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Target        string                 `protobuf:"bytes,1,opt,name=target,proto3" json:"target,omitempty"` // empty: all
 	Exclude       string                 `protobuf:"bytes,2,opt,name=exclude,proto3" json:"exclude,omitempty"`
 	Facts         bool                   `protobuf:"varint,3,opt,name=facts,proto3" json:"facts,omitempty"`
 	Certs         bool                   `protobuf:"varint,4,opt,name=certs,proto3" json:"certs,omitempty"` // with the certificates of those connected
+	Where         string                 `protobuf:"bytes,5,opt,name=where,proto3" json:"where,omitempty"`  // as in ResolveRequest, and so the next two
+	Narrow        bool                   `protobuf:"varint,6,opt,name=narrow,proto3" json:"narrow,omitempty"`
+	Among         string                 `protobuf:"bytes,7,opt,name=among,proto3" json:"among,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -915,10 +958,32 @@ func (x *MinionsRequest) GetCerts() bool {
 	return false
 }
 
+func (x *MinionsRequest) GetWhere() string {
+	if x != nil {
+		return x.Where
+	}
+	return ""
+}
+
+func (x *MinionsRequest) GetNarrow() bool {
+	if x != nil {
+		return x.Narrow
+	}
+	return false
+}
+
+func (x *MinionsRequest) GetAmong() string {
+	if x != nil {
+		return x.Among
+	}
+	return ""
+}
+
 type MinionsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Minions       []*Minion              `protobuf:"bytes,1,rep,name=minions,proto3" json:"minions,omitempty"` // sorted by name
-	Unknown       string                 `protobuf:"bytes,2,opt,name=unknown,proto3" json:"unknown,omitempty"` // folded
+	Minions       []*Minion              `protobuf:"bytes,1,rep,name=minions,proto3" json:"minions,omitempty"`   // sorted by name
+	Unknown       string                 `protobuf:"bytes,2,opt,name=unknown,proto3" json:"unknown,omitempty"`   // folded
+	Unjudged      string                 `protobuf:"bytes,3,opt,name=unjudged,proto3" json:"unjudged,omitempty"` // folded; as in ResolveResponse
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -963,6 +1028,13 @@ func (x *MinionsResponse) GetMinions() []*Minion {
 func (x *MinionsResponse) GetUnknown() string {
 	if x != nil {
 		return x.Unknown
+	}
+	return ""
+}
+
+func (x *MinionsResponse) GetUnjudged() string {
+	if x != nil {
+		return x.Unjudged
 	}
 	return ""
 }
@@ -1444,6 +1516,8 @@ type PingRequest struct {
 	Exclude       string                 `protobuf:"bytes,2,opt,name=exclude,proto3" json:"exclude,omitempty"`
 	TimeoutMs     uint64                 `protobuf:"varint,3,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"` // 0: 5 s
 	Limit         uint64                 `protobuf:"varint,4,opt,name=limit,proto3" json:"limit,omitempty"`
+	Narrow        bool                   `protobuf:"varint,5,opt,name=narrow,proto3" json:"narrow,omitempty"` // as in ResolveRequest, and so the next one
+	Among         string                 `protobuf:"bytes,6,opt,name=among,proto3" json:"among,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1504,6 +1578,20 @@ func (x *PingRequest) GetLimit() uint64 {
 		return x.Limit
 	}
 	return 0
+}
+
+func (x *PingRequest) GetNarrow() bool {
+	if x != nil {
+		return x.Narrow
+	}
+	return false
+}
+
+func (x *PingRequest) GetAmong() string {
+	if x != nil {
+		return x.Among
+	}
+	return ""
 }
 
 type PingEvent struct {
@@ -2786,7 +2874,8 @@ func (x *CancelResponse) GetSkipped() string {
 
 type GroupsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"` // empty: all
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`        // empty: all; SOURCE/GROUP: one that a source knows
+	Sources       bool                   `protobuf:"varint,2,opt,name=sources,proto3" json:"sources,omitempty"` // with name empty: what sources there are, and their groups
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2826,6 +2915,13 @@ func (x *GroupsRequest) GetName() string {
 		return x.Name
 	}
 	return ""
+}
+
+func (x *GroupsRequest) GetSources() bool {
+	if x != nil {
+		return x.Sources
+	}
+	return false
 }
 
 type Group struct {
@@ -2891,6 +2987,7 @@ func (x *Group) GetCount() uint64 {
 type GroupsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Groups        []*Group               `protobuf:"bytes,1,rep,name=groups,proto3" json:"groups,omitempty"`
+	Sources       []*GroupSource         `protobuf:"bytes,2,rep,name=sources,proto3" json:"sources,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2932,6 +3029,82 @@ func (x *GroupsResponse) GetGroups() []*Group {
 	return nil
 }
 
+func (x *GroupsResponse) GetSources() []*GroupSource {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+// GroupSource is a program at the overlord that knows who is in groups.
+type GroupSource struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	File          string                 `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	Groups        []string               `protobuf:"bytes,3,rep,name=groups,proto3" json:"groups,omitempty"`   // that it lists, without its own name
+	Problem       string                 `protobuf:"bytes,4,opt,name=problem,proto3" json:"problem,omitempty"` // why it cannot be used, or asked for its list; empty: none known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GroupSource) Reset() {
+	*x = GroupSource{}
+	mi := &file_apipb_api_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GroupSource) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GroupSource) ProtoMessage() {}
+
+func (x *GroupSource) ProtoReflect() protoreflect.Message {
+	mi := &file_apipb_api_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GroupSource.ProtoReflect.Descriptor instead.
+func (*GroupSource) Descriptor() ([]byte, []int) {
+	return file_apipb_api_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *GroupSource) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *GroupSource) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *GroupSource) GetGroups() []string {
+	if x != nil {
+		return x.Groups
+	}
+	return nil
+}
+
+func (x *GroupSource) GetProblem() string {
+	if x != nil {
+		return x.Problem
+	}
+	return ""
+}
+
 type SetGroupRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -2943,7 +3116,7 @@ type SetGroupRequest struct {
 
 func (x *SetGroupRequest) Reset() {
 	*x = SetGroupRequest{}
-	mi := &file_apipb_api_proto_msgTypes[37]
+	mi := &file_apipb_api_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2955,7 +3128,7 @@ func (x *SetGroupRequest) String() string {
 func (*SetGroupRequest) ProtoMessage() {}
 
 func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[37]
+	mi := &file_apipb_api_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2968,7 +3141,7 @@ func (x *SetGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupRequest.ProtoReflect.Descriptor instead.
 func (*SetGroupRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{37}
+	return file_apipb_api_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SetGroupRequest) GetName() string {
@@ -3001,7 +3174,7 @@ type SetGroupResponse struct {
 
 func (x *SetGroupResponse) Reset() {
 	*x = SetGroupResponse{}
-	mi := &file_apipb_api_proto_msgTypes[38]
+	mi := &file_apipb_api_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3013,7 +3186,7 @@ func (x *SetGroupResponse) String() string {
 func (*SetGroupResponse) ProtoMessage() {}
 
 func (x *SetGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[38]
+	mi := &file_apipb_api_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3026,7 +3199,7 @@ func (x *SetGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetGroupResponse.ProtoReflect.Descriptor instead.
 func (*SetGroupResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{38}
+	return file_apipb_api_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SetGroupResponse) GetGroup() *Group {
@@ -3045,7 +3218,7 @@ type DeleteGroupRequest struct {
 
 func (x *DeleteGroupRequest) Reset() {
 	*x = DeleteGroupRequest{}
-	mi := &file_apipb_api_proto_msgTypes[39]
+	mi := &file_apipb_api_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3057,7 +3230,7 @@ func (x *DeleteGroupRequest) String() string {
 func (*DeleteGroupRequest) ProtoMessage() {}
 
 func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[39]
+	mi := &file_apipb_api_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3070,7 +3243,7 @@ func (x *DeleteGroupRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupRequest.ProtoReflect.Descriptor instead.
 func (*DeleteGroupRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{39}
+	return file_apipb_api_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DeleteGroupRequest) GetName() string {
@@ -3088,7 +3261,7 @@ type DeleteGroupResponse struct {
 
 func (x *DeleteGroupResponse) Reset() {
 	*x = DeleteGroupResponse{}
-	mi := &file_apipb_api_proto_msgTypes[40]
+	mi := &file_apipb_api_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3100,7 +3273,7 @@ func (x *DeleteGroupResponse) String() string {
 func (*DeleteGroupResponse) ProtoMessage() {}
 
 func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[40]
+	mi := &file_apipb_api_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3113,7 +3286,7 @@ func (x *DeleteGroupResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteGroupResponse.ProtoReflect.Descriptor instead.
 func (*DeleteGroupResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{40}
+	return file_apipb_api_proto_rawDescGZIP(), []int{41}
 }
 
 type BuildMapRequest struct {
@@ -3128,7 +3301,7 @@ type BuildMapRequest struct {
 
 func (x *BuildMapRequest) Reset() {
 	*x = BuildMapRequest{}
-	mi := &file_apipb_api_proto_msgTypes[41]
+	mi := &file_apipb_api_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3140,7 +3313,7 @@ func (x *BuildMapRequest) String() string {
 func (*BuildMapRequest) ProtoMessage() {}
 
 func (x *BuildMapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[41]
+	mi := &file_apipb_api_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3153,7 +3326,7 @@ func (x *BuildMapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildMapRequest.ProtoReflect.Descriptor instead.
 func (*BuildMapRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{41}
+	return file_apipb_api_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *BuildMapRequest) GetAppend() bool {
@@ -3195,7 +3368,7 @@ type BuildMapEvent struct {
 
 func (x *BuildMapEvent) Reset() {
 	*x = BuildMapEvent{}
-	mi := &file_apipb_api_proto_msgTypes[42]
+	mi := &file_apipb_api_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3207,7 +3380,7 @@ func (x *BuildMapEvent) String() string {
 func (*BuildMapEvent) ProtoMessage() {}
 
 func (x *BuildMapEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[42]
+	mi := &file_apipb_api_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3220,7 +3393,7 @@ func (x *BuildMapEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BuildMapEvent.ProtoReflect.Descriptor instead.
 func (*BuildMapEvent) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{42}
+	return file_apipb_api_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *BuildMapEvent) GetLine() string {
@@ -3252,7 +3425,7 @@ type MapRequest struct {
 
 func (x *MapRequest) Reset() {
 	*x = MapRequest{}
-	mi := &file_apipb_api_proto_msgTypes[43]
+	mi := &file_apipb_api_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3264,7 +3437,7 @@ func (x *MapRequest) String() string {
 func (*MapRequest) ProtoMessage() {}
 
 func (x *MapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[43]
+	mi := &file_apipb_api_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3277,7 +3450,7 @@ func (x *MapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapRequest.ProtoReflect.Descriptor instead.
 func (*MapRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{43}
+	return file_apipb_api_proto_rawDescGZIP(), []int{44}
 }
 
 type MapResponse struct {
@@ -3290,7 +3463,7 @@ type MapResponse struct {
 
 func (x *MapResponse) Reset() {
 	*x = MapResponse{}
-	mi := &file_apipb_api_proto_msgTypes[44]
+	mi := &file_apipb_api_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3302,7 +3475,7 @@ func (x *MapResponse) String() string {
 func (*MapResponse) ProtoMessage() {}
 
 func (x *MapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[44]
+	mi := &file_apipb_api_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3315,7 +3488,7 @@ func (x *MapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapResponse.ProtoReflect.Descriptor instead.
 func (*MapResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{44}
+	return file_apipb_api_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *MapResponse) GetMap() *FleetMap {
@@ -3344,7 +3517,7 @@ type FleetMap struct {
 
 func (x *FleetMap) Reset() {
 	*x = FleetMap{}
-	mi := &file_apipb_api_proto_msgTypes[45]
+	mi := &file_apipb_api_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3356,7 +3529,7 @@ func (x *FleetMap) String() string {
 func (*FleetMap) ProtoMessage() {}
 
 func (x *FleetMap) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[45]
+	mi := &file_apipb_api_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3369,7 +3542,7 @@ func (x *FleetMap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FleetMap.ProtoReflect.Descriptor instead.
 func (*FleetMap) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{45}
+	return file_apipb_api_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *FleetMap) GetRoot() *MapNode {
@@ -3407,7 +3580,7 @@ type MapNode struct {
 
 func (x *MapNode) Reset() {
 	*x = MapNode{}
-	mi := &file_apipb_api_proto_msgTypes[46]
+	mi := &file_apipb_api_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3419,7 +3592,7 @@ func (x *MapNode) String() string {
 func (*MapNode) ProtoMessage() {}
 
 func (x *MapNode) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[46]
+	mi := &file_apipb_api_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3432,7 +3605,7 @@ func (x *MapNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapNode.ProtoReflect.Descriptor instead.
 func (*MapNode) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{46}
+	return file_apipb_api_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *MapNode) GetName() string {
@@ -3487,7 +3660,7 @@ type MapConflict struct {
 
 func (x *MapConflict) Reset() {
 	*x = MapConflict{}
-	mi := &file_apipb_api_proto_msgTypes[47]
+	mi := &file_apipb_api_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3499,7 +3672,7 @@ func (x *MapConflict) String() string {
 func (*MapConflict) ProtoMessage() {}
 
 func (x *MapConflict) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[47]
+	mi := &file_apipb_api_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3512,7 +3685,7 @@ func (x *MapConflict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MapConflict.ProtoReflect.Descriptor instead.
 func (*MapConflict) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{47}
+	return file_apipb_api_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *MapConflict) GetName() string {
@@ -3541,7 +3714,7 @@ type ClusterChanged struct {
 
 func (x *ClusterChanged) Reset() {
 	*x = ClusterChanged{}
-	mi := &file_apipb_api_proto_msgTypes[48]
+	mi := &file_apipb_api_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3553,7 +3726,7 @@ func (x *ClusterChanged) String() string {
 func (*ClusterChanged) ProtoMessage() {}
 
 func (x *ClusterChanged) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[48]
+	mi := &file_apipb_api_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3566,7 +3739,7 @@ func (x *ClusterChanged) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterChanged.ProtoReflect.Descriptor instead.
 func (*ClusterChanged) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{48}
+	return file_apipb_api_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ClusterChanged) GetSerial() uint64 {
@@ -3598,7 +3771,7 @@ type ClusterShowRequest struct {
 
 func (x *ClusterShowRequest) Reset() {
 	*x = ClusterShowRequest{}
-	mi := &file_apipb_api_proto_msgTypes[49]
+	mi := &file_apipb_api_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3610,7 +3783,7 @@ func (x *ClusterShowRequest) String() string {
 func (*ClusterShowRequest) ProtoMessage() {}
 
 func (x *ClusterShowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[49]
+	mi := &file_apipb_api_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3623,7 +3796,7 @@ func (x *ClusterShowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterShowRequest.ProtoReflect.Descriptor instead.
 func (*ClusterShowRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{49}
+	return file_apipb_api_proto_rawDescGZIP(), []int{50}
 }
 
 type ClusterShowResponse struct {
@@ -3648,7 +3821,7 @@ type ClusterShowResponse struct {
 
 func (x *ClusterShowResponse) Reset() {
 	*x = ClusterShowResponse{}
-	mi := &file_apipb_api_proto_msgTypes[50]
+	mi := &file_apipb_api_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3660,7 +3833,7 @@ func (x *ClusterShowResponse) String() string {
 func (*ClusterShowResponse) ProtoMessage() {}
 
 func (x *ClusterShowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[50]
+	mi := &file_apipb_api_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3673,7 +3846,7 @@ func (x *ClusterShowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterShowResponse.ProtoReflect.Descriptor instead.
 func (*ClusterShowResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{50}
+	return file_apipb_api_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ClusterShowResponse) GetExists() bool {
@@ -3790,7 +3963,7 @@ type ClusterNode struct {
 
 func (x *ClusterNode) Reset() {
 	*x = ClusterNode{}
-	mi := &file_apipb_api_proto_msgTypes[51]
+	mi := &file_apipb_api_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3802,7 +3975,7 @@ func (x *ClusterNode) String() string {
 func (*ClusterNode) ProtoMessage() {}
 
 func (x *ClusterNode) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[51]
+	mi := &file_apipb_api_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3815,7 +3988,7 @@ func (x *ClusterNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterNode.ProtoReflect.Descriptor instead.
 func (*ClusterNode) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{51}
+	return file_apipb_api_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ClusterNode) GetName() string {
@@ -3890,7 +4063,7 @@ type ClusterCandidate struct {
 
 func (x *ClusterCandidate) Reset() {
 	*x = ClusterCandidate{}
-	mi := &file_apipb_api_proto_msgTypes[52]
+	mi := &file_apipb_api_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3902,7 +4075,7 @@ func (x *ClusterCandidate) String() string {
 func (*ClusterCandidate) ProtoMessage() {}
 
 func (x *ClusterCandidate) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[52]
+	mi := &file_apipb_api_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3915,7 +4088,7 @@ func (x *ClusterCandidate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterCandidate.ProtoReflect.Descriptor instead.
 func (*ClusterCandidate) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{52}
+	return file_apipb_api_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ClusterCandidate) GetName() string {
@@ -3976,7 +4149,7 @@ type ClusterSetMasterRequest struct {
 
 func (x *ClusterSetMasterRequest) Reset() {
 	*x = ClusterSetMasterRequest{}
-	mi := &file_apipb_api_proto_msgTypes[53]
+	mi := &file_apipb_api_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3988,7 +4161,7 @@ func (x *ClusterSetMasterRequest) String() string {
 func (*ClusterSetMasterRequest) ProtoMessage() {}
 
 func (x *ClusterSetMasterRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[53]
+	mi := &file_apipb_api_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4001,7 +4174,7 @@ func (x *ClusterSetMasterRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSetMasterRequest.ProtoReflect.Descriptor instead.
 func (*ClusterSetMasterRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{53}
+	return file_apipb_api_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ClusterSetMasterRequest) GetNode() string {
@@ -4021,7 +4194,7 @@ type ClusterSetCandidatesRequest struct {
 
 func (x *ClusterSetCandidatesRequest) Reset() {
 	*x = ClusterSetCandidatesRequest{}
-	mi := &file_apipb_api_proto_msgTypes[54]
+	mi := &file_apipb_api_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4033,7 +4206,7 @@ func (x *ClusterSetCandidatesRequest) String() string {
 func (*ClusterSetCandidatesRequest) ProtoMessage() {}
 
 func (x *ClusterSetCandidatesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[54]
+	mi := &file_apipb_api_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4046,7 +4219,7 @@ func (x *ClusterSetCandidatesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSetCandidatesRequest.ProtoReflect.Descriptor instead.
 func (*ClusterSetCandidatesRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{54}
+	return file_apipb_api_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ClusterSetCandidatesRequest) GetNodes() []string {
@@ -4075,7 +4248,7 @@ type ClusterSetNodeRequest struct {
 
 func (x *ClusterSetNodeRequest) Reset() {
 	*x = ClusterSetNodeRequest{}
-	mi := &file_apipb_api_proto_msgTypes[55]
+	mi := &file_apipb_api_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4087,7 +4260,7 @@ func (x *ClusterSetNodeRequest) String() string {
 func (*ClusterSetNodeRequest) ProtoMessage() {}
 
 func (x *ClusterSetNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[55]
+	mi := &file_apipb_api_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4100,7 +4273,7 @@ func (x *ClusterSetNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterSetNodeRequest.ProtoReflect.Descriptor instead.
 func (*ClusterSetNodeRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{55}
+	return file_apipb_api_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ClusterSetNodeRequest) GetNode() string {
@@ -4140,7 +4313,7 @@ type ClusterRemoveNodeRequest struct {
 
 func (x *ClusterRemoveNodeRequest) Reset() {
 	*x = ClusterRemoveNodeRequest{}
-	mi := &file_apipb_api_proto_msgTypes[56]
+	mi := &file_apipb_api_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4152,7 +4325,7 @@ func (x *ClusterRemoveNodeRequest) String() string {
 func (*ClusterRemoveNodeRequest) ProtoMessage() {}
 
 func (x *ClusterRemoveNodeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[56]
+	mi := &file_apipb_api_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4165,7 +4338,7 @@ func (x *ClusterRemoveNodeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRemoveNodeRequest.ProtoReflect.Descriptor instead.
 func (*ClusterRemoveNodeRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{56}
+	return file_apipb_api_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ClusterRemoveNodeRequest) GetNode() string {
@@ -4184,7 +4357,7 @@ type ClusterInstancesRequest struct {
 
 func (x *ClusterInstancesRequest) Reset() {
 	*x = ClusterInstancesRequest{}
-	mi := &file_apipb_api_proto_msgTypes[57]
+	mi := &file_apipb_api_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4196,7 +4369,7 @@ func (x *ClusterInstancesRequest) String() string {
 func (*ClusterInstancesRequest) ProtoMessage() {}
 
 func (x *ClusterInstancesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[57]
+	mi := &file_apipb_api_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4209,7 +4382,7 @@ func (x *ClusterInstancesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterInstancesRequest.ProtoReflect.Descriptor instead.
 func (*ClusterInstancesRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{57}
+	return file_apipb_api_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ClusterInstancesRequest) GetName() string {
@@ -4229,7 +4402,7 @@ type ClusterInstancesResponse struct {
 
 func (x *ClusterInstancesResponse) Reset() {
 	*x = ClusterInstancesResponse{}
-	mi := &file_apipb_api_proto_msgTypes[58]
+	mi := &file_apipb_api_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4241,7 +4414,7 @@ func (x *ClusterInstancesResponse) String() string {
 func (*ClusterInstancesResponse) ProtoMessage() {}
 
 func (x *ClusterInstancesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[58]
+	mi := &file_apipb_api_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4254,7 +4427,7 @@ func (x *ClusterInstancesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterInstancesResponse.ProtoReflect.Descriptor instead.
 func (*ClusterInstancesResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{58}
+	return file_apipb_api_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ClusterInstancesResponse) GetInstances() []*ClusterInstance {
@@ -4287,7 +4460,7 @@ type ClusterInstance struct {
 
 func (x *ClusterInstance) Reset() {
 	*x = ClusterInstance{}
-	mi := &file_apipb_api_proto_msgTypes[59]
+	mi := &file_apipb_api_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4299,7 +4472,7 @@ func (x *ClusterInstance) String() string {
 func (*ClusterInstance) ProtoMessage() {}
 
 func (x *ClusterInstance) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[59]
+	mi := &file_apipb_api_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4312,7 +4485,7 @@ func (x *ClusterInstance) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterInstance.ProtoReflect.Descriptor instead.
 func (*ClusterInstance) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{59}
+	return file_apipb_api_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ClusterInstance) GetName() string {
@@ -4381,7 +4554,7 @@ type ClusterNIC struct {
 
 func (x *ClusterNIC) Reset() {
 	*x = ClusterNIC{}
-	mi := &file_apipb_api_proto_msgTypes[60]
+	mi := &file_apipb_api_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4393,7 +4566,7 @@ func (x *ClusterNIC) String() string {
 func (*ClusterNIC) ProtoMessage() {}
 
 func (x *ClusterNIC) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[60]
+	mi := &file_apipb_api_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4406,7 +4579,7 @@ func (x *ClusterNIC) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterNIC.ProtoReflect.Descriptor instead.
 func (*ClusterNIC) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{60}
+	return file_apipb_api_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ClusterNIC) GetIp() string {
@@ -4439,7 +4612,7 @@ type ClusterInstanceRequest struct {
 
 func (x *ClusterInstanceRequest) Reset() {
 	*x = ClusterInstanceRequest{}
-	mi := &file_apipb_api_proto_msgTypes[61]
+	mi := &file_apipb_api_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4451,7 +4624,7 @@ func (x *ClusterInstanceRequest) String() string {
 func (*ClusterInstanceRequest) ProtoMessage() {}
 
 func (x *ClusterInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[61]
+	mi := &file_apipb_api_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4464,7 +4637,7 @@ func (x *ClusterInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterInstanceRequest.ProtoReflect.Descriptor instead.
 func (*ClusterInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{61}
+	return file_apipb_api_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ClusterInstanceRequest) GetName() string {
@@ -4532,7 +4705,7 @@ type ClusterRemoveInstanceRequest struct {
 
 func (x *ClusterRemoveInstanceRequest) Reset() {
 	*x = ClusterRemoveInstanceRequest{}
-	mi := &file_apipb_api_proto_msgTypes[62]
+	mi := &file_apipb_api_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4544,7 +4717,7 @@ func (x *ClusterRemoveInstanceRequest) String() string {
 func (*ClusterRemoveInstanceRequest) ProtoMessage() {}
 
 func (x *ClusterRemoveInstanceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[62]
+	mi := &file_apipb_api_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4557,7 +4730,7 @@ func (x *ClusterRemoveInstanceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRemoveInstanceRequest.ProtoReflect.Descriptor instead.
 func (*ClusterRemoveInstanceRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{62}
+	return file_apipb_api_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ClusterRemoveInstanceRequest) GetName() string {
@@ -4578,7 +4751,7 @@ type ClusterImportRequest struct {
 
 func (x *ClusterImportRequest) Reset() {
 	*x = ClusterImportRequest{}
-	mi := &file_apipb_api_proto_msgTypes[63]
+	mi := &file_apipb_api_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4590,7 +4763,7 @@ func (x *ClusterImportRequest) String() string {
 func (*ClusterImportRequest) ProtoMessage() {}
 
 func (x *ClusterImportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[63]
+	mi := &file_apipb_api_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4603,7 +4776,7 @@ func (x *ClusterImportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterImportRequest.ProtoReflect.Descriptor instead.
 func (*ClusterImportRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{63}
+	return file_apipb_api_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ClusterImportRequest) GetData() []byte {
@@ -4635,7 +4808,7 @@ type ClusterExportRequest struct {
 
 func (x *ClusterExportRequest) Reset() {
 	*x = ClusterExportRequest{}
-	mi := &file_apipb_api_proto_msgTypes[64]
+	mi := &file_apipb_api_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4647,7 +4820,7 @@ func (x *ClusterExportRequest) String() string {
 func (*ClusterExportRequest) ProtoMessage() {}
 
 func (x *ClusterExportRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[64]
+	mi := &file_apipb_api_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4660,7 +4833,7 @@ func (x *ClusterExportRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterExportRequest.ProtoReflect.Descriptor instead.
 func (*ClusterExportRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{64}
+	return file_apipb_api_proto_rawDescGZIP(), []int{65}
 }
 
 type ClusterExportResponse struct {
@@ -4673,7 +4846,7 @@ type ClusterExportResponse struct {
 
 func (x *ClusterExportResponse) Reset() {
 	*x = ClusterExportResponse{}
-	mi := &file_apipb_api_proto_msgTypes[65]
+	mi := &file_apipb_api_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4685,7 +4858,7 @@ func (x *ClusterExportResponse) String() string {
 func (*ClusterExportResponse) ProtoMessage() {}
 
 func (x *ClusterExportResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[65]
+	mi := &file_apipb_api_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4698,7 +4871,7 @@ func (x *ClusterExportResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterExportResponse.ProtoReflect.Descriptor instead.
 func (*ClusterExportResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{65}
+	return file_apipb_api_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ClusterExportResponse) GetData() []byte {
@@ -4723,7 +4896,7 @@ type ClusterShowKeyRequest struct {
 
 func (x *ClusterShowKeyRequest) Reset() {
 	*x = ClusterShowKeyRequest{}
-	mi := &file_apipb_api_proto_msgTypes[66]
+	mi := &file_apipb_api_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4735,7 +4908,7 @@ func (x *ClusterShowKeyRequest) String() string {
 func (*ClusterShowKeyRequest) ProtoMessage() {}
 
 func (x *ClusterShowKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[66]
+	mi := &file_apipb_api_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4748,7 +4921,7 @@ func (x *ClusterShowKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterShowKeyRequest.ProtoReflect.Descriptor instead.
 func (*ClusterShowKeyRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{66}
+	return file_apipb_api_proto_rawDescGZIP(), []int{67}
 }
 
 type ClusterKeyResponse struct {
@@ -4760,7 +4933,7 @@ type ClusterKeyResponse struct {
 
 func (x *ClusterKeyResponse) Reset() {
 	*x = ClusterKeyResponse{}
-	mi := &file_apipb_api_proto_msgTypes[67]
+	mi := &file_apipb_api_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4772,7 +4945,7 @@ func (x *ClusterKeyResponse) String() string {
 func (*ClusterKeyResponse) ProtoMessage() {}
 
 func (x *ClusterKeyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[67]
+	mi := &file_apipb_api_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4785,7 +4958,7 @@ func (x *ClusterKeyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterKeyResponse.ProtoReflect.Descriptor instead.
 func (*ClusterKeyResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{67}
+	return file_apipb_api_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ClusterKeyResponse) GetKey() []byte {
@@ -4804,7 +4977,7 @@ type ClusterRotateKeyRequest struct {
 
 func (x *ClusterRotateKeyRequest) Reset() {
 	*x = ClusterRotateKeyRequest{}
-	mi := &file_apipb_api_proto_msgTypes[68]
+	mi := &file_apipb_api_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4816,7 +4989,7 @@ func (x *ClusterRotateKeyRequest) String() string {
 func (*ClusterRotateKeyRequest) ProtoMessage() {}
 
 func (x *ClusterRotateKeyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[68]
+	mi := &file_apipb_api_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4829,7 +5002,7 @@ func (x *ClusterRotateKeyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClusterRotateKeyRequest.ProtoReflect.Descriptor instead.
 func (*ClusterRotateKeyRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{68}
+	return file_apipb_api_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ClusterRotateKeyRequest) GetKey() []byte {
@@ -4849,7 +5022,7 @@ type CertsRequest struct {
 
 func (x *CertsRequest) Reset() {
 	*x = CertsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[69]
+	mi := &file_apipb_api_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4861,7 +5034,7 @@ func (x *CertsRequest) String() string {
 func (*CertsRequest) ProtoMessage() {}
 
 func (x *CertsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[69]
+	mi := &file_apipb_api_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4874,7 +5047,7 @@ func (x *CertsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsRequest.ProtoReflect.Descriptor instead.
 func (*CertsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{69}
+	return file_apipb_api_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *CertsRequest) GetPendingOnly() bool {
@@ -4901,7 +5074,7 @@ type CertsResponse struct {
 
 func (x *CertsResponse) Reset() {
 	*x = CertsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[70]
+	mi := &file_apipb_api_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4913,7 +5086,7 @@ func (x *CertsResponse) String() string {
 func (*CertsResponse) ProtoMessage() {}
 
 func (x *CertsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[70]
+	mi := &file_apipb_api_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4926,7 +5099,7 @@ func (x *CertsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertsResponse.ProtoReflect.Descriptor instead.
 func (*CertsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{70}
+	return file_apipb_api_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *CertsResponse) GetPending() []*PendingRequest {
@@ -4959,7 +5132,7 @@ type PendingRequest struct {
 
 func (x *PendingRequest) Reset() {
 	*x = PendingRequest{}
-	mi := &file_apipb_api_proto_msgTypes[71]
+	mi := &file_apipb_api_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4971,7 +5144,7 @@ func (x *PendingRequest) String() string {
 func (*PendingRequest) ProtoMessage() {}
 
 func (x *PendingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[71]
+	mi := &file_apipb_api_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4984,7 +5157,7 @@ func (x *PendingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PendingRequest.ProtoReflect.Descriptor instead.
 func (*PendingRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{71}
+	return file_apipb_api_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *PendingRequest) GetName() string {
@@ -5060,7 +5233,7 @@ type Cert struct {
 
 func (x *Cert) Reset() {
 	*x = Cert{}
-	mi := &file_apipb_api_proto_msgTypes[72]
+	mi := &file_apipb_api_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5072,7 +5245,7 @@ func (x *Cert) String() string {
 func (*Cert) ProtoMessage() {}
 
 func (x *Cert) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[72]
+	mi := &file_apipb_api_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5085,7 +5258,7 @@ func (x *Cert) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Cert.ProtoReflect.Descriptor instead.
 func (*Cert) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{72}
+	return file_apipb_api_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *Cert) GetName() string {
@@ -5162,7 +5335,7 @@ type SignCertRequest struct {
 
 func (x *SignCertRequest) Reset() {
 	*x = SignCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[73]
+	mi := &file_apipb_api_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5174,7 +5347,7 @@ func (x *SignCertRequest) String() string {
 func (*SignCertRequest) ProtoMessage() {}
 
 func (x *SignCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[73]
+	mi := &file_apipb_api_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5187,7 +5360,7 @@ func (x *SignCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCertRequest.ProtoReflect.Descriptor instead.
 func (*SignCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{73}
+	return file_apipb_api_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *SignCertRequest) GetName() string {
@@ -5221,7 +5394,7 @@ type SignCertResponse struct {
 
 func (x *SignCertResponse) Reset() {
 	*x = SignCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[74]
+	mi := &file_apipb_api_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5233,7 +5406,7 @@ func (x *SignCertResponse) String() string {
 func (*SignCertResponse) ProtoMessage() {}
 
 func (x *SignCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[74]
+	mi := &file_apipb_api_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5246,7 +5419,7 @@ func (x *SignCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignCertResponse.ProtoReflect.Descriptor instead.
 func (*SignCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{74}
+	return file_apipb_api_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *SignCertResponse) GetSigned() []string {
@@ -5273,7 +5446,7 @@ type RejectCertRequest struct {
 
 func (x *RejectCertRequest) Reset() {
 	*x = RejectCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[75]
+	mi := &file_apipb_api_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5285,7 +5458,7 @@ func (x *RejectCertRequest) String() string {
 func (*RejectCertRequest) ProtoMessage() {}
 
 func (x *RejectCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[75]
+	mi := &file_apipb_api_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5298,7 +5471,7 @@ func (x *RejectCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectCertRequest.ProtoReflect.Descriptor instead.
 func (*RejectCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{75}
+	return file_apipb_api_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *RejectCertRequest) GetName() string {
@@ -5324,7 +5497,7 @@ type RejectCertResponse struct {
 
 func (x *RejectCertResponse) Reset() {
 	*x = RejectCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[76]
+	mi := &file_apipb_api_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5336,7 +5509,7 @@ func (x *RejectCertResponse) String() string {
 func (*RejectCertResponse) ProtoMessage() {}
 
 func (x *RejectCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[76]
+	mi := &file_apipb_api_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5349,7 +5522,7 @@ func (x *RejectCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RejectCertResponse.ProtoReflect.Descriptor instead.
 func (*RejectCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{76}
+	return file_apipb_api_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *RejectCertResponse) GetRejected() []string {
@@ -5371,7 +5544,7 @@ type RevokeCertRequest struct {
 
 func (x *RevokeCertRequest) Reset() {
 	*x = RevokeCertRequest{}
-	mi := &file_apipb_api_proto_msgTypes[77]
+	mi := &file_apipb_api_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5383,7 +5556,7 @@ func (x *RevokeCertRequest) String() string {
 func (*RevokeCertRequest) ProtoMessage() {}
 
 func (x *RevokeCertRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[77]
+	mi := &file_apipb_api_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5396,7 +5569,7 @@ func (x *RevokeCertRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertRequest.ProtoReflect.Descriptor instead.
 func (*RevokeCertRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{77}
+	return file_apipb_api_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *RevokeCertRequest) GetName() string {
@@ -5437,7 +5610,7 @@ type RevokeCertResponse struct {
 
 func (x *RevokeCertResponse) Reset() {
 	*x = RevokeCertResponse{}
-	mi := &file_apipb_api_proto_msgTypes[78]
+	mi := &file_apipb_api_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5449,7 +5622,7 @@ func (x *RevokeCertResponse) String() string {
 func (*RevokeCertResponse) ProtoMessage() {}
 
 func (x *RevokeCertResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[78]
+	mi := &file_apipb_api_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5462,7 +5635,7 @@ func (x *RevokeCertResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeCertResponse.ProtoReflect.Descriptor instead.
 func (*RevokeCertResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{78}
+	return file_apipb_api_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *RevokeCertResponse) GetSerials() []string {
@@ -5493,7 +5666,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_apipb_api_proto_msgTypes[79]
+	mi := &file_apipb_api_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5505,7 +5678,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[79]
+	mi := &file_apipb_api_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5518,7 +5691,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{79}
+	return file_apipb_api_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *CreateTokenRequest) GetName() string {
@@ -5573,7 +5746,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_apipb_api_proto_msgTypes[80]
+	mi := &file_apipb_api_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5585,7 +5758,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[80]
+	mi := &file_apipb_api_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5598,7 +5771,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{80}
+	return file_apipb_api_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -5632,7 +5805,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_apipb_api_proto_msgTypes[81]
+	mi := &file_apipb_api_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5644,7 +5817,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[81]
+	mi := &file_apipb_api_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5657,7 +5830,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{81}
+	return file_apipb_api_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *Token) GetId() string {
@@ -5731,7 +5904,7 @@ type TokensRequest struct {
 
 func (x *TokensRequest) Reset() {
 	*x = TokensRequest{}
-	mi := &file_apipb_api_proto_msgTypes[82]
+	mi := &file_apipb_api_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5743,7 +5916,7 @@ func (x *TokensRequest) String() string {
 func (*TokensRequest) ProtoMessage() {}
 
 func (x *TokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[82]
+	mi := &file_apipb_api_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5756,7 +5929,7 @@ func (x *TokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensRequest.ProtoReflect.Descriptor instead.
 func (*TokensRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{82}
+	return file_apipb_api_proto_rawDescGZIP(), []int{83}
 }
 
 type TokensResponse struct {
@@ -5768,7 +5941,7 @@ type TokensResponse struct {
 
 func (x *TokensResponse) Reset() {
 	*x = TokensResponse{}
-	mi := &file_apipb_api_proto_msgTypes[83]
+	mi := &file_apipb_api_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5780,7 +5953,7 @@ func (x *TokensResponse) String() string {
 func (*TokensResponse) ProtoMessage() {}
 
 func (x *TokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[83]
+	mi := &file_apipb_api_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5793,7 +5966,7 @@ func (x *TokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TokensResponse.ProtoReflect.Descriptor instead.
 func (*TokensResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{83}
+	return file_apipb_api_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *TokensResponse) GetTokens() []*Token {
@@ -5812,7 +5985,7 @@ type RevokeTokenRequest struct {
 
 func (x *RevokeTokenRequest) Reset() {
 	*x = RevokeTokenRequest{}
-	mi := &file_apipb_api_proto_msgTypes[84]
+	mi := &file_apipb_api_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5824,7 +5997,7 @@ func (x *RevokeTokenRequest) String() string {
 func (*RevokeTokenRequest) ProtoMessage() {}
 
 func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[84]
+	mi := &file_apipb_api_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5837,7 +6010,7 @@ func (x *RevokeTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenRequest.ProtoReflect.Descriptor instead.
 func (*RevokeTokenRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{84}
+	return file_apipb_api_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *RevokeTokenRequest) GetId() string {
@@ -5855,7 +6028,7 @@ type RevokeTokenResponse struct {
 
 func (x *RevokeTokenResponse) Reset() {
 	*x = RevokeTokenResponse{}
-	mi := &file_apipb_api_proto_msgTypes[85]
+	mi := &file_apipb_api_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5867,7 +6040,7 @@ func (x *RevokeTokenResponse) String() string {
 func (*RevokeTokenResponse) ProtoMessage() {}
 
 func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[85]
+	mi := &file_apipb_api_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5880,7 +6053,7 @@ func (x *RevokeTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeTokenResponse.ProtoReflect.Descriptor instead.
 func (*RevokeTokenResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{85}
+	return file_apipb_api_proto_rawDescGZIP(), []int{86}
 }
 
 type AddOperatorRequest struct {
@@ -5893,7 +6066,7 @@ type AddOperatorRequest struct {
 
 func (x *AddOperatorRequest) Reset() {
 	*x = AddOperatorRequest{}
-	mi := &file_apipb_api_proto_msgTypes[86]
+	mi := &file_apipb_api_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5905,7 +6078,7 @@ func (x *AddOperatorRequest) String() string {
 func (*AddOperatorRequest) ProtoMessage() {}
 
 func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[86]
+	mi := &file_apipb_api_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5918,7 +6091,7 @@ func (x *AddOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddOperatorRequest.ProtoReflect.Descriptor instead.
 func (*AddOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{86}
+	return file_apipb_api_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *AddOperatorRequest) GetName() string {
@@ -5945,7 +6118,7 @@ type AddOperatorResponse struct {
 
 func (x *AddOperatorResponse) Reset() {
 	*x = AddOperatorResponse{}
-	mi := &file_apipb_api_proto_msgTypes[87]
+	mi := &file_apipb_api_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5957,7 +6130,7 @@ func (x *AddOperatorResponse) String() string {
 func (*AddOperatorResponse) ProtoMessage() {}
 
 func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[87]
+	mi := &file_apipb_api_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5970,7 +6143,7 @@ func (x *AddOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddOperatorResponse.ProtoReflect.Descriptor instead.
 func (*AddOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{87}
+	return file_apipb_api_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *AddOperatorResponse) GetToken() string {
@@ -5995,7 +6168,7 @@ type OperatorsRequest struct {
 
 func (x *OperatorsRequest) Reset() {
 	*x = OperatorsRequest{}
-	mi := &file_apipb_api_proto_msgTypes[88]
+	mi := &file_apipb_api_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6007,7 +6180,7 @@ func (x *OperatorsRequest) String() string {
 func (*OperatorsRequest) ProtoMessage() {}
 
 func (x *OperatorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[88]
+	mi := &file_apipb_api_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6020,7 +6193,7 @@ func (x *OperatorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorsRequest.ProtoReflect.Descriptor instead.
 func (*OperatorsRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{88}
+	return file_apipb_api_proto_rawDescGZIP(), []int{89}
 }
 
 type OperatorsResponse struct {
@@ -6032,7 +6205,7 @@ type OperatorsResponse struct {
 
 func (x *OperatorsResponse) Reset() {
 	*x = OperatorsResponse{}
-	mi := &file_apipb_api_proto_msgTypes[89]
+	mi := &file_apipb_api_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6044,7 +6217,7 @@ func (x *OperatorsResponse) String() string {
 func (*OperatorsResponse) ProtoMessage() {}
 
 func (x *OperatorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[89]
+	mi := &file_apipb_api_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6057,7 +6230,7 @@ func (x *OperatorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OperatorsResponse.ProtoReflect.Descriptor instead.
 func (*OperatorsResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{89}
+	return file_apipb_api_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *OperatorsResponse) GetOperators() []*Cert {
@@ -6076,7 +6249,7 @@ type RenewOperatorRequest struct {
 
 func (x *RenewOperatorRequest) Reset() {
 	*x = RenewOperatorRequest{}
-	mi := &file_apipb_api_proto_msgTypes[90]
+	mi := &file_apipb_api_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6088,7 +6261,7 @@ func (x *RenewOperatorRequest) String() string {
 func (*RenewOperatorRequest) ProtoMessage() {}
 
 func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[90]
+	mi := &file_apipb_api_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6101,7 +6274,7 @@ func (x *RenewOperatorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorRequest.ProtoReflect.Descriptor instead.
 func (*RenewOperatorRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{90}
+	return file_apipb_api_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *RenewOperatorRequest) GetCsr() []byte {
@@ -6120,7 +6293,7 @@ type RenewOperatorResponse struct {
 
 func (x *RenewOperatorResponse) Reset() {
 	*x = RenewOperatorResponse{}
-	mi := &file_apipb_api_proto_msgTypes[91]
+	mi := &file_apipb_api_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6132,7 +6305,7 @@ func (x *RenewOperatorResponse) String() string {
 func (*RenewOperatorResponse) ProtoMessage() {}
 
 func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[91]
+	mi := &file_apipb_api_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6145,7 +6318,7 @@ func (x *RenewOperatorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewOperatorResponse.ProtoReflect.Descriptor instead.
 func (*RenewOperatorResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{91}
+	return file_apipb_api_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *RenewOperatorResponse) GetChain() [][]byte {
@@ -6169,7 +6342,7 @@ type AuditListRequest struct {
 
 func (x *AuditListRequest) Reset() {
 	*x = AuditListRequest{}
-	mi := &file_apipb_api_proto_msgTypes[92]
+	mi := &file_apipb_api_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6181,7 +6354,7 @@ func (x *AuditListRequest) String() string {
 func (*AuditListRequest) ProtoMessage() {}
 
 func (x *AuditListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[92]
+	mi := &file_apipb_api_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6194,7 +6367,7 @@ func (x *AuditListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditListRequest.ProtoReflect.Descriptor instead.
 func (*AuditListRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{92}
+	return file_apipb_api_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *AuditListRequest) GetFrom() uint64 {
@@ -6250,7 +6423,7 @@ type AuditRecord struct {
 
 func (x *AuditRecord) Reset() {
 	*x = AuditRecord{}
-	mi := &file_apipb_api_proto_msgTypes[93]
+	mi := &file_apipb_api_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6262,7 +6435,7 @@ func (x *AuditRecord) String() string {
 func (*AuditRecord) ProtoMessage() {}
 
 func (x *AuditRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[93]
+	mi := &file_apipb_api_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6275,7 +6448,7 @@ func (x *AuditRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecord.ProtoReflect.Descriptor instead.
 func (*AuditRecord) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{93}
+	return file_apipb_api_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *AuditRecord) GetIndex() uint64 {
@@ -6308,7 +6481,7 @@ type AuditVerifyRequest struct {
 
 func (x *AuditVerifyRequest) Reset() {
 	*x = AuditVerifyRequest{}
-	mi := &file_apipb_api_proto_msgTypes[94]
+	mi := &file_apipb_api_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6320,7 +6493,7 @@ func (x *AuditVerifyRequest) String() string {
 func (*AuditVerifyRequest) ProtoMessage() {}
 
 func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[94]
+	mi := &file_apipb_api_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6333,7 +6506,7 @@ func (x *AuditVerifyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyRequest.ProtoReflect.Descriptor instead.
 func (*AuditVerifyRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{94}
+	return file_apipb_api_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *AuditVerifyRequest) GetFleet() bool {
@@ -6357,7 +6530,7 @@ type AuditVerifyEvent struct {
 
 func (x *AuditVerifyEvent) Reset() {
 	*x = AuditVerifyEvent{}
-	mi := &file_apipb_api_proto_msgTypes[95]
+	mi := &file_apipb_api_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6369,7 +6542,7 @@ func (x *AuditVerifyEvent) String() string {
 func (*AuditVerifyEvent) ProtoMessage() {}
 
 func (x *AuditVerifyEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[95]
+	mi := &file_apipb_api_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6382,7 +6555,7 @@ func (x *AuditVerifyEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyEvent.ProtoReflect.Descriptor instead.
 func (*AuditVerifyEvent) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{95}
+	return file_apipb_api_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *AuditVerifyEvent) GetChecked() uint64 {
@@ -6436,7 +6609,7 @@ type AuditHeadRequest struct {
 
 func (x *AuditHeadRequest) Reset() {
 	*x = AuditHeadRequest{}
-	mi := &file_apipb_api_proto_msgTypes[96]
+	mi := &file_apipb_api_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6448,7 +6621,7 @@ func (x *AuditHeadRequest) String() string {
 func (*AuditHeadRequest) ProtoMessage() {}
 
 func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[96]
+	mi := &file_apipb_api_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6461,7 +6634,7 @@ func (x *AuditHeadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditHeadRequest.ProtoReflect.Descriptor instead.
 func (*AuditHeadRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{96}
+	return file_apipb_api_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *AuditHeadRequest) GetRemembered() []byte {
@@ -6484,7 +6657,7 @@ type AuditHeadResponse struct {
 
 func (x *AuditHeadResponse) Reset() {
 	*x = AuditHeadResponse{}
-	mi := &file_apipb_api_proto_msgTypes[97]
+	mi := &file_apipb_api_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6496,7 +6669,7 @@ func (x *AuditHeadResponse) String() string {
 func (*AuditHeadResponse) ProtoMessage() {}
 
 func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[97]
+	mi := &file_apipb_api_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6509,7 +6682,7 @@ func (x *AuditHeadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditHeadResponse.ProtoReflect.Descriptor instead.
 func (*AuditHeadResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{97}
+	return file_apipb_api_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *AuditHeadResponse) GetCheckpoint() []byte {
@@ -6557,7 +6730,7 @@ type AuditRecoverRequest struct {
 
 func (x *AuditRecoverRequest) Reset() {
 	*x = AuditRecoverRequest{}
-	mi := &file_apipb_api_proto_msgTypes[98]
+	mi := &file_apipb_api_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6569,7 +6742,7 @@ func (x *AuditRecoverRequest) String() string {
 func (*AuditRecoverRequest) ProtoMessage() {}
 
 func (x *AuditRecoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[98]
+	mi := &file_apipb_api_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6582,7 +6755,7 @@ func (x *AuditRecoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecoverRequest.ProtoReflect.Descriptor instead.
 func (*AuditRecoverRequest) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{98}
+	return file_apipb_api_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *AuditRecoverRequest) GetConfirm() bool {
@@ -6611,7 +6784,7 @@ type AuditRecoverResponse struct {
 
 func (x *AuditRecoverResponse) Reset() {
 	*x = AuditRecoverResponse{}
-	mi := &file_apipb_api_proto_msgTypes[99]
+	mi := &file_apipb_api_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6623,7 +6796,7 @@ func (x *AuditRecoverResponse) String() string {
 func (*AuditRecoverResponse) ProtoMessage() {}
 
 func (x *AuditRecoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[99]
+	mi := &file_apipb_api_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6636,7 +6809,7 @@ func (x *AuditRecoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditRecoverResponse.ProtoReflect.Descriptor instead.
 func (*AuditRecoverResponse) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{99}
+	return file_apipb_api_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *AuditRecoverResponse) GetEpoch() uint64 {
@@ -6677,7 +6850,7 @@ type AuditVerifyEvent_Problem struct {
 
 func (x *AuditVerifyEvent_Problem) Reset() {
 	*x = AuditVerifyEvent_Problem{}
-	mi := &file_apipb_api_proto_msgTypes[100]
+	mi := &file_apipb_api_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6689,7 +6862,7 @@ func (x *AuditVerifyEvent_Problem) String() string {
 func (*AuditVerifyEvent_Problem) ProtoMessage() {}
 
 func (x *AuditVerifyEvent_Problem) ProtoReflect() protoreflect.Message {
-	mi := &file_apipb_api_proto_msgTypes[100]
+	mi := &file_apipb_api_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6702,7 +6875,7 @@ func (x *AuditVerifyEvent_Problem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditVerifyEvent_Problem.ProtoReflect.Descriptor instead.
 func (*AuditVerifyEvent_Problem) Descriptor() ([]byte, []int) {
-	return file_apipb_api_proto_rawDescGZIP(), []int{95, 0}
+	return file_apipb_api_proto_rawDescGZIP(), []int{96, 0}
 }
 
 func (x *AuditVerifyEvent_Problem) GetIndex() int64 {
@@ -6776,13 +6949,16 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1c\n" +
 	"\tconnected\x18\x03 \x01(\bR\tconnected\x12\x19\n" +
-	"\bsince_ms\x18\x04 \x01(\x03R\asinceMs\"\x86\x01\n" +
+	"\bsince_ms\x18\x04 \x01(\x03R\asinceMs\"\xca\x01\n" +
 	"\x0eResolveRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x18\n" +
 	"\aexclude\x18\x02 \x01(\tR\aexclude\x12\x14\n" +
 	"\x05limit\x18\x03 \x01(\x04R\x05limit\x12\x1a\n" +
 	"\bdelegate\x18\x04 \x01(\bR\bdelegate\x12\x10\n" +
-	"\x03map\x18\x05 \x01(\fR\x03map\"\x82\x02\n" +
+	"\x03map\x18\x05 \x01(\fR\x03map\x12\x14\n" +
+	"\x05where\x18\x06 \x01(\tR\x05where\x12\x16\n" +
+	"\x06narrow\x18\a \x01(\bR\x06narrow\x12\x14\n" +
+	"\x05among\x18\b \x01(\tR\x05among\"\xc5\x02\n" +
 	"\x0fResolveResponse\x12\x14\n" +
 	"\x05names\x18\x01 \x01(\tR\x05names\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x04R\x05count\x12\x18\n" +
@@ -6793,15 +6969,22 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\atime_ms\x18\x06 \x01(\x03R\x06timeMs\x12\x14\n" +
 	"\x05guard\x18\a \x01(\x04R\x05guard\x12\x1c\n" +
 	"\tconflicts\x18\b \x01(\tR\tconflicts\x12\x16\n" +
-	"\x06silent\x18\t \x01(\tR\x06silent\"n\n" +
+	"\x06silent\x18\t \x01(\tR\x06silent\x12\x1a\n" +
+	"\bunjudged\x18\n" +
+	" \x01(\tR\bunjudged\x12%\n" +
+	"\x0eunjudged_count\x18\v \x01(\x04R\runjudgedCount\"\xb2\x01\n" +
 	"\x0eMinionsRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x18\n" +
 	"\aexclude\x18\x02 \x01(\tR\aexclude\x12\x14\n" +
 	"\x05facts\x18\x03 \x01(\bR\x05facts\x12\x14\n" +
-	"\x05certs\x18\x04 \x01(\bR\x05certs\"Z\n" +
+	"\x05certs\x18\x04 \x01(\bR\x05certs\x12\x14\n" +
+	"\x05where\x18\x05 \x01(\tR\x05where\x12\x16\n" +
+	"\x06narrow\x18\x06 \x01(\bR\x06narrow\x12\x14\n" +
+	"\x05among\x18\a \x01(\tR\x05among\"v\n" +
 	"\x0fMinionsResponse\x12-\n" +
 	"\aminions\x18\x01 \x03(\v2\x13.dominion.v1.MinionR\aminions\x12\x18\n" +
-	"\aunknown\x18\x02 \x01(\tR\aunknown\"\xa5\x03\n" +
+	"\aunknown\x18\x02 \x01(\tR\aunknown\x12\x1a\n" +
+	"\bunjudged\x18\x03 \x01(\tR\bunjudged\"\xa5\x03\n" +
 	"\x06Minion\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1c\n" +
 	"\tconnected\x18\x02 \x01(\bR\tconnected\x12\x19\n" +
@@ -6837,13 +7020,15 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05names\x18\x03 \x01(\tR\x05names\x12\x14\n" +
-	"\x05count\x18\x04 \x01(\x04R\x05count\"t\n" +
+	"\x05count\x18\x04 \x01(\x04R\x05count\"\xa2\x01\n" +
 	"\vPingRequest\x12\x16\n" +
 	"\x06target\x18\x01 \x01(\tR\x06target\x12\x18\n" +
 	"\aexclude\x18\x02 \x01(\tR\aexclude\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\x03 \x01(\x04R\ttimeoutMs\x12\x14\n" +
-	"\x05limit\x18\x04 \x01(\x04R\x05limit\"a\n" +
+	"\x05limit\x18\x04 \x01(\x04R\x05limit\x12\x16\n" +
+	"\x06narrow\x18\x05 \x01(\bR\x06narrow\x12\x14\n" +
+	"\x05among\x18\x06 \x01(\tR\x05among\"a\n" +
 	"\tPingEvent\x12'\n" +
 	"\x05pongs\x18\x01 \x03(\v2\x11.dominion.v1.PongR\x05pongs\x12+\n" +
 	"\x06closed\x18\x02 \x01(\v2\x13.dominion.v1.CountsR\x06closed\"}\n" +
@@ -6947,15 +7132,22 @@ const file_apipb_api_proto_rawDesc = "" +
 	"\x03job\x18\x01 \x01(\tR\x03job\"D\n" +
 	"\x0eCancelResponse\x12\x18\n" +
 	"\arunning\x18\x01 \x01(\tR\arunning\x12\x18\n" +
-	"\askipped\x18\x02 \x01(\tR\askipped\"#\n" +
+	"\askipped\x18\x02 \x01(\tR\askipped\"=\n" +
 	"\rGroupsRequest\x12\x12\n" +
-	"\x04name\x18\x01 \x01(\tR\x04name\"K\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
+	"\asources\x18\x02 \x01(\bR\asources\"K\n" +
 	"\x05Group\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\amembers\x18\x02 \x01(\tR\amembers\x12\x14\n" +
-	"\x05count\x18\x03 \x01(\x04R\x05count\"<\n" +
+	"\x05count\x18\x03 \x01(\x04R\x05count\"p\n" +
 	"\x0eGroupsResponse\x12*\n" +
-	"\x06groups\x18\x01 \x03(\v2\x12.dominion.v1.GroupR\x06groups\"\xa0\x01\n" +
+	"\x06groups\x18\x01 \x03(\v2\x12.dominion.v1.GroupR\x06groups\x122\n" +
+	"\asources\x18\x02 \x03(\v2\x18.dominion.v1.GroupSourceR\asources\"g\n" +
+	"\vGroupSource\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04file\x18\x02 \x01(\tR\x04file\x12\x16\n" +
+	"\x06groups\x18\x03 \x03(\tR\x06groups\x12\x18\n" +
+	"\aproblem\x18\x04 \x01(\tR\aproblem\"\xa0\x01\n" +
 	"\x0fSetGroupRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\amembers\x18\x02 \x01(\tR\amembers\x125\n" +
@@ -7303,7 +7495,7 @@ func file_apipb_api_proto_rawDescGZIP() []byte {
 }
 
 var file_apipb_api_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_apipb_api_proto_msgTypes = make([]protoimpl.MessageInfo, 101)
+var file_apipb_api_proto_msgTypes = make([]protoimpl.MessageInfo, 102)
 var file_apipb_api_proto_goTypes = []any{
 	(EnrolResponse_State)(0),             // 0: dominion.v1.EnrolResponse.State
 	(SetGroupRequest_Mode)(0),            // 1: dominion.v1.SetGroupRequest.Mode
@@ -7344,77 +7536,78 @@ var file_apipb_api_proto_goTypes = []any{
 	(*GroupsRequest)(nil),                // 36: dominion.v1.GroupsRequest
 	(*Group)(nil),                        // 37: dominion.v1.Group
 	(*GroupsResponse)(nil),               // 38: dominion.v1.GroupsResponse
-	(*SetGroupRequest)(nil),              // 39: dominion.v1.SetGroupRequest
-	(*SetGroupResponse)(nil),             // 40: dominion.v1.SetGroupResponse
-	(*DeleteGroupRequest)(nil),           // 41: dominion.v1.DeleteGroupRequest
-	(*DeleteGroupResponse)(nil),          // 42: dominion.v1.DeleteGroupResponse
-	(*BuildMapRequest)(nil),              // 43: dominion.v1.BuildMapRequest
-	(*BuildMapEvent)(nil),                // 44: dominion.v1.BuildMapEvent
-	(*MapRequest)(nil),                   // 45: dominion.v1.MapRequest
-	(*MapResponse)(nil),                  // 46: dominion.v1.MapResponse
-	(*FleetMap)(nil),                     // 47: dominion.v1.FleetMap
-	(*MapNode)(nil),                      // 48: dominion.v1.MapNode
-	(*MapConflict)(nil),                  // 49: dominion.v1.MapConflict
-	(*ClusterChanged)(nil),               // 50: dominion.v1.ClusterChanged
-	(*ClusterShowRequest)(nil),           // 51: dominion.v1.ClusterShowRequest
-	(*ClusterShowResponse)(nil),          // 52: dominion.v1.ClusterShowResponse
-	(*ClusterNode)(nil),                  // 53: dominion.v1.ClusterNode
-	(*ClusterCandidate)(nil),             // 54: dominion.v1.ClusterCandidate
-	(*ClusterSetMasterRequest)(nil),      // 55: dominion.v1.ClusterSetMasterRequest
-	(*ClusterSetCandidatesRequest)(nil),  // 56: dominion.v1.ClusterSetCandidatesRequest
-	(*ClusterSetNodeRequest)(nil),        // 57: dominion.v1.ClusterSetNodeRequest
-	(*ClusterRemoveNodeRequest)(nil),     // 58: dominion.v1.ClusterRemoveNodeRequest
-	(*ClusterInstancesRequest)(nil),      // 59: dominion.v1.ClusterInstancesRequest
-	(*ClusterInstancesResponse)(nil),     // 60: dominion.v1.ClusterInstancesResponse
-	(*ClusterInstance)(nil),              // 61: dominion.v1.ClusterInstance
-	(*ClusterNIC)(nil),                   // 62: dominion.v1.ClusterNIC
-	(*ClusterInstanceRequest)(nil),       // 63: dominion.v1.ClusterInstanceRequest
-	(*ClusterRemoveInstanceRequest)(nil), // 64: dominion.v1.ClusterRemoveInstanceRequest
-	(*ClusterImportRequest)(nil),         // 65: dominion.v1.ClusterImportRequest
-	(*ClusterExportRequest)(nil),         // 66: dominion.v1.ClusterExportRequest
-	(*ClusterExportResponse)(nil),        // 67: dominion.v1.ClusterExportResponse
-	(*ClusterShowKeyRequest)(nil),        // 68: dominion.v1.ClusterShowKeyRequest
-	(*ClusterKeyResponse)(nil),           // 69: dominion.v1.ClusterKeyResponse
-	(*ClusterRotateKeyRequest)(nil),      // 70: dominion.v1.ClusterRotateKeyRequest
-	(*CertsRequest)(nil),                 // 71: dominion.v1.CertsRequest
-	(*CertsResponse)(nil),                // 72: dominion.v1.CertsResponse
-	(*PendingRequest)(nil),               // 73: dominion.v1.PendingRequest
-	(*Cert)(nil),                         // 74: dominion.v1.Cert
-	(*SignCertRequest)(nil),              // 75: dominion.v1.SignCertRequest
-	(*SignCertResponse)(nil),             // 76: dominion.v1.SignCertResponse
-	(*RejectCertRequest)(nil),            // 77: dominion.v1.RejectCertRequest
-	(*RejectCertResponse)(nil),           // 78: dominion.v1.RejectCertResponse
-	(*RevokeCertRequest)(nil),            // 79: dominion.v1.RevokeCertRequest
-	(*RevokeCertResponse)(nil),           // 80: dominion.v1.RevokeCertResponse
-	(*CreateTokenRequest)(nil),           // 81: dominion.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),          // 82: dominion.v1.CreateTokenResponse
-	(*Token)(nil),                        // 83: dominion.v1.Token
-	(*TokensRequest)(nil),                // 84: dominion.v1.TokensRequest
-	(*TokensResponse)(nil),               // 85: dominion.v1.TokensResponse
-	(*RevokeTokenRequest)(nil),           // 86: dominion.v1.RevokeTokenRequest
-	(*RevokeTokenResponse)(nil),          // 87: dominion.v1.RevokeTokenResponse
-	(*AddOperatorRequest)(nil),           // 88: dominion.v1.AddOperatorRequest
-	(*AddOperatorResponse)(nil),          // 89: dominion.v1.AddOperatorResponse
-	(*OperatorsRequest)(nil),             // 90: dominion.v1.OperatorsRequest
-	(*OperatorsResponse)(nil),            // 91: dominion.v1.OperatorsResponse
-	(*RenewOperatorRequest)(nil),         // 92: dominion.v1.RenewOperatorRequest
-	(*RenewOperatorResponse)(nil),        // 93: dominion.v1.RenewOperatorResponse
-	(*AuditListRequest)(nil),             // 94: dominion.v1.AuditListRequest
-	(*AuditRecord)(nil),                  // 95: dominion.v1.AuditRecord
-	(*AuditVerifyRequest)(nil),           // 96: dominion.v1.AuditVerifyRequest
-	(*AuditVerifyEvent)(nil),             // 97: dominion.v1.AuditVerifyEvent
-	(*AuditHeadRequest)(nil),             // 98: dominion.v1.AuditHeadRequest
-	(*AuditHeadResponse)(nil),            // 99: dominion.v1.AuditHeadResponse
-	(*AuditRecoverRequest)(nil),          // 100: dominion.v1.AuditRecoverRequest
-	(*AuditRecoverResponse)(nil),         // 101: dominion.v1.AuditRecoverResponse
-	(*AuditVerifyEvent_Problem)(nil),     // 102: dominion.v1.AuditVerifyEvent.Problem
-	(*NodeCounts)(nil),                   // 103: dominion.v1.NodeCounts
+	(*GroupSource)(nil),                  // 39: dominion.v1.GroupSource
+	(*SetGroupRequest)(nil),              // 40: dominion.v1.SetGroupRequest
+	(*SetGroupResponse)(nil),             // 41: dominion.v1.SetGroupResponse
+	(*DeleteGroupRequest)(nil),           // 42: dominion.v1.DeleteGroupRequest
+	(*DeleteGroupResponse)(nil),          // 43: dominion.v1.DeleteGroupResponse
+	(*BuildMapRequest)(nil),              // 44: dominion.v1.BuildMapRequest
+	(*BuildMapEvent)(nil),                // 45: dominion.v1.BuildMapEvent
+	(*MapRequest)(nil),                   // 46: dominion.v1.MapRequest
+	(*MapResponse)(nil),                  // 47: dominion.v1.MapResponse
+	(*FleetMap)(nil),                     // 48: dominion.v1.FleetMap
+	(*MapNode)(nil),                      // 49: dominion.v1.MapNode
+	(*MapConflict)(nil),                  // 50: dominion.v1.MapConflict
+	(*ClusterChanged)(nil),               // 51: dominion.v1.ClusterChanged
+	(*ClusterShowRequest)(nil),           // 52: dominion.v1.ClusterShowRequest
+	(*ClusterShowResponse)(nil),          // 53: dominion.v1.ClusterShowResponse
+	(*ClusterNode)(nil),                  // 54: dominion.v1.ClusterNode
+	(*ClusterCandidate)(nil),             // 55: dominion.v1.ClusterCandidate
+	(*ClusterSetMasterRequest)(nil),      // 56: dominion.v1.ClusterSetMasterRequest
+	(*ClusterSetCandidatesRequest)(nil),  // 57: dominion.v1.ClusterSetCandidatesRequest
+	(*ClusterSetNodeRequest)(nil),        // 58: dominion.v1.ClusterSetNodeRequest
+	(*ClusterRemoveNodeRequest)(nil),     // 59: dominion.v1.ClusterRemoveNodeRequest
+	(*ClusterInstancesRequest)(nil),      // 60: dominion.v1.ClusterInstancesRequest
+	(*ClusterInstancesResponse)(nil),     // 61: dominion.v1.ClusterInstancesResponse
+	(*ClusterInstance)(nil),              // 62: dominion.v1.ClusterInstance
+	(*ClusterNIC)(nil),                   // 63: dominion.v1.ClusterNIC
+	(*ClusterInstanceRequest)(nil),       // 64: dominion.v1.ClusterInstanceRequest
+	(*ClusterRemoveInstanceRequest)(nil), // 65: dominion.v1.ClusterRemoveInstanceRequest
+	(*ClusterImportRequest)(nil),         // 66: dominion.v1.ClusterImportRequest
+	(*ClusterExportRequest)(nil),         // 67: dominion.v1.ClusterExportRequest
+	(*ClusterExportResponse)(nil),        // 68: dominion.v1.ClusterExportResponse
+	(*ClusterShowKeyRequest)(nil),        // 69: dominion.v1.ClusterShowKeyRequest
+	(*ClusterKeyResponse)(nil),           // 70: dominion.v1.ClusterKeyResponse
+	(*ClusterRotateKeyRequest)(nil),      // 71: dominion.v1.ClusterRotateKeyRequest
+	(*CertsRequest)(nil),                 // 72: dominion.v1.CertsRequest
+	(*CertsResponse)(nil),                // 73: dominion.v1.CertsResponse
+	(*PendingRequest)(nil),               // 74: dominion.v1.PendingRequest
+	(*Cert)(nil),                         // 75: dominion.v1.Cert
+	(*SignCertRequest)(nil),              // 76: dominion.v1.SignCertRequest
+	(*SignCertResponse)(nil),             // 77: dominion.v1.SignCertResponse
+	(*RejectCertRequest)(nil),            // 78: dominion.v1.RejectCertRequest
+	(*RejectCertResponse)(nil),           // 79: dominion.v1.RejectCertResponse
+	(*RevokeCertRequest)(nil),            // 80: dominion.v1.RevokeCertRequest
+	(*RevokeCertResponse)(nil),           // 81: dominion.v1.RevokeCertResponse
+	(*CreateTokenRequest)(nil),           // 82: dominion.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),          // 83: dominion.v1.CreateTokenResponse
+	(*Token)(nil),                        // 84: dominion.v1.Token
+	(*TokensRequest)(nil),                // 85: dominion.v1.TokensRequest
+	(*TokensResponse)(nil),               // 86: dominion.v1.TokensResponse
+	(*RevokeTokenRequest)(nil),           // 87: dominion.v1.RevokeTokenRequest
+	(*RevokeTokenResponse)(nil),          // 88: dominion.v1.RevokeTokenResponse
+	(*AddOperatorRequest)(nil),           // 89: dominion.v1.AddOperatorRequest
+	(*AddOperatorResponse)(nil),          // 90: dominion.v1.AddOperatorResponse
+	(*OperatorsRequest)(nil),             // 91: dominion.v1.OperatorsRequest
+	(*OperatorsResponse)(nil),            // 92: dominion.v1.OperatorsResponse
+	(*RenewOperatorRequest)(nil),         // 93: dominion.v1.RenewOperatorRequest
+	(*RenewOperatorResponse)(nil),        // 94: dominion.v1.RenewOperatorResponse
+	(*AuditListRequest)(nil),             // 95: dominion.v1.AuditListRequest
+	(*AuditRecord)(nil),                  // 96: dominion.v1.AuditRecord
+	(*AuditVerifyRequest)(nil),           // 97: dominion.v1.AuditVerifyRequest
+	(*AuditVerifyEvent)(nil),             // 98: dominion.v1.AuditVerifyEvent
+	(*AuditHeadRequest)(nil),             // 99: dominion.v1.AuditHeadRequest
+	(*AuditHeadResponse)(nil),            // 100: dominion.v1.AuditHeadResponse
+	(*AuditRecoverRequest)(nil),          // 101: dominion.v1.AuditRecoverRequest
+	(*AuditRecoverResponse)(nil),         // 102: dominion.v1.AuditRecoverResponse
+	(*AuditVerifyEvent_Problem)(nil),     // 103: dominion.v1.AuditVerifyEvent.Problem
+	(*NodeCounts)(nil),                   // 104: dominion.v1.NodeCounts
 }
 var file_apipb_api_proto_depIdxs = []int32{
 	3,   // 0: dominion.v1.EnrolRequest.overlord:type_name -> dominion.v1.OverlordRequest
 	0,   // 1: dominion.v1.EnrolResponse.state:type_name -> dominion.v1.EnrolResponse.State
 	7,   // 2: dominion.v1.StatusResponse.parent:type_name -> dominion.v1.Parent
-	103, // 3: dominion.v1.StatusResponse.nodes:type_name -> dominion.v1.NodeCounts
+	104, // 3: dominion.v1.StatusResponse.nodes:type_name -> dominion.v1.NodeCounts
 	12,  // 4: dominion.v1.MinionsResponse.minions:type_name -> dominion.v1.Minion
 	17,  // 5: dominion.v1.ModulesResponse.offered:type_name -> dominion.v1.OfferedMethod
 	18,  // 6: dominion.v1.ModulesResponse.disabled:type_name -> dominion.v1.DisabledModule
@@ -7431,116 +7624,117 @@ var file_apipb_api_proto_depIdxs = []int32{
 	22,  // 17: dominion.v1.Progress.counts:type_name -> dominion.v1.Counts
 	22,  // 18: dominion.v1.Closed.counts:type_name -> dominion.v1.Counts
 	37,  // 19: dominion.v1.GroupsResponse.groups:type_name -> dominion.v1.Group
-	1,   // 20: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
-	37,  // 21: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
-	47,  // 22: dominion.v1.BuildMapEvent.map:type_name -> dominion.v1.FleetMap
-	47,  // 23: dominion.v1.MapResponse.map:type_name -> dominion.v1.FleetMap
-	48,  // 24: dominion.v1.FleetMap.root:type_name -> dominion.v1.MapNode
-	49,  // 25: dominion.v1.FleetMap.conflicts:type_name -> dominion.v1.MapConflict
-	48,  // 26: dominion.v1.MapNode.below:type_name -> dominion.v1.MapNode
-	53,  // 27: dominion.v1.ClusterShowResponse.nodes:type_name -> dominion.v1.ClusterNode
-	54,  // 28: dominion.v1.ClusterShowResponse.candidates:type_name -> dominion.v1.ClusterCandidate
-	61,  // 29: dominion.v1.ClusterInstancesResponse.instances:type_name -> dominion.v1.ClusterInstance
-	62,  // 30: dominion.v1.ClusterInstance.nics:type_name -> dominion.v1.ClusterNIC
-	62,  // 31: dominion.v1.ClusterInstanceRequest.nics:type_name -> dominion.v1.ClusterNIC
-	73,  // 32: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
-	74,  // 33: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
-	83,  // 34: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
-	83,  // 35: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
-	83,  // 36: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
-	74,  // 37: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
-	102, // 38: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
-	2,   // 39: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
-	5,   // 40: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
-	8,   // 41: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
-	10,  // 42: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
-	13,  // 43: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
-	15,  // 44: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
-	19,  // 45: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
-	23,  // 46: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
-	24,  // 47: dominion.v1.FleetService.Watch:input_type -> dominion.v1.WatchRequest
-	25,  // 48: dominion.v1.FleetService.Jobs:input_type -> dominion.v1.JobsRequest
-	34,  // 49: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
-	36,  // 50: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
-	39,  // 51: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
-	41,  // 52: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
-	43,  // 53: dominion.v1.MapService.Build:input_type -> dominion.v1.BuildMapRequest
-	45,  // 54: dominion.v1.MapService.Map:input_type -> dominion.v1.MapRequest
-	51,  // 55: dominion.v1.ClusterService.Show:input_type -> dominion.v1.ClusterShowRequest
-	59,  // 56: dominion.v1.ClusterService.Instances:input_type -> dominion.v1.ClusterInstancesRequest
-	55,  // 57: dominion.v1.ClusterService.SetMaster:input_type -> dominion.v1.ClusterSetMasterRequest
-	56,  // 58: dominion.v1.ClusterService.SetCandidates:input_type -> dominion.v1.ClusterSetCandidatesRequest
-	57,  // 59: dominion.v1.ClusterService.SetNode:input_type -> dominion.v1.ClusterSetNodeRequest
-	58,  // 60: dominion.v1.ClusterService.RemoveNode:input_type -> dominion.v1.ClusterRemoveNodeRequest
-	63,  // 61: dominion.v1.ClusterService.AddInstance:input_type -> dominion.v1.ClusterInstanceRequest
-	63,  // 62: dominion.v1.ClusterService.SetInstance:input_type -> dominion.v1.ClusterInstanceRequest
-	64,  // 63: dominion.v1.ClusterService.RemoveInstance:input_type -> dominion.v1.ClusterRemoveInstanceRequest
-	65,  // 64: dominion.v1.ClusterService.Import:input_type -> dominion.v1.ClusterImportRequest
-	66,  // 65: dominion.v1.ClusterService.Export:input_type -> dominion.v1.ClusterExportRequest
-	68,  // 66: dominion.v1.ClusterService.ShowKey:input_type -> dominion.v1.ClusterShowKeyRequest
-	70,  // 67: dominion.v1.ClusterService.RotateKey:input_type -> dominion.v1.ClusterRotateKeyRequest
-	71,  // 68: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
-	75,  // 69: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
-	77,  // 70: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
-	79,  // 71: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
-	81,  // 72: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
-	84,  // 73: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
-	86,  // 74: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
-	88,  // 75: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
-	90,  // 76: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
-	92,  // 77: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
-	94,  // 78: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
-	96,  // 79: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
-	98,  // 80: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
-	100, // 81: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
-	4,   // 82: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
-	6,   // 83: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
-	9,   // 84: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
-	11,  // 85: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
-	14,  // 86: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
-	16,  // 87: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
-	20,  // 88: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
-	28,  // 89: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
-	28,  // 90: dominion.v1.FleetService.Watch:output_type -> dominion.v1.CallEvent
-	26,  // 91: dominion.v1.FleetService.Jobs:output_type -> dominion.v1.JobsResponse
-	35,  // 92: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
-	38,  // 93: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
-	40,  // 94: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
-	42,  // 95: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
-	44,  // 96: dominion.v1.MapService.Build:output_type -> dominion.v1.BuildMapEvent
-	46,  // 97: dominion.v1.MapService.Map:output_type -> dominion.v1.MapResponse
-	52,  // 98: dominion.v1.ClusterService.Show:output_type -> dominion.v1.ClusterShowResponse
-	60,  // 99: dominion.v1.ClusterService.Instances:output_type -> dominion.v1.ClusterInstancesResponse
-	50,  // 100: dominion.v1.ClusterService.SetMaster:output_type -> dominion.v1.ClusterChanged
-	50,  // 101: dominion.v1.ClusterService.SetCandidates:output_type -> dominion.v1.ClusterChanged
-	50,  // 102: dominion.v1.ClusterService.SetNode:output_type -> dominion.v1.ClusterChanged
-	50,  // 103: dominion.v1.ClusterService.RemoveNode:output_type -> dominion.v1.ClusterChanged
-	50,  // 104: dominion.v1.ClusterService.AddInstance:output_type -> dominion.v1.ClusterChanged
-	50,  // 105: dominion.v1.ClusterService.SetInstance:output_type -> dominion.v1.ClusterChanged
-	50,  // 106: dominion.v1.ClusterService.RemoveInstance:output_type -> dominion.v1.ClusterChanged
-	50,  // 107: dominion.v1.ClusterService.Import:output_type -> dominion.v1.ClusterChanged
-	67,  // 108: dominion.v1.ClusterService.Export:output_type -> dominion.v1.ClusterExportResponse
-	69,  // 109: dominion.v1.ClusterService.ShowKey:output_type -> dominion.v1.ClusterKeyResponse
-	50,  // 110: dominion.v1.ClusterService.RotateKey:output_type -> dominion.v1.ClusterChanged
-	72,  // 111: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
-	76,  // 112: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
-	78,  // 113: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
-	80,  // 114: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
-	82,  // 115: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
-	85,  // 116: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
-	87,  // 117: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
-	89,  // 118: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
-	91,  // 119: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
-	93,  // 120: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
-	95,  // 121: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
-	97,  // 122: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
-	99,  // 123: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
-	101, // 124: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
-	82,  // [82:125] is the sub-list for method output_type
-	39,  // [39:82] is the sub-list for method input_type
-	39,  // [39:39] is the sub-list for extension type_name
-	39,  // [39:39] is the sub-list for extension extendee
-	0,   // [0:39] is the sub-list for field type_name
+	39,  // 20: dominion.v1.GroupsResponse.sources:type_name -> dominion.v1.GroupSource
+	1,   // 21: dominion.v1.SetGroupRequest.mode:type_name -> dominion.v1.SetGroupRequest.Mode
+	37,  // 22: dominion.v1.SetGroupResponse.group:type_name -> dominion.v1.Group
+	48,  // 23: dominion.v1.BuildMapEvent.map:type_name -> dominion.v1.FleetMap
+	48,  // 24: dominion.v1.MapResponse.map:type_name -> dominion.v1.FleetMap
+	49,  // 25: dominion.v1.FleetMap.root:type_name -> dominion.v1.MapNode
+	50,  // 26: dominion.v1.FleetMap.conflicts:type_name -> dominion.v1.MapConflict
+	49,  // 27: dominion.v1.MapNode.below:type_name -> dominion.v1.MapNode
+	54,  // 28: dominion.v1.ClusterShowResponse.nodes:type_name -> dominion.v1.ClusterNode
+	55,  // 29: dominion.v1.ClusterShowResponse.candidates:type_name -> dominion.v1.ClusterCandidate
+	62,  // 30: dominion.v1.ClusterInstancesResponse.instances:type_name -> dominion.v1.ClusterInstance
+	63,  // 31: dominion.v1.ClusterInstance.nics:type_name -> dominion.v1.ClusterNIC
+	63,  // 32: dominion.v1.ClusterInstanceRequest.nics:type_name -> dominion.v1.ClusterNIC
+	74,  // 33: dominion.v1.CertsResponse.pending:type_name -> dominion.v1.PendingRequest
+	75,  // 34: dominion.v1.CertsResponse.certs:type_name -> dominion.v1.Cert
+	84,  // 35: dominion.v1.CreateTokenResponse.info:type_name -> dominion.v1.Token
+	84,  // 36: dominion.v1.TokensResponse.tokens:type_name -> dominion.v1.Token
+	84,  // 37: dominion.v1.AddOperatorResponse.info:type_name -> dominion.v1.Token
+	75,  // 38: dominion.v1.OperatorsResponse.operators:type_name -> dominion.v1.Cert
+	103, // 39: dominion.v1.AuditVerifyEvent.problem:type_name -> dominion.v1.AuditVerifyEvent.Problem
+	2,   // 40: dominion.v1.EnrolService.Request:input_type -> dominion.v1.EnrolRequest
+	5,   // 41: dominion.v1.FleetService.Status:input_type -> dominion.v1.StatusRequest
+	8,   // 42: dominion.v1.FleetService.Resolve:input_type -> dominion.v1.ResolveRequest
+	10,  // 43: dominion.v1.FleetService.Minions:input_type -> dominion.v1.MinionsRequest
+	13,  // 44: dominion.v1.FleetService.SetMinion:input_type -> dominion.v1.SetMinionRequest
+	15,  // 45: dominion.v1.FleetService.Modules:input_type -> dominion.v1.ModulesRequest
+	19,  // 46: dominion.v1.FleetService.Ping:input_type -> dominion.v1.PingRequest
+	23,  // 47: dominion.v1.FleetService.Call:input_type -> dominion.v1.CallRequest
+	24,  // 48: dominion.v1.FleetService.Watch:input_type -> dominion.v1.WatchRequest
+	25,  // 49: dominion.v1.FleetService.Jobs:input_type -> dominion.v1.JobsRequest
+	34,  // 50: dominion.v1.FleetService.Cancel:input_type -> dominion.v1.CancelRequest
+	36,  // 51: dominion.v1.FleetService.Groups:input_type -> dominion.v1.GroupsRequest
+	40,  // 52: dominion.v1.FleetService.SetGroup:input_type -> dominion.v1.SetGroupRequest
+	42,  // 53: dominion.v1.FleetService.DeleteGroup:input_type -> dominion.v1.DeleteGroupRequest
+	44,  // 54: dominion.v1.MapService.Build:input_type -> dominion.v1.BuildMapRequest
+	46,  // 55: dominion.v1.MapService.Map:input_type -> dominion.v1.MapRequest
+	52,  // 56: dominion.v1.ClusterService.Show:input_type -> dominion.v1.ClusterShowRequest
+	60,  // 57: dominion.v1.ClusterService.Instances:input_type -> dominion.v1.ClusterInstancesRequest
+	56,  // 58: dominion.v1.ClusterService.SetMaster:input_type -> dominion.v1.ClusterSetMasterRequest
+	57,  // 59: dominion.v1.ClusterService.SetCandidates:input_type -> dominion.v1.ClusterSetCandidatesRequest
+	58,  // 60: dominion.v1.ClusterService.SetNode:input_type -> dominion.v1.ClusterSetNodeRequest
+	59,  // 61: dominion.v1.ClusterService.RemoveNode:input_type -> dominion.v1.ClusterRemoveNodeRequest
+	64,  // 62: dominion.v1.ClusterService.AddInstance:input_type -> dominion.v1.ClusterInstanceRequest
+	64,  // 63: dominion.v1.ClusterService.SetInstance:input_type -> dominion.v1.ClusterInstanceRequest
+	65,  // 64: dominion.v1.ClusterService.RemoveInstance:input_type -> dominion.v1.ClusterRemoveInstanceRequest
+	66,  // 65: dominion.v1.ClusterService.Import:input_type -> dominion.v1.ClusterImportRequest
+	67,  // 66: dominion.v1.ClusterService.Export:input_type -> dominion.v1.ClusterExportRequest
+	69,  // 67: dominion.v1.ClusterService.ShowKey:input_type -> dominion.v1.ClusterShowKeyRequest
+	71,  // 68: dominion.v1.ClusterService.RotateKey:input_type -> dominion.v1.ClusterRotateKeyRequest
+	72,  // 69: dominion.v1.AdminService.Certs:input_type -> dominion.v1.CertsRequest
+	76,  // 70: dominion.v1.AdminService.SignCert:input_type -> dominion.v1.SignCertRequest
+	78,  // 71: dominion.v1.AdminService.RejectCert:input_type -> dominion.v1.RejectCertRequest
+	80,  // 72: dominion.v1.AdminService.RevokeCert:input_type -> dominion.v1.RevokeCertRequest
+	82,  // 73: dominion.v1.AdminService.CreateToken:input_type -> dominion.v1.CreateTokenRequest
+	85,  // 74: dominion.v1.AdminService.Tokens:input_type -> dominion.v1.TokensRequest
+	87,  // 75: dominion.v1.AdminService.RevokeToken:input_type -> dominion.v1.RevokeTokenRequest
+	89,  // 76: dominion.v1.AdminService.AddOperator:input_type -> dominion.v1.AddOperatorRequest
+	91,  // 77: dominion.v1.AdminService.Operators:input_type -> dominion.v1.OperatorsRequest
+	93,  // 78: dominion.v1.AdminService.RenewOperator:input_type -> dominion.v1.RenewOperatorRequest
+	95,  // 79: dominion.v1.AuditService.List:input_type -> dominion.v1.AuditListRequest
+	97,  // 80: dominion.v1.AuditService.Verify:input_type -> dominion.v1.AuditVerifyRequest
+	99,  // 81: dominion.v1.AuditService.Head:input_type -> dominion.v1.AuditHeadRequest
+	101, // 82: dominion.v1.AuditService.Recover:input_type -> dominion.v1.AuditRecoverRequest
+	4,   // 83: dominion.v1.EnrolService.Request:output_type -> dominion.v1.EnrolResponse
+	6,   // 84: dominion.v1.FleetService.Status:output_type -> dominion.v1.StatusResponse
+	9,   // 85: dominion.v1.FleetService.Resolve:output_type -> dominion.v1.ResolveResponse
+	11,  // 86: dominion.v1.FleetService.Minions:output_type -> dominion.v1.MinionsResponse
+	14,  // 87: dominion.v1.FleetService.SetMinion:output_type -> dominion.v1.SetMinionResponse
+	16,  // 88: dominion.v1.FleetService.Modules:output_type -> dominion.v1.ModulesResponse
+	20,  // 89: dominion.v1.FleetService.Ping:output_type -> dominion.v1.PingEvent
+	28,  // 90: dominion.v1.FleetService.Call:output_type -> dominion.v1.CallEvent
+	28,  // 91: dominion.v1.FleetService.Watch:output_type -> dominion.v1.CallEvent
+	26,  // 92: dominion.v1.FleetService.Jobs:output_type -> dominion.v1.JobsResponse
+	35,  // 93: dominion.v1.FleetService.Cancel:output_type -> dominion.v1.CancelResponse
+	38,  // 94: dominion.v1.FleetService.Groups:output_type -> dominion.v1.GroupsResponse
+	41,  // 95: dominion.v1.FleetService.SetGroup:output_type -> dominion.v1.SetGroupResponse
+	43,  // 96: dominion.v1.FleetService.DeleteGroup:output_type -> dominion.v1.DeleteGroupResponse
+	45,  // 97: dominion.v1.MapService.Build:output_type -> dominion.v1.BuildMapEvent
+	47,  // 98: dominion.v1.MapService.Map:output_type -> dominion.v1.MapResponse
+	53,  // 99: dominion.v1.ClusterService.Show:output_type -> dominion.v1.ClusterShowResponse
+	61,  // 100: dominion.v1.ClusterService.Instances:output_type -> dominion.v1.ClusterInstancesResponse
+	51,  // 101: dominion.v1.ClusterService.SetMaster:output_type -> dominion.v1.ClusterChanged
+	51,  // 102: dominion.v1.ClusterService.SetCandidates:output_type -> dominion.v1.ClusterChanged
+	51,  // 103: dominion.v1.ClusterService.SetNode:output_type -> dominion.v1.ClusterChanged
+	51,  // 104: dominion.v1.ClusterService.RemoveNode:output_type -> dominion.v1.ClusterChanged
+	51,  // 105: dominion.v1.ClusterService.AddInstance:output_type -> dominion.v1.ClusterChanged
+	51,  // 106: dominion.v1.ClusterService.SetInstance:output_type -> dominion.v1.ClusterChanged
+	51,  // 107: dominion.v1.ClusterService.RemoveInstance:output_type -> dominion.v1.ClusterChanged
+	51,  // 108: dominion.v1.ClusterService.Import:output_type -> dominion.v1.ClusterChanged
+	68,  // 109: dominion.v1.ClusterService.Export:output_type -> dominion.v1.ClusterExportResponse
+	70,  // 110: dominion.v1.ClusterService.ShowKey:output_type -> dominion.v1.ClusterKeyResponse
+	51,  // 111: dominion.v1.ClusterService.RotateKey:output_type -> dominion.v1.ClusterChanged
+	73,  // 112: dominion.v1.AdminService.Certs:output_type -> dominion.v1.CertsResponse
+	77,  // 113: dominion.v1.AdminService.SignCert:output_type -> dominion.v1.SignCertResponse
+	79,  // 114: dominion.v1.AdminService.RejectCert:output_type -> dominion.v1.RejectCertResponse
+	81,  // 115: dominion.v1.AdminService.RevokeCert:output_type -> dominion.v1.RevokeCertResponse
+	83,  // 116: dominion.v1.AdminService.CreateToken:output_type -> dominion.v1.CreateTokenResponse
+	86,  // 117: dominion.v1.AdminService.Tokens:output_type -> dominion.v1.TokensResponse
+	88,  // 118: dominion.v1.AdminService.RevokeToken:output_type -> dominion.v1.RevokeTokenResponse
+	90,  // 119: dominion.v1.AdminService.AddOperator:output_type -> dominion.v1.AddOperatorResponse
+	92,  // 120: dominion.v1.AdminService.Operators:output_type -> dominion.v1.OperatorsResponse
+	94,  // 121: dominion.v1.AdminService.RenewOperator:output_type -> dominion.v1.RenewOperatorResponse
+	96,  // 122: dominion.v1.AuditService.List:output_type -> dominion.v1.AuditRecord
+	98,  // 123: dominion.v1.AuditService.Verify:output_type -> dominion.v1.AuditVerifyEvent
+	100, // 124: dominion.v1.AuditService.Head:output_type -> dominion.v1.AuditHeadResponse
+	102, // 125: dominion.v1.AuditService.Recover:output_type -> dominion.v1.AuditRecoverResponse
+	83,  // [83:126] is the sub-list for method output_type
+	40,  // [40:83] is the sub-list for method input_type
+	40,  // [40:40] is the sub-list for extension type_name
+	40,  // [40:40] is the sub-list for extension extendee
+	0,   // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_apipb_api_proto_init() }
@@ -7556,15 +7750,15 @@ func file_apipb_api_proto_init() {
 		(*CallEvent_Progress)(nil),
 		(*CallEvent_Closed)(nil),
 	}
-	file_apipb_api_proto_msgTypes[55].OneofWrappers = []any{}
-	file_apipb_api_proto_msgTypes[61].OneofWrappers = []any{}
+	file_apipb_api_proto_msgTypes[56].OneofWrappers = []any{}
+	file_apipb_api_proto_msgTypes[62].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_apipb_api_proto_rawDesc), len(file_apipb_api_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   101,
+			NumMessages:   102,
 			NumExtensions: 0,
 			NumServices:   6,
 		},

@@ -38,6 +38,7 @@ type Record struct {
 	Statement     []byte                 `protobuf:"bytes,9,opt,name=statement,proto3" json:"statement,omitempty"`                          // a signed statement kept whole (revocation list, recovery, log key)
 	MinionLeaf    []byte                 `protobuf:"bytes,10,opt,name=minion_leaf,json=minionLeaf,proto3" json:"minion_leaf,omitempty"`     // of a call on the Func face: the MinionRecord, encoded as on that machine's own log
 	MinionIndex   int64                  `protobuf:"varint,11,opt,name=minion_index,json=minionIndex,proto3" json:"minion_index,omitempty"` // of that leaf on that log
+	MinionLog     string                 `protobuf:"bytes,12,opt,name=minion_log,json=minionLog,proto3" json:"minion_log,omitempty"`        // id of that log
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -147,6 +148,13 @@ func (x *Record) GetMinionIndex() int64 {
 		return x.MinionIndex
 	}
 	return 0
+}
+
+func (x *Record) GetMinionLog() string {
+	if x != nil {
+		return x.MinionLog
+	}
+	return ""
 }
 
 // Order keeps what the operator signed.
@@ -474,7 +482,7 @@ var File_auditpb_audit_proto protoreflect.FileDescriptor
 
 const file_auditpb_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x13auditpb/audit.proto\x12\x11dominion.audit.v1\"\xe1\x02\n" +
+	"\x13auditpb/audit.proto\x12\x11dominion.audit.v1\"\x80\x03\n" +
 	"\x06Record\x12\x17\n" +
 	"\atime_ms\x18\x01 \x01(\x03R\x06timeMs\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12\x16\n" +
@@ -488,7 +496,9 @@ const file_auditpb_audit_proto_rawDesc = "" +
 	"\vminion_leaf\x18\n" +
 	" \x01(\fR\n" +
 	"minionLeaf\x12!\n" +
-	"\fminion_index\x18\v \x01(\x03R\vminionIndex\"\xa6\x01\n" +
+	"\fminion_index\x18\v \x01(\x03R\vminionIndex\x12\x1d\n" +
+	"\n" +
+	"minion_log\x18\f \x01(\tR\tminionLog\"\xa6\x01\n" +
 	"\x05Order\x12\x14\n" +
 	"\x05order\x18\x01 \x01(\fR\x05order\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\x12#\n" +

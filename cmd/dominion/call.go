@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -23,8 +24,9 @@ A word is the value of the method's next field, unless it begins with the name
 of one of its fields and "=". The arguments are checked before anything is sent;
 dominion modules MODULE.METHOD shows what a method takes.
 
-TARGET: name, glob web*, range web[01-20,30], @group, @group:web1*; joined by
-"," (or), "&" (and), "!" (but not), from left to right.
+` + targetHelp + `
+
+` + viewHelp + `
 
 Ctrl-C cancels what has not started and waits for the rest; twice leaves at once.
 When the connection to the overlord breaks the job goes on there, and so does
@@ -45,6 +47,7 @@ func (a *app) callCmd() *cobra.Command {
 	var (
 		flags jobFlags
 		how   orderFlags
+		view  viewFlags
 		raw   string
 		live  bool
 	)
@@ -59,24 +62,25 @@ func (a *app) callCmd() *cobra.Command {
   dominion call web1 backups.prune dir=/srv/backup keep=7 --live
   dominion call '*' test.ping --wait-for 24h --async
   dominion call --delegate 'web*' test.ping
+  dominion call '*' facts.all --where 'facts.os == "debian" && facts.memory_gb >= 64'
+  dominion call '*' test.ping --sample 10% --seed 7
+  dominion call '*' test.ping --rerun 0c52a1
   echo '{"text": "from a file"}' | dominion call web1 test.echo --args -`,
 		Args:              args(2, -1, "a target and a method"),
 		ValidArgsFunction: a.completeCall,
 	}
 	cmd.RunE = a.raw(func(ctx context.Context, cmd *cobra.Command, words []string) error {
 		opt, err := flags.options(cmd)
-		if err == nil {
-			err = how.set(cmd, &opt)
-		}
-		if err != nil {
+		if err = cmp.Or(err, how.set(cmd, &opt), view.check(a, cmd)); err != nil {
 			return err
 		}
 		if raw != "" && len(words) > 2 {
 			return usagef("--args gives all arguments; leave out %q", words[2])
 		}
-		v := &jobView{a: a, name: cmd.CommandPath(), target: words[0], method: words[1], body: bodyOf(words[1]), async: how.async, dry: how.dryRun, way: how.way}
+		v := &jobView{a: a, name: cmd.CommandPath(), target: words[0], async: how.async, dry: how.dryRun, way: how.way, view: view}
+		v.of(words[1])
 		if live && !how.async {
-			v.aside, opt.Stream = newLiveWriter(a.err, a.err), true
+			v.aside, opt.Stream = newLiveWriter(a.err, a.err, false), true
 		}
 		return v.follow(ctx, func(ctx context.Context) (*client.Job, error) {
 			return v.order(ctx, opt, func(s module.Schema) ([]byte, error) {
@@ -89,6 +93,7 @@ func (a *app) callCmd() *cobra.Command {
 	})
 	flags.register(cmd, "how long the method may run, a `DURATION`; 0: no limit (default: the method's own)")
 	how.register(cmd)
+	view.register(cmd)
 	cmd.Flags().BoolVar(&live, "live", false, "show on standard error what the method writes while it runs")
 	cmd.Flags().StringVar(&raw, "args", "", "all arguments at once: `JSON`, @FILE, or - for standard input")
 	return cmd
@@ -100,6 +105,11 @@ func bodyOf(method string) func([]byte) []string {
 		return runLines
 	}
 	return resultLines
+}
+
+// of makes the view one of a method's results.
+func (v *jobView) of(method string) {
+	v.method, v.body, v.tabular = method, bodyOf(method), !strings.HasPrefix(method, "command.")
 }
 
 // order makes and sends the order; its arguments are made once the method's
@@ -115,7 +125,11 @@ func (v *jobView) order(ctx context.Context, opt client.Options, arguments func(
 	if err := v.way.decide(ctx, v.conn, &opt); err != nil {
 		return nil, err
 	}
-	opt.Confirm, opt.Reconnect, opt.OnResolve, v.mapped = v.confirm, v.a.reconnect, v.resolved, opt.Delegate
+	opt.Confirm, opt.Reconnect, v.mapped = v.confirm, v.a.reconnect, opt.Delegate
+	opt.OnResolve = func(r client.Resolved) {
+		v.resolved(r)
+		tellResolved(v.tell, &opt, r)
+	}
 	c, err := v.conn.Target(v.target, opt)
 	if err != nil {
 		return nil, err

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"slices"
-	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -72,29 +71,6 @@ func completions(words []string) []string {
 	return words
 }
 
-func (a *app) completeTarget(cmd *cobra.Command, words []string, word string) ([]string, cobra.ShellCompDirective) {
-	if len(words) > 0 {
-		return nil, cobra.ShellCompDirectiveDefault
-	}
-	return a.ask(cmd, func(ctx context.Context, conn *client.Conn) ([]string, error) {
-		head := word[:strings.LastIndexAny(word, ",;&!")+1]
-		if strings.HasPrefix(word[len(head):], "@") {
-			return groupNames(ctx, conn, head+"@")
-		}
-		names, err := targetNames(ctx, conn, cmd)
-		if err != nil {
-			return nil, err
-		}
-		var out []string
-		for _, n := range names {
-			if strings.HasPrefix(n, word[len(head):]) {
-				out = append(out, head+n)
-			}
-		}
-		return out, nil
-	})
-}
-
 func (a *app) completeGroup(cmd *cobra.Command, words []string, _ string) ([]string, cobra.ShellCompDirective) {
 	if len(words) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
@@ -129,19 +105,6 @@ func (a *app) completeModule(cmd *cobra.Command, words []string, _ string) ([]st
 			out = append(out, s.Name+"\t"+s.Doc)
 		}
 		return out, nil
-	})
-}
-
-// completeCall completes the target, the method, then the method's fields.
-func (a *app) completeCall(cmd *cobra.Command, words []string, word string) ([]string, cobra.ShellCompDirective) {
-	switch len(words) {
-	case 0:
-		return a.completeTarget(cmd, nil, word)
-	case 1:
-		return a.completeModule(cmd, nil, word)
-	}
-	return a.ask(cmd, func(ctx context.Context, conn *client.Conn) ([]string, error) {
-		return fieldNames(ctx, conn, words[1])
 	})
 }
 
@@ -187,31 +150,4 @@ func (a *app) completeJob(cmd *cobra.Command, words []string, _ string) ([]strin
 		}
 		return out, nil
 	})
-}
-
-// completeRerun completes a job's id, then the fields of its method.
-func (a *app) completeRerun(cmd *cobra.Command, words []string, word string) ([]string, cobra.ShellCompDirective) {
-	if len(words) == 0 {
-		return a.completeJob(cmd, nil, word)
-	}
-	return a.ask(cmd, func(ctx context.Context, conn *client.Conn) ([]string, error) {
-		info, err := findJob(ctx, conn, words[0])
-		if err != nil {
-			return nil, err
-		}
-		return fieldNames(ctx, conn, info.Method)
-	})
-}
-
-// fieldNames gives "name=" of each field of a method.
-func fieldNames(ctx context.Context, conn *client.Conn, method string) ([]string, error) {
-	s, err := conn.Schema(ctx, method)
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, f := range s.Fields {
-		out = append(out, f.Name+"=\t"+f.Doc)
-	}
-	return out, nil
 }

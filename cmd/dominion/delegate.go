@@ -57,8 +57,14 @@ func (f *delegateFlags) set(cmd *cobra.Command, o *client.Options) (delegates, e
 	return undecided, nil
 }
 
-// decide lets the overlord's configuration say what the command line leaves open.
+// decide lets the overlord's configuration say what the command line leaves open; an
+// order for those that did not answer a job goes as that job did.
 func (d delegates) decide(ctx context.Context, conn *client.Conn, o *client.Options) (err error) {
+	if d == undecided && o.Rerun != "" {
+		info, err := conn.FindJob(ctx, o.Rerun)
+		o.Delegate = info.Delegate
+		return err
+	}
 	if d == undecided {
 		o.Delegate, err = conn.Delegates(ctx)
 	}
@@ -117,27 +123,16 @@ func viaOf(paths []delegation.Path) []viaDoc {
 func targetNames(ctx context.Context, conn *client.Conn, cmd *cobra.Command) ([]string, error) {
 	on, _ := cmd.Flags().GetBool("delegate") // an error: the command has no such flag
 	file, _ := cmd.Flags().GetString("map")
-	switch {
-	case file != "":
+	if file != "" {
 		m, err := delegation.Load(file)
 		if err != nil {
 			return nil, err
 		}
 		return m.Index().Names(), nil
-	case on:
-		resp, err := conn.Fleet.Resolve(ctx, connect.NewRequest(&apipb.ResolveRequest{Target: "*", Delegate: true}))
-		if err != nil || resp.Msg.GetNames() == "" {
-			return nil, err
-		}
-		return target.Expand(resp.Msg.GetNames())
 	}
-	resp, err := conn.Fleet.Minions(ctx, connect.NewRequest(&apipb.MinionsRequest{}))
-	if err != nil {
+	resp, err := conn.Fleet.Resolve(ctx, connect.NewRequest(&apipb.ResolveRequest{Target: "*", Delegate: on}))
+	if err != nil || resp.Msg.GetNames() == "" {
 		return nil, err
 	}
-	out := make([]string, 0, len(resp.Msg.GetMinions()))
-	for _, m := range resp.Msg.GetMinions() {
-		out = append(out, m.GetName())
-	}
-	return out, nil
+	return target.Expand(resp.Msg.GetNames())
 }

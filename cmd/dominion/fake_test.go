@@ -340,7 +340,7 @@ func TestProgressWhileAway(t *testing.T) {
 		return errors.Join(send(takenOver()), send(answeredBy("web2")), send(closedWith(2)))
 	}
 	code, shown := f.typed(t, "", "call", "web*", "fake.look")
-	if want := "trying again …\r\n\r\x1b[K1/2, waiting for web2"; code != exitOK || !strings.Contains(shown, want) {
+	if want := "trying again …\r\n\r\x1b[K1/2: 1 answered, 1 silent: web2"; code != exitOK || !strings.Contains(shown, want) {
 		t.Errorf("exit code %d, the terminal shows %q; want %q", code, shown, want)
 	}
 }
@@ -417,7 +417,7 @@ func TestConfirm(t *testing.T) {
 		code        int
 		shows       string
 	}{
-		{"the number", "3\n", exitOK, "web[1,2,3] (3): ok: true"},
+		{"the number", "3\n", exitOK, "\x1b[1mweb[1,2,3] (3):\x1b[0m ok: true"},
 		{"another number", "30\n", exitFailed, "not confirmed; nothing was sent"},
 		{"yes", "yes\n", exitFailed, "not confirmed; nothing was sent"},
 		{"nothing", "\n", exitFailed, "not confirmed; nothing was sent"},

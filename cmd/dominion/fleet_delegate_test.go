@@ -23,6 +23,7 @@ func TestFleetDelegate(t *testing.T) {
 		test func(t *testing.T, binary string)
 	}{
 		{"Resolve", testDelegateResolve},
+		{"Where", testDelegateWhere},
 		{"Orders", testDelegateOrders},
 		{"Default", testDelegateDefault},
 		{"Conflict", testDelegateConflict},

@@ -43,8 +43,9 @@ func testFuncFace(t *testing.T, binary string) {
 	if err := os.Mkdir(acl, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	s.write("acl/site.acl", "operator/al* = test.*, jobs.*\n")
-	config := s.write("minion.yaml", fmt.Sprintf("listen: '%s'\nfunc: {enabled: true, acl_dir: %s}\n", port, acl))
+	s.write("acl/site.acl", "operator/al* = test.*, jobs.*, hello.*\n")
+	modules, _ := s.modules("m01", false)
+	config := s.write("minion.yaml", fmt.Sprintf("listen: '%s'\nfunc: {enabled: true, acl_dir: %s}\nmodules_dir: %s\n", port, acl, modules))
 	s.root.run("config", "check", config).exits(0).prints("good")
 	m := s.minion("m01", "--config", config)
 	s.await(1)
@@ -75,6 +76,16 @@ print(s.jobs.job_status(id))`, "foobar\n<class 'func.minion.codes.AccessToMethod
 	s.root.run("audit", "list", "--action", "func.call").exits(0).prints("minion/m01", "operator/alice from 127.0.0.1:", "called test.add", "called test.sleep")
 	s.root.run("audit", "list", "--action", "func.denied").exits(0).prints("called system.listMethods: denied")
 
+	// A module of the site is there as soon as the machine has it.
+	s.module(modules, "hello", shellModule("hello", fmt.Sprintf(noTime, 9), `read -r args; echo "{\"text\": \"$(echo "$args" | tr -dc 0-9)\"}"`))
+	s.calls("hello.do")
+	python(`print(s.hello.do(7), s.hello.do("8"), s.hello.do({"times": 9}), s.hello.do(10)[:2])
+print(s.hello.get_method_args()["do"]["args"]["times"]["max"], s.hello.module_description())`,
+		"{'text': '7'} {'text': '8'} {'text': '9'} ['REMOTE_ERROR', 'exceptions.TypeError']\n9 A test.")
+	s.until("the overlord's log has these", func() bool {
+		return strings.Count(s.root.run("audit", "list", "--action", "func.result").exits(0).out.String(), " called hello.do: ") == 4
+	})
+
 	m.kill()
 	s.await(0)
 	m = s.agent("m01", "--config", config)
@@ -83,8 +94,8 @@ print(s.jobs.job_status(id))`, "foobar\n<class 'func.minion.codes.AccessToMethod
 	s.until("the overlord's log has the last call", func() bool {
 		return strings.Contains(s.root.run("audit", "list", "--action", "func.result").exits(0).out.String(), "test.ping: ok")
 	})
-	if out := s.root.run("audit", "list", "--action", "func.result").exits(0).out.String(); strings.Contains(out, "test.sleep") || strings.Count(out, "\n") != 2 {
-		t.Errorf("the results of calls are\n%s\nwant those of test.add and test.ping", out)
+	if out := s.root.run("audit", "list", "--action", "func.result").exits(0).out.String(); strings.Contains(out, "test.sleep") || strings.Count(out, "\n") != 6 {
+		t.Errorf("the results of calls are\n%s\nwant those of test.add, hello.do and test.ping", out)
 	}
 	s.root.run("audit", "verify", "--fleet").exits(0)
 	m.stop()

@@ -30,6 +30,7 @@ const (
 // minionLog is what one machine's own signed log says, as far as it was read.
 type minionLog struct {
 	name    string
+	id      string           // of the log
 	key     *ecdsa.PublicKey // of the machine's certificate
 	tree    audit.Tree       // of the records read
 	started bool             // a page was read
@@ -170,6 +171,7 @@ func (l *minionLog) take(r call.Result) error {
 	if err != nil {
 		return fmt.Errorf("its log is not signed by its key: %w", err)
 	}
+	l.id = head.LogID
 	page, err := out.Page()
 	if err != nil {
 		return err

@@ -29,7 +29,8 @@ func (a *app) groupCmd() *cobra.Command {
 the members of one as @NAME, or those that match a pattern as @NAME:PATTERN.
 Members are minions and nodes alike, and may be neither yet. A node's primary group,
 which chooses its node scripts, is one of those that it is a member of: it is set
-with dominion node set TARGET group=NAME.`,
+with dominion node set TARGET group=NAME. A program on the overlord's host may know
+more groups: dominion group list --sources.`,
 		`  dominion group set web 'web[01-20]'
   dominion group add web web21,web22
   dominion ping @web`,
@@ -53,16 +54,54 @@ func (a *app) withConn(f func(ctx context.Context, conn *client.Conn, words []st
 }
 
 func (a *app) groupListCmd() *cobra.Command {
-	return &cobra.Command{
-		Use: "list", Short: "List the groups", Example: "  dominion group list -o json",
-		Args: args(0, 0, "nothing"),
-		RunE: a.withConn(func(ctx context.Context, conn *client.Conn, _ []string) error { return a.showGroups(ctx, conn, "") }),
+	var sources bool
+	cmd := &cobra.Command{
+		Use: "list", Short: "List the groups",
+		Long: `List shows the groups that the overlord keeps. With --sources it shows the programs
+in /etc/dominion/groups.d on the overlord's host instead, which know who is in groups
+of theirs, named @SOURCE/GROUP in a target; and why one cannot be used.`,
+		Example: "  dominion group list -o json\n  dominion group list --sources",
+		Args:    args(0, 0, "nothing"),
 	}
+	cmd.RunE = a.withConn(func(ctx context.Context, conn *client.Conn, _ []string) error {
+		if sources {
+			return a.showSources(ctx, conn)
+		}
+		return a.showGroups(ctx, conn, "")
+	})
+	cmd.Flags().BoolVar(&sources, "sources", false, "show the programs that know groups, and theirs")
+	return cmd
+}
+
+// sourceDoc is in json a program that knows groups.
+type sourceDoc struct {
+	Name    string   `json:"name"`
+	File    string   `json:"file"`
+	Groups  []string `json:"groups"` // as a target names them, behind the @
+	Problem string   `json:"problem,omitempty"`
+}
+
+func (a *app) showSources(ctx context.Context, conn *client.Conn) error {
+	resp, err := conn.Fleet.Groups(ctx, connect.NewRequest(&apipb.GroupsRequest{Sources: true}))
+	if err != nil {
+		return err
+	}
+	var docs []sourceDoc
+	for _, s := range resp.Msg.GetSources() {
+		d := sourceDoc{Name: s.GetName(), File: s.GetFile(), Groups: []string{}, Problem: s.GetProblem()}
+		for _, g := range s.GetGroups() {
+			d.Groups = append(d.Groups, s.GetName()+"/"+g)
+		}
+		docs = append(docs, d)
+	}
+	return list(a, "sources", docs, []string{"SOURCE", "FILE", "GROUPS", "PROBLEM"}, func(d sourceDoc) []string {
+		return []string{d.Name, d.File, short(strings.Join(d.Groups, " ")), d.Problem}
+	})
 }
 
 func (a *app) groupShowCmd() *cobra.Command {
 	return &cobra.Command{
-		Use: "show NAME", Short: "Show one group", Example: "  dominion group show web",
+		Use: "show NAME", Short: "Show one group", Example: "  dominion group show web\n  dominion group show batch/idle",
 		Args: args(1, 1, "a group's name"), ValidArgsFunction: a.completeGroup,
 		RunE: a.withConn(func(ctx context.Context, conn *client.Conn, words []string) error {
 			return a.showGroups(ctx, conn, groupName(words[0]))

@@ -8,15 +8,11 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"dominion/call"
 	"dominion/client"
 	"dominion/target"
 )
 
-const (
-	recentJobs = 1000 // among which a part of an id is looked up
-	leastID    = 6    // characters of that part
-)
+const recentJobs = 1000 // in a page of a list
 
 func (a *app) jobCmd() *cobra.Command {
 	return parent("job", "See and steer jobs",
@@ -203,7 +199,7 @@ func (a *app) jobShowCmd() *cobra.Command {
 		Args:              args(1, 1, "a job's id"),
 		ValidArgsFunction: a.completeJob,
 		RunE: a.withConn(func(ctx context.Context, conn *client.Conn, words []string) error {
-			info, err := findJob(ctx, conn, words[0])
+			info, err := conn.FindJob(ctx, words[0])
 			if err != nil {
 				return err
 			}
@@ -263,33 +259,4 @@ func folded(s string) string {
 		return s
 	}
 	return fmt.Sprintf("%s (%d)", s, len(names))
-}
-
-// findJob gives the job of an id, or of the beginning or end of one that only
-// a single recent job has.
-func findJob(ctx context.Context, conn *client.Conn, word string) (client.JobInfo, error) {
-	if id, err := call.ParseJobID(word); err == nil {
-		return conn.Job(ctx, id)
-	}
-	part := strings.ToLower(word)
-	if len(part) < leastID || strings.Trim(part, "0123456789abcdef-") != "" {
-		return client.JobInfo{}, usagef("%q is not a job's id, nor %d or more characters of one; list them with: dominion job list", word, leastID)
-	}
-	recent, err := conn.Jobs(ctx, client.JobFilter{Limit: recentJobs})
-	if err != nil {
-		return client.JobInfo{}, err
-	}
-	var found []call.JobID
-	for i := range recent {
-		if id := recent[i].ID.String(); strings.HasPrefix(id, part) || strings.HasSuffix(id, part) {
-			found = append(found, recent[i].ID)
-		}
-	}
-	switch len(found) {
-	case 0:
-		return client.JobInfo{}, call.Errorf(call.NotFound, "no recent job's id begins or ends with %q; list them with: dominion job list", word)
-	case 1:
-		return conn.Job(ctx, found[0])
-	}
-	return client.JobInfo{}, usagef("%q fits %d jobs, such as %s and %s; give more of the id", word, len(found), found[0], found[1])
 }

@@ -18,52 +18,57 @@ import (
 )
 
 func (a *app) jobWatchCmd() *cobra.Command {
-	return &cobra.Command{
+	return a.viewCmd(client.WatchOptions{}, &cobra.Command{
 		Use: "watch ID", Short: "Follow a job to its end",
 		Long: `Watch shows a job as call does, from its first result on, and ends with the exit
 code of the job. Ctrl-C only leaves: the job goes on. Live output is not shown.`,
-		Example:           "  dominion job watch 0c52a1\n  dominion job watch 0c52a1 -o jsonl",
-		Args:              args(1, 1, "a job's id"),
-		ValidArgsFunction: a.completeJob,
-		RunE: a.raw(func(ctx context.Context, cmd *cobra.Command, words []string) error {
-			ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-			defer stop()
-			return a.viewJob(ctx, cmd.CommandPath(), words[0], client.WatchOptions{})
-		}),
-	}
+		Example: "  dominion job watch 0c52a1\n  dominion job watch 0c52a1 -o jsonl",
+	})
 }
 
 func (a *app) jobResultsCmd() *cobra.Command {
-	return &cobra.Command{
+	return a.viewCmd(client.WatchOptions{Now: true}, &cobra.Command{
 		Use: "results ID", Short: "Show the results of a job that there are now",
 		Long: `Results shows what is stored of a job now, in the forms of call: with -o jsonl one
 line per machine, with -o json one document. Of a job that is open the machines
-still awaited have the status "awaited", and the exit code is 3.`,
-		Example:           "  dominion job results 0c52a1\n  dominion job results 0c52a1 -o jsonl",
-		Args:              args(1, 1, "a job's id"),
-		ValidArgsFunction: a.completeJob,
-		RunE: a.raw(func(ctx context.Context, cmd *cobra.Command, words []string) error {
-			ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-			defer stop()
-			return a.viewJob(ctx, cmd.CommandPath(), words[0], client.WatchOptions{Now: true})
-		}),
-	}
+still awaited have the status "awaited", and the exit code is 3.
+
+` + viewHelp,
+		Example: "  dominion job results 0c52a1\n  dominion job results 0c52a1 -o jsonl\n  dominion job results 0c52a1 --diff",
+	})
+}
+
+// viewCmd completes a command that shows a job that was ordered before.
+func (a *app) viewCmd(opt client.WatchOptions, cmd *cobra.Command) *cobra.Command {
+	var view viewFlags
+	cmd.Args, cmd.ValidArgsFunction = args(1, 1, "a job's id"), a.completeJob
+	cmd.RunE = a.raw(func(ctx context.Context, cmd *cobra.Command, words []string) error {
+		if err := view.check(a, cmd); err != nil {
+			return err
+		}
+		ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		defer stop()
+		return a.viewJob(ctx, cmd.CommandPath(), words[0], view, opt)
+	})
+	view.register(cmd)
+	return cmd
 }
 
 // viewJob shows a job that was ordered before; the end of ctx only leaves.
-func (a *app) viewJob(ctx context.Context, name, word string, opt client.WatchOptions) error {
+func (a *app) viewJob(ctx context.Context, name, word string, view viewFlags, opt client.WatchOptions) error {
 	conn, err := a.dial(ctx)
 	if err != nil {
 		return interruptedOr(ctx, err)
 	}
-	v := &jobView{a: a, name: name, conn: conn, bar: a.bar(), watching: true}
+	v := &jobView{a: a, name: name, conn: conn, bar: a.bar(), watching: true, view: view}
 	defer v.hangUp()
 	defer v.bar.clear()
-	info, err := findJob(ctx, conn, word)
+	info, err := conn.FindJob(ctx, word)
 	if err != nil {
 		return interruptedOr(ctx, err)
 	}
-	v.target, v.method, v.body = info.Target, info.Method, bodyOf(info.Method)
+	v.target = info.Target
+	v.of(info.Method)
 	opt.Reconnect = a.reconnect
 	job, err := conn.Watch(ctx, info.ID, opt)
 	if err != nil {
@@ -104,7 +109,7 @@ until the job is closed. What runs may still end well; job results says so.`,
 		v := &jobView{a: a, name: cmd.CommandPath(), conn: conn, bar: a.bar()}
 		defer v.hangUp()
 		defer v.bar.clear()
-		info, err := findJob(ctx, conn, words[0])
+		info, err := conn.FindJob(ctx, words[0])
 		if err != nil {
 			return err
 		}
@@ -239,7 +244,7 @@ func (r *rerun) start(ctx context.Context, word string) (*client.Job, error) {
 		return nil, err
 	}
 	v.conn = conn
-	info, err := findJob(ctx, conn, word)
+	info, err := conn.FindJob(ctx, word)
 	if err != nil {
 		return nil, err
 	}
@@ -253,11 +258,12 @@ func (r *rerun) start(ctx context.Context, word string) (*client.Job, error) {
 	if err := r.check(&info); err != nil {
 		return nil, err
 	}
-	names, err := unanswered(ctx, conn, info.ID)
+	names, err := conn.Unanswered(ctx, info.ID.String())
 	if err != nil {
 		return nil, err
 	}
-	v.target, v.method, v.body = target.Fold(names), info.Method, bodyOf(info.Method)
+	v.target = target.Fold(names)
+	v.of(info.Method)
 	if v.way == undecided { // as that job
 		if r.opt.Delegate, v.way = info.Delegate, direct; info.Delegate {
 			v.way = byMap
@@ -303,23 +309,4 @@ func (r *rerun) arguments(s module.Schema) ([]byte, error) {
 		return b, err
 	}
 	return module.ParseArgs(s, r.words)
-}
-
-// unanswered gives the machines of a closed job that did not answer it.
-func unanswered(ctx context.Context, conn *client.Conn, id call.JobID) ([]string, error) {
-	job, err := conn.Watch(ctx, id, client.WatchOptions{Now: true})
-	if err != nil {
-		return nil, err
-	}
-	defer job.Close() // it is closed
-	var names []string
-	for e, err := range job.Events() {
-		if err != nil {
-			return nil, err
-		}
-		if g, ok := e.(*client.Group); ok && g.Status != call.Answered {
-			names = append(names, g.Names...)
-		}
-	}
-	return names, nil
 }

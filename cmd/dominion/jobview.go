@@ -15,31 +15,27 @@ import (
 	"dominion/target"
 )
 
-// jobFlags are the flags of every command that addresses machines.
+// jobFlags are the flags of every command that asks something of machines.
 type jobFlags struct {
-	exclude string
-	limit   int
+	targetFlags
 	timeout time.Duration
 }
 
 func (f *jobFlags) register(cmd *cobra.Command, timeout string) {
-	cmd.Flags().StringVarP(&f.exclude, "exclude", "x", "", "leave out the machines of `TARGET`")
-	cmd.Flags().IntVar(&f.limit, "limit", 0, "refuse a target of more than `N` machines")
+	f.targetFlags.register(cmd)
 	cmd.Flags().DurationVar(&f.timeout, "timeout", 0, timeout)
 }
 
 // options checks the flags. none is what a time-out of 0, written out, means.
 func (f *jobFlags) options(cmd *cobra.Command) (client.Options, error) {
-	o := client.Options{Exclude: f.exclude, Limit: f.limit, Timeout: f.timeout}
+	o := client.Options{Timeout: f.timeout}
 	switch {
 	case f.timeout < 0:
 		return o, usagef("--timeout %s: give a duration such as 30s, or 0 for none", f.timeout)
 	case f.timeout == 0 && cmd.Flags().Changed("timeout"):
 		o.Timeout = -1
-	case f.limit < 0 || f.limit == 0 && cmd.Flags().Changed("limit"):
-		return o, usagef("--limit %d: give a number of machines", f.limit)
 	}
-	return o, nil
+	return o, f.set(cmd, &o)
 }
 
 // jobView shows one job as it goes on.
@@ -48,15 +44,18 @@ type jobView struct {
 	name   string // of the command, "dominion run"
 	target string
 	method string
-	body   func([]byte) []string      // shows a result in text
-	live   *liveWriter                // nil: results are folded at the end
-	aside  *liveWriter                // shows live output beside the results; nil: it is not asked for
-	raw    bool                       // live output as it is, without names
-	taker  func(*client.Output) error // of live output in place of showing it; nil: none
-	async  bool                       // only the job's id is wanted
-	dry    bool                       // nothing is to be changed
-	way    delegates                  // whether the order goes by the map
-	mapped bool                       // it does
+	body   func([]byte) []string // shows a result in text
+	live   *liveWriter           // nil: results are folded at the end
+	aside  *liveWriter           // shows live output beside the results; nil: it is not asked for
+	view   viewFlags
+	// tabular says that answers may be lists of objects, to be shown as tables.
+	tabular bool
+	raw     bool                       // live output as it is, without names
+	taker   func(*client.Output) error // of live output in place of showing it; nil: none
+	async   bool                       // only the job's id is wanted
+	dry     bool                       // nothing is to be changed
+	way     delegates                  // whether the order goes by the map
+	mapped  bool                       // it does
 	// watching says that the job is another command's: leaving it is all that
 	// this one can do.
 	watching bool
@@ -262,7 +261,7 @@ func (v *jobView) group(g *client.Group) error {
 	}
 	for r := range g.Results() {
 		doc := resultDocOf(r, g.Status)
-		if v.a.output == outJSON {
+		if v.a.output == outJSON || v.view.byName() {
 			v.results = append(v.results, doc)
 			continue
 		}
@@ -301,6 +300,15 @@ func (v *jobView) end(job *client.Job, why string) error {
 			return err
 		}
 	case outJSONL:
+		slices.SortFunc(v.results, func(x, y resultDoc) int { return cmp.Compare(x.Machine, y.Machine) })
+		if v.view.sort == "-name" {
+			slices.Reverse(v.results)
+		}
+		for _, doc := range v.results {
+			if err := v.a.line(doc); err != nil {
+				return err
+			}
+		}
 		v.tell("%s", countsLine(job.Counts()))
 	default:
 		if err := v.show(groups); err != nil {
@@ -323,15 +331,7 @@ func (v *jobView) show(groups []*client.Group) error {
 	case v.raw:
 		return nil
 	}
-	for _, g := range groups {
-		if g.Status != call.Answered && len(g.Output) == 0 {
-			continue // the message at the end names them
-		}
-		if err := v.a.write([]byte(renderGroup(g, v.body))); err != nil {
-			return err
-		}
-	}
-	return nil
+	return v.folded(groups)
 }
 
 // open ends the view of a job that is not closed yet.

@@ -20,12 +20,13 @@ type liveWriter struct {
 	out, err io.Writer
 	partial  map[liveKey][]byte
 	buf      []byte
+	paint    painter // of names
 }
 
 type liveKey struct{ machine, stream string }
 
-func newLiveWriter(out, err io.Writer) *liveWriter {
-	return &liveWriter{out: out, err: err, partial: make(map[liveKey][]byte)}
+func newLiveWriter(out, err io.Writer, p painter) *liveWriter {
+	return &liveWriter{out: out, err: err, paint: p, partial: make(map[liveKey][]byte)}
 }
 
 // write takes a chunk of one machine's stream, before which dropped bytes were
@@ -95,8 +96,12 @@ func (l *liveWriter) flush(k liveKey) error {
 }
 
 func (l *liveWriter) line(k liveKey, text []byte) error {
-	l.buf = append(l.buf[:0], k.machine...)
-	l.buf = append(l.buf, ": "...)
+	how := cyan
+	if k.stream == "stderr" {
+		how = yellow
+	}
+	l.buf = append(l.buf[:0], l.paint.paint(how, k.machine+":")...)
+	l.buf = append(l.buf, ' ')
 	l.buf = appendEscaped(l.buf, text, "\t")
 	l.buf = append(l.buf, '\n')
 	w := l.out

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"log/slog"
+	"sync"
 
 	"github.com/spf13/cobra"
 
@@ -27,9 +28,9 @@ It enrols at once with a join token (--token-file, or DOMINION_TOKEN), or waits
 for dominion cert sign. The pin is what dominion pin prints on the overlord's
 host. Everything can be in /etc/dominion/minion.yaml instead; flags win.
 
-SIGHUP reads the policy and the log level again, and has modules of the site that
-are disabled tried again. SIGTERM lets running calls
-finish for up to 30 s; a second one ends at once.`,
+SIGHUP reads the policy, the access lists of the Func face and the log level
+again, and has modules of the site that are disabled tried again. SIGTERM lets
+running calls finish for up to 30 s; a second one ends at once.`,
 		Example: `  dominion minion --overlord dc1.example.org --pin sha256:… --token-file /run/token
   dominion minion --overlord dc1:51235 --overlord dc2:51235 --pin sha256:… --name web1
   dominion minion --listen :51234 --overlord dc1 --pin sha256:…`,
@@ -115,5 +116,9 @@ func (a *app) runMinion(ctx context.Context, cfg minion.Config, path string) err
 	})
 	defer hup.stop()
 	cfg.Reload = hup.out
+	var background sync.WaitGroup
+	defer background.Wait()
+	defer stop() // ends what is in the background, too
+	background.Go(func() { shrink(ctx) })
 	return minion.Run(ctx, cfg, log)
 }

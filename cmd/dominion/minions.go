@@ -45,43 +45,55 @@ func minionDocOf(m *apipb.Minion) minionDoc {
 }
 
 func (a *app) minionsCmd() *cobra.Command {
-	var (
-		exclude string
-		facts   bool
-	)
+	var v minionsView
 	cmd := &cobra.Command{
 		Use:   "minions [TARGET]",
 		Short: "List the enrolled machines",
 		Long: `Minions lists the machines that TARGET names, all when it is left out: whether
-each is connected and since when, its agent's version and its address.
+each is connected and since when, when it was last seen, its agent's version and
+its address.
 
-With --facts their inventory is shown too; -o json and jsonl always carry it then.`,
+--fields chooses the columns: ` + strings.Join(minionFields(), ", ") + `,
+and any fact, such as facts.os or facts.cpu.count; dominion modules facts.all
+lists them. --sort FIELD sorts by one of these, --sort -FIELD the other way; machines
+without it come last.
+
+With --facts the inventory is shown too; -o json and jsonl always carry it then.
+
+` + targetHelp,
 		Example: `  dominion minions
-  dominion minions 'web*' -x web07
+  dominion minions 'web*' -x web07 --sort -last_seen
+  dominion minions --where 'facts.os == "debian"' --fields name,state,facts.memory_gb --sort -facts.memory_gb
   dominion minions '@db' --facts -o jsonl
   dominion minions set db1 address=db1.example.org:51234`,
 		Args:              args(0, 1, "at most one target"),
 		ValidArgsFunction: a.completeTarget,
 	}
 	cmd.RunE = a.do(func(ctx context.Context, cmd *cobra.Command, words []string) error {
-		target := ""
-		if len(words) == 1 {
-			target = words[0]
+		if err := v.settle(cmd); err != nil {
+			return err
 		}
-		return a.minions(ctx, cmd.CommandPath(), &apipb.MinionsRequest{Target: target, Exclude: exclude, Facts: facts})
+		if len(words) == 1 {
+			v.target = words[0]
+		}
+		return a.minions(ctx, cmd, &v)
 	})
-	cmd.Flags().StringVarP(&exclude, "exclude", "x", "", "leave out the machines of `TARGET`")
-	cmd.Flags().BoolVar(&facts, "facts", false, "show what is known about each machine")
+	v.register(cmd)
 	cmd.AddCommand(a.minionsSetCmd())
 	return cmd
 }
 
-func (a *app) minions(ctx context.Context, name string, req *apipb.MinionsRequest) error {
+func (a *app) minions(ctx context.Context, cmd *cobra.Command, v *minionsView) error {
+	name := cmd.CommandPath()
 	conn, err := a.dial(ctx)
 	if err != nil {
 		return err
 	}
 	defer conn.Close() // nothing is asked of it any more
+	req, err := v.request(ctx, conn, func(format string, args ...any) { a.note(name+": "+format, args...) })
+	if err != nil {
+		return err
+	}
 	resp, err := conn.Fleet.Minions(ctx, connect.NewRequest(req))
 	if err != nil {
 		return err
@@ -90,50 +102,19 @@ func (a *app) minions(ctx context.Context, name string, req *apipb.MinionsReques
 	for _, m := range resp.Msg.GetMinions() {
 		docs = append(docs, minionDocOf(m))
 	}
-	if err := a.showMinions(docs, req.GetFacts()); err != nil {
+	if err := v.show(a, docs); err != nil {
 		return err
 	}
 	if u := resp.Msg.GetUnknown(); u != "" {
 		a.note("%s: nobody knows %s", name, u)
 	}
 	switch {
-	case len(docs) == 0 && req.GetTarget() != "" && resp.Msg.GetUnknown() == "":
-		return call.Errorf(call.NoMatch, "no minion matches %q", req.GetTarget())
+	case len(docs) == 0 && v.target != "" && resp.Msg.GetUnknown() == "":
+		return call.Errorf(call.NoMatch, "no minion matches %q", v.target)
 	case resp.Msg.GetUnknown() != "":
 		return &exitError{code: exitIncomplete}
 	}
 	return nil
-}
-
-func (a *app) showMinions(docs []minionDoc, facts bool) error {
-	if a.output == outText && facts {
-		for _, d := range docs {
-			g := &client.Group{Names: []string{d.Name}, Status: call.Answered, Output: d.Facts}
-			if len(d.Facts) == 0 {
-				g.Output = []byte(`"no facts yet"`)
-			}
-			if err := a.write([]byte(renderGroup(g, resultLines))); err != nil {
-				return err
-			}
-		}
-		return nil
-	}
-	return list(a, "minions", docs, []string{"NAME", "STATE", "SINCE", "VERSION", "ADDRESS", "NOTE"}, func(d minionDoc) []string {
-		state, since, note := "lost", "", d.Problem
-		if d.Connected {
-			state = "connected"
-		}
-		if d.Since != nil {
-			since = stamp(d.Since.UnixMilli())
-		}
-		if d.DialAddress != "" {
-			note = strings.TrimSuffix("dialled at "+d.DialAddress+"; "+note, "; ")
-		}
-		if d.Overlord {
-			note = strings.TrimSuffix("overlord; "+note, "; ")
-		}
-		return []string{d.Name, state, since, d.Version, d.Address, note}
-	})
 }
 
 func (a *app) minionsSetCmd() *cobra.Command {

@@ -31,7 +31,8 @@ line, {"machine", "status", "reason", "result": {"rtt_ms"}}, and the counts go
 to standard error.`,
 		Example: `  dominion ping '*'
   dominion ping 'web[01-20]' --timeout 1s
-  dominion ping '@db' -o jsonl`,
+  dominion ping '@db' -o jsonl
+  dominion ping '*' --where '"web" in groups && facts.os == "debian"'`,
 		Args:              args(1, 1, "one target"),
 		ValidArgsFunction: a.completeTarget,
 	}
@@ -65,6 +66,9 @@ func (a *app) ping(ctx context.Context, name, expr string, opt client.Options) e
 		return err
 	}
 	defer conn.Close()
+	opt.OnResolve = func(r client.Resolved) {
+		tellResolved(func(format string, args ...any) { a.note(name+": "+format, args...) }, &opt, r)
+	}
 	c, err := conn.Target(expr, opt)
 	if err != nil {
 		return err

@@ -72,21 +72,21 @@ func (p *progress) clear() {
 	}
 }
 
-// progressLine gives "12/40, 1 failed, waiting for web[13-40]" in at most
-// width characters.
+// progressLine gives "12/40: 11 answered, 1 failed, 28 silent: web[13-40]" in at
+// most width characters. Silent are those that are awaited.
 func progressLine(c call.Counts, waiting string, width int) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d/%d", c.Done(), c.Targeted)
+	fmt.Fprintf(&b, "%d/%d: %d answered", c.Done(), c.Targeted, c.Answered)
 	for _, k := range []struct {
 		n    int
 		word string
-	}{{c.Failed, "failed"}, {c.Unreachable, "unreachable"}, {c.Skipped, "skipped"}} {
+	}{{c.Failed, "failed"}, {c.Unreachable, "unreachable"}, {c.Skipped, "skipped"}, {c.Targeted - c.Done(), "silent"}} {
 		if k.n > 0 {
 			fmt.Fprintf(&b, ", %d %s", k.n, k.word)
 		}
 	}
 	if waiting != "" {
-		b.WriteString(", waiting for " + escapeLine(waiting))
+		b.WriteString(": " + escapeLine(waiting))
 	}
 	return shortened(b.String(), width)
 }

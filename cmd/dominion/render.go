@@ -19,17 +19,17 @@ import (
 //	    stderr: no such file
 //
 // The text is escaped and ends with a line end.
-func renderGroup(g *client.Group, body func([]byte) []string) string {
+func renderGroup(g *client.Group, body func([]byte) []string, p painter) string {
 	var b strings.Builder
-	b.WriteString(target.Fold(g.Names))
+	head := target.Fold(g.Names)
 	if len(g.Names) > 1 {
-		fmt.Fprintf(&b, " (%d)", len(g.Names))
+		head += fmt.Sprintf(" (%d)", len(g.Names))
 	}
-	b.WriteByte(':')
+	b.WriteString(p.paint(bold, head+":"))
 	lines := body(g.Output)
 	switch {
 	case g.Status != call.Answered:
-		b.WriteString(" " + escapeLine(g.Status.String()+": "+reason(g.Code, g.Detail)))
+		b.WriteString(" " + p.paint(red, escapeLine(g.Status.String()+": "+reason(g.Code, g.Detail))))
 	case len(lines) == 1:
 		b.WriteString(" " + lines[0])
 		lines = nil
@@ -138,6 +138,9 @@ func (v value) lines() []string {
 		return []string{strings.Join(words, ", ")}
 	case v.items == nil:
 		return textLines(v.scalar)
+	}
+	if g, ok := v.grid(); ok && len(g.rows) > 1 && len(g.columns) > 1 {
+		return g.lines(false)
 	}
 	var out []string
 	for i, it := range v.items {

@@ -120,7 +120,7 @@ func TestRenderResults(t *testing.T) {
 		{Names: []string{"db1"}, Status: call.DidFail, Code: call.Failed, Detail: "no\nsuch\x1b[0m", Output: []byte(`{"partial":1}`), Cut: 7},
 		{Names: []string{"db1"}, Status: call.DidFail, Code: call.Denied, Detail: "policy"},
 	} {
-		b.WriteString(renderGroup(g, resultLines))
+		b.WriteString(renderGroup(g, resultLines, false))
 	}
 	golden(t, "results", b.String())
 }
@@ -135,7 +135,7 @@ func TestRenderRuns(t *testing.T) {
 		{Names: []string{"web1"}, Status: call.DidFail, Code: call.Failed, Detail: "exit 3", Output: []byte(`{"exit":3,"stdout":"out\n","stderr":"err"}`)},
 		{Names: []string{"web1"}, Status: call.Answered, Output: []byte(`{"exit":"x"}`)},
 	} {
-		b.WriteString(renderGroup(g, runLines))
+		b.WriteString(renderGroup(g, runLines, false))
 	}
 	golden(t, "runs", b.String())
 }
@@ -240,7 +240,7 @@ func TestVerdict(t *testing.T) {
 
 func TestLiveWriter(t *testing.T) {
 	var out, errs bytes.Buffer
-	l := newLiveWriter(&out, &errs)
+	l := newLiveWriter(&out, &errs, false)
 	long := strings.Repeat("é", maxLine/2+10)
 	for _, c := range []struct {
 		machine, stream, data string
@@ -279,7 +279,7 @@ func FuzzLiveWriter(f *testing.F) {
 			return
 		}
 		var out bytes.Buffer
-		l := newLiveWriter(&out, &out)
+		l := newLiveWriter(&out, &out, false)
 		for i := 0; i < len(b); i += min(n, len(b)-i) {
 			if err := l.write("m", "stdout", b[i:i+min(n, len(b)-i)], 0); err != nil {
 				t.Fatal(err)
@@ -308,10 +308,10 @@ func FuzzLiveWriter(f *testing.F) {
 
 func TestProgressLine(t *testing.T) {
 	c := call.Counts{Targeted: 40, Answered: 11, Failed: 1}
-	if got, want := progressLine(c, "web[13-40]", 80), "12/40, 1 failed, waiting for web[13-40]"; got != want {
+	if got, want := progressLine(c, "web[13-40]", 80), "12/40: 11 answered, 1 failed, 28 silent: web[13-40]"; got != want {
 		t.Errorf("progressLine = %q; want %q", got, want)
 	}
-	if got, want := progressLine(c, "web[13-40]\x1b", 10), "12/40, 1 …"; got != want {
+	if got, want := progressLine(c, "web[13-40]\x1b", 10), "12/40: 11…"; got != want {
 		t.Errorf("progressLine = %q; want %q", got, want)
 	}
 }
@@ -378,7 +378,7 @@ func FuzzResults(f *testing.F) {
 		for _, body := range []func([]byte) []string{resultLines, runLines} {
 			for _, s := range []call.Status{call.Answered, call.DidFail} {
 				g := &client.Group{Names: []string{"web1"}, Status: s, Code: call.Failed, Detail: detail, Output: output}
-				for _, r := range renderGroup(g, body) {
+				for _, r := range renderGroup(g, body, false) {
 					if !visible(r) && r != '\n' && r != '\t' {
 						t.Fatalf("%q lets %U through", output, r)
 					}

@@ -34,7 +34,7 @@ or did not answer), 4 no machine matched, 130 interrupted.`,
 	root.SetIn(a.in)
 	root.SetOut(a.out)
 	root.SetErr(a.err)
-	root.CompletionOptions.HiddenDefaultCmd = false
+	root.CompletionOptions.DisableDefaultCmd = true
 	a.where(root)
 	root.PersistentFlags().StringVarP(&a.output, "output", "o", "text", "output as `FORMAT`: text, json, jsonl")
 	a.complete(root)
@@ -54,7 +54,8 @@ or did not answer), 4 no machine matched, 130 interrupted.`,
 	add("fleet", a.minionsCmd(), a.modulesCmd(), a.moduleCmd(), a.groupCmd(), a.mapCmd(), a.statusCmd(), a.clusterCmd(), a.confdCmd(), a.nodeCmd(), a.nodescriptCmd(), a.vnfsCmd(), a.bootCmd())
 	add("trust", a.certCmd(), a.tokenCmd(), a.operatorCmd(), a.loginCmd(), a.pinCmd(), a.auditCmd())
 	add("daemons", a.overlordCmd(), a.minionCmd(), a.demoCmd(), a.provisiondCmd(), a.configCmd())
-	root.AddCommand(a.versionCmd(), a.linksCmd(), a.manCmd(), a.perceusCmd())
+	root.AddCommand(a.versionCmd(), a.linksCmd(), a.manCmd(), a.completionCmd(), a.perceusCmd())
+	a.completeTargetFlags(root)
 	return root
 }
 

@@ -28,18 +28,10 @@ type runFlags struct {
 	stdin string
 	fold  bool
 	raw   bool
+	view  viewFlags
 }
 
-func (a *app) runCmd() *cobra.Command {
-	var (
-		flags jobFlags
-		how   orderFlags
-		f     runFlags
-	)
-	cmd := &cobra.Command{
-		Use:   "run TARGET -- COMMAND [ARGUMENT]...",
-		Short: "Run a command on machines",
-		Long: `Run starts a command on every machine that TARGET names, without a shell unless
+const runLong = `Run starts a command on every machine that TARGET names, without a shell unless
 --shell asks for it, and shows what it writes.
 
 On a terminal each line is shown as it is written, after its machine's name; a
@@ -48,6 +40,9 @@ are shown once at the end, with all machines that gave them; then at most 1 MiB
 per machine is kept. --raw passes the bytes of a single machine on unchanged;
 everything else is shown with control characters and terminal escapes made
 visible.
+
+With --diff only the most frequent output is shown in full, and of others what differs
+from it; --sort name shows outputs in the order of their machines' names.
 
 A command that ends with another status than 0 has failed on that machine. Live
 output has no time limit; folded, the command may run for 60 s unless --timeout
@@ -60,10 +55,23 @@ With --delegate TARGET names machines of the map (dominion map), below any numbe
 sub-overlords, and no others; groups are those of all overlords in it.
 
 With -o json or jsonl the result of each machine is {"exit", "stdout", "stderr"};
-output that is not UTF-8 is in "stdout_base64" instead.`,
+output that is not UTF-8 is in "stdout_base64" instead.`
+
+func (a *app) runCmd() *cobra.Command {
+	var (
+		flags jobFlags
+		how   orderFlags
+		f     runFlags
+	)
+	cmd := &cobra.Command{
+		Use:   "run TARGET -- COMMAND [ARGUMENT]...",
+		Short: "Run a command on machines",
+		Long:  runLong,
 		Example: `  dominion run '*' -- uname -r
   dominion run 'web*' --shell -- 'systemctl is-failed nginx || true'
   dominion run db1 --raw -- pg_dump shop > shop.sql
+  dominion run '@web' --diff -- cat /etc/ssh/sshd_config
+  dominion run '*' --hosts-from broken.txt -- systemctl --failed
   dominion run '@web' --fold --stdin site.conf -- tee /etc/nginx/conf.d/site.conf`,
 		Args:              args(2, -1, "a target, --, and a command"),
 		ValidArgsFunction: a.completeTarget,
@@ -81,6 +89,7 @@ output that is not UTF-8 is in "stdout_base64" instead.`,
 	})
 	flags.register(cmd, "how long the command may run, a `DURATION`; 0: no limit")
 	how.register(cmd)
+	f.view.register(cmd)
 	fl := cmd.Flags()
 	fl.BoolVar(&f.shell, "shell", false, "give COMMAND to /bin/sh")
 	fl.StringVar(&f.dir, "dir", "", "working `DIRECTORY`")
@@ -100,10 +109,17 @@ func (a *app) run(ctx context.Context, cmd *cobra.Command, flags *jobFlags, how 
 	if err != nil {
 		return err
 	}
-	fold := f.fold || !cmd.Flags().Changed("fold") && !a.outTerm
+	if err := f.view.check(a, cmd); err != nil {
+		return err
+	}
+	fold := f.fold || !cmd.Flags().Changed("fold") && (!a.outTerm || f.view != viewFlags{})
 	switch {
 	case a.output != outText && (f.raw || cmd.Flags().Changed("fold")):
 		return usagef("-o %s is never folded nor raw; leave out --fold and --raw", a.output)
+	case !fold && f.view != viewFlags{}:
+		return usagef("--diff and --sort are for folded output; leave out --fold=false")
+	case f.raw && f.view != viewFlags{}:
+		return usagef("--raw shows bytes as they come; leave out --diff and --sort")
 	case f.raw && f.fold:
 		return usagef("--raw and --fold exclude each other")
 	case f.raw && how.async:
@@ -113,9 +129,9 @@ func (a *app) run(ctx context.Context, cmd *cobra.Command, flags *jobFlags, how 
 	case f.raw && opt.Limit > 1:
 		return usagef("--raw takes a single machine, not a limit of %d", opt.Limit)
 	}
-	v := &jobView{a: a, name: cmd.CommandPath(), target: words[0], body: runLines, raw: f.raw, async: how.async, dry: how.dryRun, way: how.way}
+	v := &jobView{a: a, name: cmd.CommandPath(), target: words[0], body: runLines, raw: f.raw, async: how.async, dry: how.dryRun, way: how.way, view: f.view}
 	if a.output == outText && !fold && !f.raw && !how.async {
-		v.live = newLiveWriter(a.out, a.err)
+		v.live = newLiveWriter(a.out, a.err, a.painter())
 	}
 	opt.Stream = v.live != nil || v.raw
 	if opt.Stream && opt.Timeout == 0 {

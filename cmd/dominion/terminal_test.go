@@ -45,13 +45,19 @@ func TestTerminal(t *testing.T) {
 	for _, tt := range []struct {
 		name string
 		args []string
+		env  string // a variable that is set to 1
 		want []string
 		not  []string
 	}{
-		{"run", []string{"run", "m*", "--shell", "--", `printf "\033[31mred\033[0m\n"`}, []string{`m01: \x1b[31mred\x1b[0m`, `m02: \x1b[31mred\x1b[0m`}, []string{"\x1b[31m", "(2)"}},
-		{"folded", []string{"run", "m*", "--fold", "--", "echo", "x"}, []string{"m[01-02] (2): x"}, []string{"m01: x"}},
-		{"progress", []string{"call", "m*", "test.sleep", "0.5"}, []string{"\r\x1b[K0/2", "\r\x1b[Km[01-02] (2): ok: true"}, nil},
-		{"json", []string{"call", "m*", "test.ping", "-o", "jsonl"}, []string{`{"machine":"m01"`}, []string{"\x1b[K"}},
+		{"run", []string{"run", "m*", "--shell", "--", `printf "\033[31mred\033[0m\n"`}, "", []string{"\x1b[36mm01:\x1b[0m " + `\x1b[31mred\x1b[0m`, "\x1b[36mm02:\x1b[0m " + `\x1b[31mred\x1b[0m`}, []string{"\x1b[31m", "(2)"}},
+		{"errors", []string{"run", "m01", "--shell", "--", "echo oh >&2"}, "", []string{"\x1b[33mm01:\x1b[0m oh"}, nil},
+		{"folded", []string{"run", "m*", "--fold", "--", "echo", "x"}, "", []string{"\x1b[1mm[01-02] (2):\x1b[0m x"}, []string{"m01: x"}},
+		{"differences", []string{"run", "m*", "--diff", "--shell", "--", `echo a; test $(cat /proc/sys/kernel/random/uuid) && echo $PPID$RANDOM$$`}, "", []string{"differs:", "\x1b[31m-", "\x1b[32m+", "\x1b[36m@@"}, nil},
+		{"without colours", []string{"run", "m*", "--fold", "--", "echo", "x"}, "NO_COLOR", []string{"m[01-02] (2): x"}, []string{"\x1b[1m"}},
+		{"live without colours", []string{"run", "m*", "--", "echo", "x"}, "NO_COLOR", []string{"m01: x"}, []string{"\x1b[36m"}},
+		{"progress", []string{"call", "m*", "test.sleep", "0.5"}, "NO_COLOR", []string{"\r\x1b[K0/2: 0 answered, 2 silent", "\r\x1b[Km[01-02] (2): ok: true"}, nil},
+		{"json", []string{"call", "m*", "test.ping", "-o", "jsonl"}, "", []string{`{"machine":"m01"`}, []string{"\x1b["}},
+		{"document", []string{"call", "m*", "test.ping", "-o", "json"}, "", []string{`"machine": "m01"`}, []string{"\x1b["}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			ours, theirs := terminal(t)
@@ -61,7 +67,9 @@ func TestTerminal(t *testing.T) {
 				defer close(done)
 				_, _ = io.Copy(&seen, ours) // ends with EIO when the other side is closed
 			}()
-			a := newApp(theirs, theirs, theirs, os.Getenv)
+			a := newApp(theirs, theirs, theirs, func(name string) string {
+				return map[string]string{tt.env: "1"}[name]
+			})
 			code := a.main(t.Context(), append([]string{"--state", f.State}, tt.args...))
 			theirs.Close()
 			<-done

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"crypto/sha256"
@@ -208,6 +209,10 @@ func (c *comparison) record(index int64, r *audit.Record) {
 		}
 		return
 	}
+	if r.GetMinionLeaf() != nil {
+		c.face(index, r)
+		return
+	}
 	p := r.GetResults()
 	if p == nil || len(p.GetJob()) != len(call.JobID{}) {
 		return
@@ -220,6 +225,21 @@ func (c *comparison) record(index int64, r *audit.Record) {
 	job, code := call.JobID(p.GetJob()), call.Code(p.GetCode())
 	for _, n := range names {
 		c.result(job, n, code, digestOf(p.GetOutputSha256()))
+	}
+}
+
+// face compares what the overlord has of a call on a machine's Func face with the
+// machine's own log, as far as that is still the same and has the record.
+func (c *comparison) face(index int64, r *audit.Record) {
+	name := strings.TrimPrefix(r.GetActor(), "minion/")
+	l := c.minions[name]
+	if l == nil || l.problem != "" || l.id != r.GetMinionLog() || r.GetMinionIndex() < l.first || r.GetMinionIndex()-l.first >= int64(len(l.records)) {
+		return
+	}
+	c.compared++
+	leaf, err := audit.EncodeMinion(l.records[r.GetMinionIndex()-l.first])
+	if err != nil || !bytes.Equal(leaf, r.GetMinionLeaf()) {
+		c.differ("%s: record %d has a call on its func face, and its own log has something else in that place (%d)", name, index, r.GetMinionIndex())
 	}
 }
 

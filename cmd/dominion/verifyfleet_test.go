@@ -119,6 +119,41 @@ func TestComparison(t *testing.T) {
 	}
 }
 
+// What the overlord has of calls on a machine's Func face is what the machine's own log
+// has there.
+func TestComparisonOfTheFuncFace(t *testing.T) {
+	own := &audit.MinionRecord{Job: make([]byte, 16), Caller: "operator/alice", Method: "test.ping", Stage: 1}
+	leaf, err := audit.EncodeMinion(own)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name     string
+		r        *audit.Record
+		compared int
+		want     string
+	}{
+		{"equal", &audit.Record{Actor: "minion/web1", MinionLeaf: leaf, MinionIndex: 6, MinionLog: "a"}, 1, ""},
+		{"another call", &audit.Record{Actor: "minion/web1", MinionLeaf: append(leaf[:len(leaf):len(leaf)], 0x60, 2), MinionIndex: 6, MinionLog: "a"}, 1, "web1: record 17 has a call"},
+		{"another place", &audit.Record{Actor: "minion/web1", MinionLeaf: leaf, MinionIndex: 5, MinionLog: "a"}, 1, "something else in that place (5)"},
+		{"an older log", &audit.Record{Actor: "minion/web1", MinionLeaf: leaf, MinionIndex: 6, MinionLog: "b"}, 0, ""},
+		{"dropped there", &audit.Record{Actor: "minion/web1", MinionLeaf: leaf, MinionIndex: 4, MinionLog: "a"}, 0, ""},
+		{"not there yet", &audit.Record{Actor: "minion/web1", MinionLeaf: leaf, MinionIndex: 7, MinionLog: "a"}, 0, ""},
+		{"another machine", &audit.Record{Actor: "minion/web2", MinionLeaf: leaf, MinionIndex: 6, MinionLog: "a"}, 0, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c := newComparison(testOverlord, 100)
+			c.minion(&minionLog{name: "web1", id: "a", first: 5, next: 7, records: []*audit.MinionRecord{{Method: "test.ping"}, own}})
+			c.record(17, tt.r)
+			c.end()
+			got := strings.Join(c.differences, "\n")
+			if c.compared != tt.compared || (got == "") != (tt.want == "") || !strings.Contains(got, tt.want) {
+				t.Errorf("%d compared, differences %q; want %d and %q", c.compared, got, tt.compared, tt.want)
+			}
+		})
+	}
+}
+
 func TestComparisonIsBounded(t *testing.T) {
 	c := newComparison(testOverlord, 0)
 	for range maxDifferences + 5 {

@@ -77,7 +77,7 @@ func New(t testing.TB, units map[string]string) *Box {
 		}
 	}
 	for name, text := range units {
-		if err := os.WriteFile(filepath.Join(b.units, name), []byte(text), 0o644); err != nil { //nolint:gosec // unit files are read by all
+		if err := os.WriteFile(filepath.Join(b.units, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -96,7 +96,6 @@ func (b *Box) Boot() {
 	}
 	b.out.Reset()
 	b.ended = make(chan struct{})
-	//nolint:gosec // what is started is named here
 	b.cmd = exec.Command("/bin/sh", "-c", `echo $$ >"$1/cgroup.procs" && exec unshare --fork --pid --mount --uts --ipc --cgroup --kill-child /bin/sh -c "$2" box "$3"`,
 		"box", b.cgroup, script, filepath.Dir(b.Run))
 	b.cmd.Env = run.Environment()
@@ -145,7 +144,7 @@ func (b *Box) Command(ctx context.Context, argv ...string) *exec.Cmd {
 		b.t.Fatal(err)
 	}
 	args := append([]string{"-t", strconv.Itoa(pid), "--mount", "--uts", "--ipc", "--pid", "--cgroup", "--root", "--wd=/", "--"}, argv...)
-	cmd := exec.CommandContext(ctx, "/usr/bin/nsenter", args...) //nolint:gosec // what is started is the test's
+	cmd := exec.CommandContext(ctx, "/usr/bin/nsenter", args...)
 	cmd.Env = run.Environment()
 	return cmd
 }
@@ -190,7 +189,7 @@ func (b *Box) Copy(file, name string) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(b.Files, name), text, 0o755); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(filepath.Join(b.Files, name), text, 0o755); err != nil {
 		b.t.Fatal(err)
 	}
 }

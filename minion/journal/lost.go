@@ -28,16 +28,18 @@ func (j *Journal) Lost() []Lost {
 }
 
 // Conclude keeps the end of a lost job on the disk, so that Lost does not give it
-// when the journal is opened again. An error is that of Finish.
-func (j *Journal) Conclude(job call.JobID) error {
+// when the journal is opened again: r is the Result that Lost gave, or another
+// that somebody knows. An error is that of Finish.
+func (j *Journal) Conclude(job call.JobID, r *fleetpb.Result) error {
+	r = fit(r)
 	j.mu.Lock()
 	e, ok := j.entries[job]
 	if !ok || !e.is(cut) || e.is(heard) {
 		j.mu.Unlock()
 		return nil
 	}
-	r := unknownEnd(j.names[e.method])
 	e.flags &^= cut
+	e.code = r.Code
 	j.entries[job] = e
 	if j.held == nil {
 		j.held = make(map[call.JobID]*fleetpb.Result)
@@ -46,6 +48,20 @@ func (j *Journal) Conclude(job call.JobID) error {
 	j.unheard += weight(r)
 	j.mu.Unlock()
 	return j.write(record{kind: kindFinished, job: job, ended: e.ended, result: r})
+}
+
+// Continue says that a lost job goes on: it has not ended, and is lost again
+// when the journal is opened again, unless it was finished.
+func (j *Journal) Continue(job call.JobID) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	e, ok := j.entries[job]
+	if !ok || !e.is(cut) || e.is(heard) {
+		return
+	}
+	e.flags &^= cut
+	e.state, e.code, e.ended = uint8(call.Started), 0, 0
+	j.entries[job] = e
 }
 
 func unknownEnd(method string) *fleetpb.Result {

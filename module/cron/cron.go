@@ -29,7 +29,7 @@ var Module = module.Module{
 }
 
 const (
-	maxJobs    = 3000    // in one answer
+	maxJobs    = 2000    // in one answer
 	maxCommand = 200     // bytes of a command, so that they fit
 	maxFile    = 1 << 20 // bytes of a table
 	maxFiles   = 10_000  // in one directory
@@ -43,7 +43,7 @@ type ListIn struct {
 
 // Jobs is the answer of list.
 type Jobs struct {
-	Jobs     []Job    `json:"jobs" doc:"the jobs, by file and line; 3000 at most"`
+	Jobs     []Job    `json:"jobs" doc:"the jobs, by file and line; 2000 at most"`
 	Cut      int      `json:"cut,omitempty" doc:"jobs that were left out"`
 	Problems []string `json:"problems,omitempty" doc:"what could not be read, or understood; 50 at most"`
 }

@@ -9,6 +9,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"slices"
 	"time"
 
 	"dominion/call"
@@ -95,4 +96,10 @@ func all(ctx context.Context, env *module.Env, _ none) (All, error) {
 		return All{}, call.Errorf(call.Failed, "the time of the kernel's start is not known")
 	}
 	return All{Facts: f, UptimeSeconds: up}, nil
+}
+
+// Schema describes the fields of Facts: what a machine tells its overlord of itself.
+func Schema() []module.Field {
+	out := Module.Methods[0].Schema().Output
+	return slices.DeleteFunc(out, func(f module.Field) bool { return f.Name == "uptime_seconds" })
 }

@@ -39,3 +39,14 @@ func TestParse(t *testing.T) {
 		t.Errorf("parse = %v", got)
 	}
 }
+
+func FuzzParse(f *testing.F) {
+	f.Add([]byte("a:x:5:6:gecos:/:/bin/sh\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		for id, name := range parse(b) {
+			if id > maxID || name == "" || strings.ContainsAny(name, ":\n") {
+				t.Fatalf("parse(%q) gives %d as %q", b, id, name)
+			}
+		}
+	})
+}

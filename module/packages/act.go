@@ -141,7 +141,7 @@ func (m machine) pending(ctx context.Context, env *module.Env, in PendingIn) (Pe
 		return Pending{}, fmt.Errorf("look for newer versions: %w", err)
 	}
 	slices.SortFunc(all, func(a, b Update) int { return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Arch, b.Arch)) })
-	out := Pending{Manager: mgr.name(), Updates: all[:min(len(all), maxPackages)], Cut: max(0, len(all)-maxPackages)}
+	out := Pending{Manager: mgr.name(), Updates: all[:min(len(all), maxUpdates)], Cut: max(0, len(all)-maxUpdates)}
 	if out.Updates == nil {
 		out.Updates = []Update{}
 	}
@@ -229,7 +229,7 @@ func (c Changed) with(changes []Change, before []Package) Changed {
 	slices.SortFunc(changes, func(a, b Change) int {
 		return cmp.Or(cmp.Compare(a.Name, b.Name), cmp.Compare(a.Arch, b.Arch), cmp.Compare(a.From, b.From), cmp.Compare(a.To, b.To))
 	})
-	c.Changed, c.Changes = len(changes) > 0, changes[:min(len(changes), maxPackages)]
+	c.Changed, c.Changes = len(changes) > 0, changes[:min(len(changes), maxChanges)]
 	return c
 }
 

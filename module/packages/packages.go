@@ -30,6 +30,8 @@ var long = module.MethodOptions{Timeout: 30 * time.Minute}
 
 const (
 	maxPackages = 8000 // in one answer, which leaves some 120 bytes for each
+	maxUpdates  = 4000 // likewise 250
+	maxChanges  = 6000 // likewise 170
 )
 
 // ListIn is the input of list.
@@ -77,7 +79,7 @@ type PendingIn struct {
 // Pending is the answer of pending.
 type Pending struct {
 	Manager string   `json:"manager" doc:"apt or dnf"`
-	Updates []Update `json:"updates" doc:"the packages, by name; 8000 at most"`
+	Updates []Update `json:"updates" doc:"the packages, by name; 4000 at most"`
 	Cut     int      `json:"cut,omitempty" doc:"packages that were left out"`
 }
 
@@ -119,7 +121,7 @@ type RemoveIn struct {
 type Changed struct {
 	Manager string   `json:"manager" doc:"apt or dnf"`
 	Changed bool     `json:"changed" doc:"whether anything was done, or would be"`
-	Changes []Change `json:"changes,omitempty" doc:"what changed, or would, by name; 8000 at most"`
+	Changes []Change `json:"changes,omitempty" doc:"what changed, or would, by name; 6000 at most"`
 }
 
 // Change is one package that changed.

@@ -165,11 +165,8 @@ func (d *Draft) Commit(as As) error {
 func (d *Draft) rename(fresh bool) error {
 	p := d.place
 	if fresh {
-		if err := p.Dir.Link(d.Name, p.Base); err != nil {
+		if err := d.renameNew(); err != nil {
 			return p.fault("create", err)
-		}
-		if err := p.Dir.Remove(d.Name); err != nil {
-			return p.fault("remove the draft of", err)
 		}
 		return nil
 	}
@@ -180,6 +177,20 @@ func (d *Draft) rename(fresh bool) error {
 		return p.fault("write", err)
 	}
 	return nil
+}
+
+// renameNew takes no name that is taken.
+func (d *Draft) renameNew() error {
+	p := d.place
+	err := p.dirfd(func(dir int) error { return unix.Renameat2(dir, d.Name, dir, p.Base, unix.RENAME_NOREPLACE) })
+	if !errors.Is(err, unix.EINVAL) && !errors.Is(err, unix.ENOSYS) {
+		return err
+	}
+	// The file system does not know how, as NFS: a second name, then no first.
+	if err := p.Dir.Link(d.Name, p.Base); err != nil {
+		return err
+	}
+	return p.Dir.Remove(d.Name)
 }
 
 // Sync makes the names in the directory durable.

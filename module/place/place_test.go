@@ -38,8 +38,10 @@ func put(t *testing.T, name, text string) {
 	must(t, os.WriteFile(name, []byte(text), 0o644))
 }
 
-func TestWalk(t *testing.T) {
-	dir := tree(t)
+// walks makes the directories and links of TestWalk.
+func walks(t *testing.T) (dir string) {
+	t.Helper()
+	dir = tree(t)
 	put(t, dir+"/real/sub/f", "here")
 	put(t, dir+"/open/f", "there")
 	must(t, os.Chmod(dir+"/open", 0o777))
@@ -54,6 +56,11 @@ func TestWalk(t *testing.T) {
 	} {
 		must(t, os.Symlink(to, dir+name))
 	}
+	return dir
+}
+
+func TestWalk(t *testing.T) {
+	dir := walks(t)
 	for _, test := range []struct {
 		name, path string
 		follow     bool

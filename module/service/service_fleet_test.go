@@ -18,7 +18,7 @@ import (
 )
 
 var units = map[string]string{
-	"good.service":     "[Unit]\nDescription=A good one\n[Service]\nExecStart=/usr/bin/sleep 1000\nExecReload=/usr/bin/touch /srv/reloaded\n[Install]\nWantedBy=multi-user.target\n",
+	"good.service":     "[Unit]\nDescription=A good one\n[Service]\nExecStart=/usr/bin/sleep 1000\nExecReload=/usr/bin/touch /srv/reloaded\n[Install]\nWantedBy=multi-user.target\nAlias=fine.service\n",
 	"plain.service":    "[Service]\nExecStart=/usr/bin/sleep 1000\n",
 	"bad.service":      "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'exit 7'\n",
 	"notthere.service": "[Service]\nType=exec\nExecStart=/nosuch/program\n",
@@ -83,7 +83,7 @@ func TestFleetService(t *testing.T) {
 // TestFleetInBox is the part of TestFleetService that runs in the box.
 func TestFleetInBox(t *testing.T) {
 	if !box.Inside() {
-		t.Skip("it runs as a part of TestFleetService")
+		return // it runs as a part of TestFleetService
 	}
 	everything(t, machine{"/nosuch", here.systemd}, "/srv", func() {
 		if out, err := exec.Command("systemctl", "reset-failed").CombinedOutput(); err != nil {
@@ -125,7 +125,9 @@ func everything(t *testing.T, m machine, files string, reset func()) {
 		{"broken", "start", args{"name": "broken"}, "failed: start broken.service: its file could not be read (bad-setting)", nil},
 		{"dry broken", "start", args{"name": "broken", "dry_run": true}, "failed: start broken.service", nil},
 		{"dry enable", "enable", args{"name": "good", "dry_run": true}, "", args{"changed": true, "enabled": "disabled"}},
-		{"enable", "enable", args{"name": "good"}, "", args{"changed": true, "enabled": "enabled", "active": "inactive", "links": []any{"/etc/systemd/system/multi-user.target.wants/good.service"}}},
+		{"enable", "enable", args{"name": "good"}, "", args{"changed": true, "enabled": "enabled", "active": "inactive", "links": []any{"/etc/systemd/system/fine.service", "/etc/systemd/system/multi-user.target.wants/good.service"}}},
+		{"by its alias", "enable", args{"name": "fine"}, "", args{"name": "good.service", "changed": false, "enabled": "enabled"}},
+		{"status by its alias", "status", args{"name": "fine"}, "", args{"name": "good.service", "enabled": "enabled"}},
 		{"enable again", "enable", args{"name": "good"}, "", args{"changed": false, "enabled": "enabled"}},
 		{"enable now", "enable", args{"name": "good", "now": true}, "", args{"changed": true, "active": "active"}},
 		{"dry disable", "disable", args{"name": "good", "now": true, "dry_run": true}, "", args{"changed": true, "enabled": "enabled", "active": "active"}},

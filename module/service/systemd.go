@@ -115,6 +115,9 @@ func (s *systemd) load(ctx context.Context, name string) (*unit, error) {
 	if u.text("LoadState") == "not-found" {
 		return nil, call.Errorf(call.Failed, "there is no unit %s on this machine", u.name)
 	}
+	if id := u.text("Id"); id != "" {
+		u.name = id // it was named by an alias, under which it cannot be enabled
+	}
 	return u, nil
 }
 

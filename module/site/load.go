@@ -144,19 +144,26 @@ func bound(entries []*entry) {
 
 // look gives the entry of one file: the old one when the file is the same.
 func (s *Set) look(ctx context.Context, path string, old *entry, again bool) *entry {
-	e := &entry{name: filepath.Base(path)}
-	var err error
-	if e.found, err = s.identify(path); err == nil {
-		if old != nil && old.found == e.found && (old.reason == "" || !again && old.reason != changing) {
-			return old
+	for try := 1; ; try++ {
+		e := &entry{name: filepath.Base(path)}
+		var err error
+		if e.found, err = s.identify(path); err == nil {
+			if old != nil && old.found == e.found && (old.reason == "" || !again && old.reason != changing) {
+				return old
+			}
+			err = s.read(ctx, e)
 		}
-		err = s.read(ctx, e)
-	}
-	if err != nil {
+		if err == nil {
+			return e
+		}
 		e.reason = short(err.Error())
+		if e.reason != changing || try == changingTries {
+			return e
+		}
 	}
-	return e
 }
+
+const changingTries = 3 // while a file is replaced again and again
 
 // changing is a reason that passes by itself: the file is looked at again.
 const changing = "it changed while it described itself"

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"dominion/call"
@@ -122,4 +123,47 @@ func jsonText(t *testing.T, s string) string {
 	b, err := module.Bytes(s).MarshalJSON()
 	must(t, err)
 	return string(b)
+}
+
+// TestReplacedUnderLoad: calls that come while a module is replaced again and again run
+// one version or the other, whole.
+func TestReplacedUnderLoad(t *testing.T) {
+	s := newSet(t, nil)
+	var texts [2]string
+	for i := range texts {
+		texts[i] = script("busy", fmt.Sprintf("cat >/dev/null; echo '{\"n\":%d}'", i))
+	}
+	s.write(t, "busy", texts[0])
+	s.Load(t.Context(), false)
+	m := s.method(t, "busy.do")
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				out, err := m.Run(t.Context(), nil, nil)
+				if err != nil || string(out) != `{"n":0}` && string(out) != `{"n":1}` {
+					t.Errorf("call %d: %s, %v", n, out, err)
+					return
+				}
+			}
+		})
+	}
+	for i := range 20 {
+		if i%2 == 0 { // by an order, and by hand
+			in := InstallIn{Name: "busy", Content: []byte(texts[i/2%2]), Digest: DigestOf([]byte(texts[i/2%2]))}
+			if _, err := s.install(t.Context(), nil, in); err != nil {
+				t.Error(err)
+			}
+			continue
+		}
+		s.write(t, "busy", texts[(i/2+1)%2])
+	}
+	close(done)
+	wg.Wait()
 }

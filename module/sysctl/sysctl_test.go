@@ -199,3 +199,23 @@ func FuzzEdit(f *testing.F) {
 		}
 	})
 }
+
+func FuzzFile(f *testing.F) {
+	f.Add("net.ipv4.ip_forward")
+	f.Add("net/ipv4/conf/eth0.100/x")
+	f.Fuzz(func(t *testing.T, name string) {
+		path, shown, err := file(name)
+		if err != nil {
+			if call.CodeOf(err) != call.Invalid {
+				t.Fatalf("file(%q): %v", name, err)
+			}
+			return
+		}
+		if !filepath.IsLocal(path) || path == "." {
+			t.Fatalf("file(%q) = %q, which leads elsewhere", name, path)
+		}
+		if again, _, err := file(shown); err != nil || again != path {
+			t.Fatalf("file(%q) = %q, shown as %q, which is %q, %v", name, path, shown, again, err)
+		}
+	})
+}

@@ -27,9 +27,9 @@ func testMachineModules(t *testing.T, binary string) {
 	t.Run("Process", func(t *testing.T) { processModule(t, s) })
 	t.Run("Mount", func(t *testing.T) { mountModule(t, s, dir) })
 	t.Run("DiskAndSysctl", func(t *testing.T) {
-		s.root.run("call", "*", "disk.usage", "path=/").exits(0).prints("mount: /")
+		s.root.run("call", "*", "disk.usage", "path=/").exits(0).prints("MACHINE", "MOUNT")
 		s.root.run("call", "m01", "disk.devices").exits(0)
-		s.root.run("call", "*", "sysctl.get", "kernel.ostype").exits(0).prints("m[01-02] (2)", "Linux")
+		s.root.run("call", "*", "sysctl.get", "kernel.ostype").exits(0).prints("m[01-02]  kernel.ostype  Linux")
 		s.root.run("call", "m01", "sysctl.list", "kernel.os*").exits(0).prints("kernel.osrelease")
 		s.root.run("call", "m01", "sysctl.set", "vm.swappiness", "17", "persist=true", "dry_run=true").exits(0).
 			prints("changed: true", "+vm.swappiness = 17")
@@ -107,8 +107,8 @@ func mountModule(t *testing.T, s *site, dir string) {
 	}
 	t.Cleanup(func() { _ = syscall.Unmount(point, syscall.MNT_DETACH) })
 	s.root.run("call", "m01", "mount.mount", point, "small", "type=tmpfs", "options=size=1m").exits(0).prints("changed: true", "how: kernel")
-	s.root.run("call", "m02", "mount.list", "match="+point).exits(0).prints("source: small")
-	s.root.run("call", "m02", "disk.usage", point).exits(0).prints("size_bytes: 1048576")
+	s.root.run("call", "m02", "mount.list", "match="+point).exits(0).prints("MACHINE  PATH", "small   tmpfs")
+	s.root.run("call", "m02", "disk.usage", point).exits(0).prints("SIZE_BYTES", "1048576")
 	s.root.run("call", "m01", "mount.umount", point).exits(0).prints("changed: true")
 	s.root.run("call", "m02", "mount.umount", point).exits(0).prints("changed: false")
 	s.root.run("call", "m01", "mount.fstab").exits(0)
