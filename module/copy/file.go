@@ -226,14 +226,20 @@ func (p *putter) write(at *place.Place, e *blob.Entry) error {
 const (
 	alonePatience = time.Minute
 	aloneEvery    = 50 * time.Millisecond
+	goneTries     = 20
 )
 
 // alone begins, or takes up, the draft of a file when nobody else writes it.
 func (p *putter) alone(at *place.Place, e *blob.Entry) (*place.Draft, error) {
+	gone := 0
 	for began := time.Now(); ; {
 		d, err := at.Resume(partName(*e.Digest))
 		waited := time.Since(began)
-		if err != nil && (!errors.Is(err, place.ErrKind) || waited > alonePatience || !dressing(at, e)) {
+		if errors.Is(err, fs.ErrNotExist) { // it was there, and then put in place; or the directory is gone
+			gone++
+		}
+		busy := errors.Is(err, place.ErrKind) && dressing(at, e) || errors.Is(err, fs.ErrNotExist) && gone <= goneTries
+		if err != nil && (!busy || waited > alonePatience) {
 			return nil, err
 		}
 		if err == nil {
