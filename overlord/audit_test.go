@@ -108,6 +108,7 @@ func TestTamperedStoreIsFound(t *testing.T) {
 }
 
 func TestRolledBackOverlordIsRefused(t *testing.T) {
+	t.Parallel()
 	f := fleettest.New(t, 2)
 	f.Down()
 	saved := make(map[string][]byte)

@@ -196,6 +196,7 @@ func TestCandidateAway(t *testing.T) {
 // candidate proves, and its content wins, whether the candidates are ahead or have
 // other content with the same serial.
 func TestRestoredClusterGoesOn(t *testing.T) {
+	t.Parallel()
 	for _, tt := range []struct {
 		name          string
 		before, after int // changes between back-up and restore, and after it, before any candidate is there

@@ -138,6 +138,7 @@ func tlsCert(t *testing.T, f *fleettest.Fleet) *x509.Certificate {
 // Whatever a candidate says, the others serve what is in force, and only what this
 // overlord signed makes it raise its serial.
 func TestLyingCandidate(t *testing.T) {
+	t.Parallel()
 	f := candidatesOf(t, 2)
 	key, cert := keyOf(t, f, "tls.key"), tlsCert(t, f)
 	root, issuing := authority(t, f, "root"), authority(t, f, "issuing")

@@ -188,6 +188,7 @@ func TestVersionsOfAMethod(t *testing.T) {
 
 // TestFalseOffers: what a machine in the wrong hands offers harms nobody else.
 func TestFalseOffers(t *testing.T) {
+	t.Parallel()
 	f := fleettest.Start(t, fleettest.Config())
 	offer := offerOf(t, "raid.check", module.Read)
 	reply := func(offer []byte) func() *fleetpb.Result {

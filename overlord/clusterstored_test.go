@@ -62,6 +62,7 @@ func (l *ledger) load(t testing.TB, r *apipb.ClusterImportRequest) (*apipb.Clust
 // Stored data that are not what was signed are not used: everything else works,
 // commands say why, and another file mends it with a serial above.
 func TestClusterStoredDataChanged(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]string{
 		"the document":                           "UPDATE cluster_versions SET data = x'1f8b' WHERE serial = 2",
 		"the header":                             "UPDATE cluster_versions SET header = x'00' WHERE serial = 2",
@@ -190,6 +191,7 @@ func TestClusterImport(t *testing.T) {
 
 // Files and keys that are none, or too large, are refused in bounded memory.
 func TestClusterImportRefuses(t *testing.T) {
+	t.Parallel()
 	l := newLedger(t)
 	cut := zipped(t, labData(t))
 	odd := func(old, with string) []byte {

@@ -34,6 +34,7 @@ func nodesOf(t *testing.T, f *fleettest.Fleet) (out []string) {
 // come together make one version, those that come back none, those that are revoked
 // leave.
 func TestClusterFollowsTheInventory(t *testing.T) {
+	t.Parallel()
 	f := fleettest.New(t, 2)
 	if s := shown(t, f); s.Exists {
 		t.Fatalf("nobody asked for a cluster, and there is version %d", s.Serial)

@@ -328,6 +328,7 @@ func TestRevokedBetweenHandshakeAndHello(t *testing.T) {
 // A session does not outlive the certificate that it began with, and nothing is
 // renewed with one that has expired.
 func TestSessionEndsWithItsCertificate(t *testing.T) {
+	t.Parallel()
 	f := fleettest.Start(t, fleettest.Config())
 	m := &stolen{life: 2 * time.Second}
 	m.connect(t, f, "m01")

@@ -92,6 +92,7 @@ func TestLegacyWorkedExample(t *testing.T) {
 // A machine of old becomes known, waits for approval, and is provisioned, under
 // the documented rules.
 func TestLegacyFromFirstContact(t *testing.T) {
+	t.Parallel()
 	s := newOldSite(t, nil)
 	s.put("nodescripts/init/all/10-hello", "#!/bin/sh\necho echo hello $NODENAME $NODEID $IPADDR $ENABLED $VNFSMASTER\nprintf 'exit 7'\n", 0o755)
 	if r := s.old("127.0.0.2", "init", "nodeid="+mac1); !r.Silent || string(r.Wire) != "# PERCEUSD START\n" || r.Exit != 0 {

@@ -133,6 +133,7 @@ func TestMapPages(t *testing.T) {
 
 // A hop that goes on for ever is left.
 func TestMapPagesThatDoNotEnd(t *testing.T) {
+	t.Parallel()
 	named := func(more bool, names ...string) session.MapResult {
 		r := session.MapResult{More: more}
 		for _, n := range names {

@@ -241,6 +241,7 @@ func await(t testing.TB, what string, ok func() bool) {
 
 // Certificates are renewed over two sessions; what comes is written and used.
 func TestRenewSub(t *testing.T) {
+	t.Parallel()
 	top := started(t, Config{Name: "top"})
 	mid := below(t, top, top, "mid")
 	low := below(t, top, mid, "low")
@@ -344,6 +345,7 @@ func grantMachine(t *testing.T, o *Overlord, name string) []byte {
 // A parent that was made anew, with its name and address, knows the overlords below
 // it again.
 func TestParentMadeAnew(t *testing.T) {
+	t.Parallel()
 	top := started(t, Config{Name: "top"})
 	token := func(name string, replace bool) string {
 		t.Helper()

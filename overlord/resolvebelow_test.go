@@ -229,6 +229,7 @@ func TestGroupsBelowRefuses(t *testing.T) {
 
 // What a sub-overlord says that lies, or is broken.
 func TestHostileGroups(t *testing.T) {
+	t.Parallel()
 	o := opened(t)
 	m, err := delegation.Parse([]byte("mid: {low: {low-1: {}}, mid-1: {}}\nother: {web1: {}}\n"))
 	if err != nil {

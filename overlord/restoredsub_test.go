@@ -72,6 +72,7 @@ func TestRestoredSubOverlordStarts(t *testing.T) {
 // The log of a restored sub-overlord is explained by the host of the root's key, over
 // two sessions and for a token; its machines believe it again.
 func TestRestoredSubOverlordRecovers(t *testing.T) {
+	t.Parallel()
 	top := fleettest.New(t, 0)
 	mid := subOf(t, top, "mid")
 	token := func(name string) string {

@@ -376,6 +376,7 @@ func TestFinishedIsAskedFor(t *testing.T) {
 
 // With wait a machine that is away gets its call when it comes; a busy one, later.
 func TestWaitingCalls(t *testing.T) {
+	t.Parallel()
 	f := hasty(t)
 	for _, name := range []string{"m1", "m2"} {
 		m := newRemembers(t, name)
