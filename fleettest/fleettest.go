@@ -158,6 +158,9 @@ func (f *Fleet) Enrol(name string, cfg minion.Config) *Minion {
 	if cfg.Confd.Listen == "" {
 		cfg.Confd.Listen = "127.0.0.1:0" // there is one port 1814, and many fleets
 	}
+	if cfg.ModulesDir == "" {
+		cfg.ModulesDir = filepath.Join(cfg.State, "modules.d") // and not this machine's; it need not be there
+	}
 	if len(cfg.Overlords) == 0 && cfg.Listen == "" {
 		cfg.Overlords = []string{f.Address}
 	}

@@ -63,6 +63,9 @@ type Options struct {
 	Host Host
 	// Replica is this machine's of the cluster data; nil: it can be no candidate.
 	Replica replica
+	// Forward gives the records of calls on the Func face, which are in Own, to the
+	// overlords; nil: none are.
+	Forward forwardLog
 	// Credit is the process's pool of stream windows; nil: one per session.
 	Credit *session.Pool
 	// Heartbeat sends the process's pings; nil: none are sent.
@@ -85,18 +88,20 @@ type Options struct {
 // of its own: those of its sessions are their callers', and each running call
 // has one.
 type Agent struct {
-	name     string
-	version  string
-	now      func() time.Time
-	log      *slog.Logger
-	opt      session.Options // without what belongs to one session
-	trust    *pki.Trust
-	save     func(name string, content []byte) error
-	patience time.Duration // of Drain with calls that were cancelled
-	opened   func()        // called when a session has begun; may be nil
-	onList   func(signed []byte, list *pki.RevocationList)
-	host     Host
-	replica  replica // may be nil
+	name         string
+	version      string
+	now          func() time.Time
+	log          *slog.Logger
+	opt          session.Options // without what belongs to one session
+	trust        *pki.Trust
+	save         func(name string, content []byte) error
+	patience     time.Duration // of Drain with calls that were cancelled
+	opened       func()        // called when a session has begun; may be nil
+	onList       func(signed []byte, list *pki.RevocationList)
+	host         Host
+	replica      replica       // may be nil
+	forward      forwardLog    // may be nil
+	forwardEvery time.Duration // between two calls with records
 
 	verifier verifier
 	books    books
@@ -129,12 +134,14 @@ func New(opt Options) (*Agent, error) {
 	}
 	a := &Agent{
 		name: name, version: opt.Version, now: opt.Now, log: opt.Log, trust: opt.Trust, save: opt.Save,
-		opt:      session.Options{Credit: opt.Credit, Heartbeat: opt.Heartbeat, Stats: opt.Stats, Log: opt.Log},
-		own:      recorder{log: opt.Own},
-		onList:   opt.OnRevocations,
-		host:     opt.Host,
-		replica:  opt.Replica,
-		patience: cancelTime,
+		opt:          session.Options{Credit: opt.Credit, Heartbeat: opt.Heartbeat, Stats: opt.Stats, Log: opt.Log},
+		own:          recorder{log: opt.Own},
+		onList:       opt.OnRevocations,
+		host:         opt.Host,
+		replica:      opt.Replica,
+		forward:      opt.Forward,
+		forwardEvery: forwardEvery,
+		patience:     cancelTime,
 	}
 	if a.books.disk = opt.Journal; opt.Journal != nil {
 		a.books.id = opt.Journal.ID()
@@ -247,7 +254,7 @@ func (a *Agent) Serve(ctx context.Context, conn *tls.Conn) error {
 
 // serve says also whether HELLO had been exchanged.
 func (a *Agent) serve(ctx context.Context, conn *tls.Conn) (opened bool, err error) {
-	l := &link{agent: a, ctx: ctx, answers: make(chan struct{}, maxAnswers)}
+	l := &link{agent: a, ctx: ctx, answers: make(chan struct{}, maxAnswers), records: make(chan struct{}, 1)}
 	opt := a.opt
 	opt.Hello, opt.Ready, opt.Handler = l.hello, l.ready, l
 	s, err := session.New(conn, &opt)

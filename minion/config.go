@@ -74,6 +74,8 @@ type Config struct {
 
 	// Confd says how this machine answers confd queries while it is a candidate.
 	Confd Confd `yaml:"confd"`
+	// Func says whether programs written for Func may call this machine.
+	Func Func `yaml:"func"`
 
 	// Token is a join token given by other means than a file; it wins over TokenFile.
 	Token string `yaml:"-"`
@@ -94,6 +96,34 @@ type Confd struct {
 	// machine is then no candidate, whatever the overlord says. Empty: ":1814", all
 	// addresses.
 	Listen string `yaml:"listen"`
+}
+
+// Func is the part of a configuration about the Func face: XML-RPC on the port of
+// Listen, for whom access lists in Func's format name.
+type Func struct {
+	// Enabled turns it on. It needs Listen and ACLDir.
+	Enabled bool `yaml:"enabled"`
+	// ACLDir is the directory of access lists, files named *.acl, an absolute path. Only
+	// root, or the agent's user, may write it. They are read again when they change.
+	ACLDir string `yaml:"acl_dir"`
+	// OverlordOverride lets the overlords that this machine is enrolled with call
+	// everything, whatever the access lists say, as Func did.
+	OverlordOverride bool `yaml:"overlord_override"`
+}
+
+// check says what is wrong.
+func (f Func) check(listen string) error {
+	switch {
+	case !f.Enabled:
+		return nil
+	case listen == "":
+		return errors.New("func: enabled: it is served on the port of listen, which is empty; give listen: :51234")
+	case f.ACLDir == "":
+		return errors.New("func: acl_dir: it is empty, and without access lists nobody may call anything")
+	case !filepath.IsAbs(f.ACLDir):
+		return fmt.Errorf("func: acl_dir: %q is no absolute path", f.ACLDir)
+	}
+	return nil
 }
 
 // Address gives the address with the defaults filled in, or candidate.Off.
@@ -127,6 +157,8 @@ type settings struct {
 	tokenFile     string
 	listen        string
 	confd         string // or candidate.Off
+	funcACL       string // directory; empty: there is no Func face
+	funcOverride  bool
 	policy        string
 	policyMust    bool // the policy file was named and must exist
 	level         slog.Level
@@ -185,6 +217,12 @@ func (c Config) check() (settings, error) {
 	var err error
 	if s.confd, err = c.Confd.Address(); err != nil {
 		return settings{}, err
+	}
+	if err = c.Func.check(s.listen); err != nil {
+		return settings{}, err
+	}
+	if c.Func.Enabled {
+		s.funcACL, s.funcOverride = filepath.Clean(c.Func.ACLDir), c.Func.OverlordOverride
 	}
 	if len(s.overlords) == 0 && s.listen == "" {
 		return settings{}, errors.New("overlords: none is named; give --overlord HOST:51235, or listen for one")

@@ -19,6 +19,7 @@ import (
 
 	"dominion/audit"
 	"dominion/enrol"
+	"dominion/funcd"
 	"dominion/minion/candidate"
 	"dominion/minion/journal"
 	"dominion/module"
@@ -44,6 +45,8 @@ type daemon struct {
 	agent   *Agent
 	replica *candidate.Candidate // of the cluster data
 	own     *audit.FileLog
+	acl     *funcd.ACL    // of the Func face; nil: there is none
+	face    *funcd.Server // nil: there is none
 	jobs    *journal.Journal
 	ask     asker
 	clock   *session.Clock
@@ -150,10 +153,13 @@ func (d *daemon) makeAgent(pol *policy.Policy) error {
 	d.agent, err = New(Options{
 		Name: d.cfg.name, Trust: d.trust, Table: table, Overlords: d.enrolledWith(), Policy: pol, Own: d.own, Journal: d.jobs,
 		Save: d.dir.WriteFile, Saved: saved, Credit: session.NewPool(0), Heartbeat: d.clock, Log: d.log,
-		Version: d.cfg.version, Now: d.cfg.now, MaxRunning: d.cfg.running, MaxQueued: d.cfg.queued, OnRevocations: d.onList, Host: d.host,
-		Replica: d.replica,
+		Version: d.cfg.version, Now: d.cfg.now, MaxRunning: d.cfg.running, MaxQueued: d.cfg.queued, OnRevocations: d.newList, Host: d.host,
+		Replica: d.replica, Forward: d.forwards(),
 	})
 	if err != nil {
+		return err
+	}
+	if err := d.openFace(); err != nil {
 		return err
 	}
 	d.agent.opened = func() {
@@ -196,11 +202,18 @@ func (d *daemon) run(ctx context.Context, reload <-chan os.Signal, ready func(ne
 	g, accept := errgroup.WithContext(ctx)
 	g.Go(func() error { return ended(work, d.clock.Run(work)) })
 	if ln != nil {
-		l := session.NewListener(ln, session.ListenOptions{
+		opt := session.ListenOptions{
 			Fleet: session.TLSOptions{Certificate: d.anyCertificate, Verify: d.agent.VerifyPeer},
 			Serve: func(_ context.Context, conn *tls.Conn) { d.serve(work, conn) },
 			Log:   d.log,
-		})
+		}
+		if d.face != nil {
+			opt.HTTP, opt.FuncFace = &session.TLSOptions{Certificate: d.anyCertificate, Verify: d.face.Verify}, true
+		}
+		l := session.NewListener(ln, opt)
+		if d.face != nil {
+			g.Go(func() error { return ended(accept, d.face.Run(accept, l.HTTP(), drainTime)) })
+		}
 		g.Go(func() error { return ended(accept, l.Run(accept)) })
 	}
 	g.Go(d.siteModules(accept))
@@ -277,6 +290,9 @@ func (d *daemon) reloads(ctx context.Context, reload <-chan os.Signal) {
 			if !ok {
 				return
 			}
+		}
+		if d.acl != nil {
+			d.acl.Reload()
 		}
 		select {
 		case d.again <- struct{}{}:

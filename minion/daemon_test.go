@@ -88,6 +88,9 @@ func newOffice(f *fleet) *office { return &office{f: f, now: time.Now, token: "s
 func start(t *testing.T, cfg Config) (listening net.Addr, stop func() error) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
+	if cfg.ModulesDir == "" {
+		cfg.ModulesDir = filepath.Join(cfg.State, "modules.d") // and not this machine's
+	}
 	ready, result := make(chan net.Addr, 1), make(chan error, 1)
 	cfg.Ready = func(a net.Addr) { ready <- a }
 	go func() { result <- Run(ctx, cfg, testLogger(t)) }()

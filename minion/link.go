@@ -34,6 +34,9 @@ type link struct {
 	// answers is held by who makes and sends an answer that may be large.
 	answers chan struct{}
 
+	// records is of one: the Func face has recorded something.
+	records chan struct{}
+
 	gate     sync.Mutex // held while a call is accepted
 	doubted  bool       // the birth that was told is not believed; covered by gate once HELLO was exchanged
 	replaced bool       // a newer session has taken this one's place; covered by gate
@@ -112,6 +115,9 @@ func (l *link) ready(s *session.Session) {
 	l.agent.log.Info("session opened", "overlord", l.peer, "address", s.RemoteAddr().String(), "dialled", s.Dialled())
 	l.wg.Go(func() { l.announce(l.agent.books.finished(l.peer, maxAnnounced)) })
 	l.wg.Go(func() { l.sendFacts(l.ctx) })
+	if l.agent.forward != nil {
+		l.wg.Go(l.forwardRecords)
+	}
 	l.wg.Go(func() { l.tellOffer(l.ctx) }) // it may have changed since HELLO
 	if l.agent.opened != nil {
 		l.agent.opened()

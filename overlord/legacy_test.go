@@ -1,9 +1,13 @@
 package overlord_test
 
 import (
+	"errors"
+	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -138,31 +142,73 @@ func TestLegacySlowAssembly(t *testing.T) {
 	}
 }
 
+// A rack of old machines is switched on: each gets its script before its client
+// gives up.
+func TestLegacyTwoHundredNodesAtOnce(t *testing.T) {
+	const nodes, scripts = 200, 10
+	s := newOldSite(t, func(c *overlord.ProvisionConfig) { c.Approve = overlord.ApproveRules{{MAC: "52:54:00:*"}} })
+	want := ""
+	for i := range scripts {
+		s.put(fmt.Sprintf("nodescripts/init/all/%02d-x", 10+i), fmt.Sprintf("#!/bin/sh\necho echo %d $NODENAME\n", i), 0o755)
+		want += fmt.Sprintf("echo %d %%[1]s\n", i)
+	}
+	var (
+		wg     sync.WaitGroup
+		mu     sync.Mutex
+		took   []time.Duration
+		gap    time.Duration
+		broken []string
+		seen   = make(map[string]bool)
+		client = fleettest.OldClient{Server: s.legacyAddress(), Shell: "cat"}
+	)
+	for i := range nodes {
+		c := client
+		c.From = fmt.Sprintf("127.0.4.%d", i+1)
+		wg.Go(func() {
+			r, err := c.Run(t.Context(), "init", fmt.Sprintf("nodeid=52:54:00:00:04:%02X", i))
+			mu.Lock()
+			defer mu.Unlock()
+			took, gap = append(took, r.Took), max(gap, r.Gap)
+			_, text, _ := strings.Cut(string(r.Output), "\n)\n") // after getfile
+			text, _, _ = strings.Cut(text, "# NODESCRIPT END")
+			first, _, _ := strings.Cut(strings.TrimPrefix(text, "echo 0 "), "\n")
+			if err != nil || r.Silent || text != fmt.Sprintf(want, first) || seen[first] {
+				broken = append(broken, fmt.Sprintf("%s: %v, silent %v, %q", c.From, err, r.Silent, r.Wire))
+			}
+			seen[first] = true
+		})
+	}
+	wg.Wait()
+	slices.Sort(took)
+	t.Logf("figure: %d old clients with %d scripts each, new nodes: p50 %v, p99 %v, most %v, longest silence %v", nodes, scripts,
+		took[nodes/2].Round(time.Millisecond), took[nodes*99/100].Round(time.Millisecond), took[nodes-1].Round(time.Millisecond), gap.Round(time.Millisecond))
+	if len(broken) > 0 {
+		t.Errorf("%d of %d clients did not get their script: %s", len(broken), nodes, broken[0])
+	}
+	if got := len(s.audited("node.script")); got != nodes {
+		t.Errorf("%d records of scripts; want %d", got, nodes)
+	}
+}
+
 // exchange sends bytes and gives what comes until the server closes; open: it
 // did not within a time.
-func (s *site) exchange(text string, within time.Duration) (answer string, open bool) {
-	s.T.Helper()
-	conn, err := net.DialTimeout("tcp", s.legacyAddress(), fleettest.Patience)
+func exchange(addr, text string, within time.Duration) (answer string, open bool, err error) {
+	conn, err := net.DialTimeout("tcp", addr, fleettest.Patience)
 	if err != nil {
-		s.T.Fatal(err)
+		return "", false, err
 	}
 	defer conn.Close()
 	if _, err := conn.Write([]byte(text)); err != nil {
-		s.T.Fatal(err)
+		return "", false, err
 	}
 	if err := conn.SetReadDeadline(time.Now().Add(within)); err != nil {
-		s.T.Fatal(err)
+		return "", false, err
 	}
-	var b strings.Builder
-	buf := make([]byte, 4096)
-	for {
-		n, err := conn.Read(buf)
-		b.Write(buf[:n])
-		if err != nil {
-			ne, ok := err.(net.Error)
-			return b.String(), ok && ne.Timeout()
-		}
+	b, err := io.ReadAll(conn)
+	if ne, ok := errors.AsType[net.Error](err); ok && ne.Timeout() {
+		return string(b), true, nil
 	}
+	return string(b), false, err
 }
 
 // What the old daemon answered to each kind of request.
@@ -176,6 +222,7 @@ func TestLegacyRequests(t *testing.T) {
 	s.add(&apipb.AddNodeRequest{Hwaddr: mac2, Name: "n2"})
 	const start, frame, end = "# PERCEUSD START\n", "# NODESCRIPT START\n", "# NODESCRIPT END\n# PROVISIOND END\n"
 	ready := func(node string) string { return start + frame + "echo " + node + " ready\n" + end }
+	addr := s.legacyAddress()
 	var wg sync.WaitGroup
 	for _, x := range []struct {
 		name, send, want string
@@ -210,8 +257,8 @@ func TestLegacyRequests(t *testing.T) {
 			within = 2 * time.Second
 		}
 		wg.Go(func() {
-			if got, open := s.exchange(x.send, within); got != x.want || open != x.open {
-				t.Errorf("%s: %q gives %q, left open %v; want %q, %v", x.name, x.send, got, open, x.want, x.open)
+			if got, open, err := exchange(addr, x.send, within); got != x.want || open != x.open || err != nil {
+				t.Errorf("%s: %q gives %q, left open %v, %v; want %q, %v", x.name, x.send, got, open, err, x.want, x.open)
 			}
 		})
 	}
@@ -219,7 +266,7 @@ func TestLegacyRequests(t *testing.T) {
 	for _, why := range []string{
 		`n1 node.script over the old protocol: there is no state "halt" here`, "52:54:00:00:00:99 node.script over the old protocol: no node has this hardware address",
 		"it names no nodeid, and ARP does not know 127.0.0.1", `malformed request: not a request for a node script: "../x" is not a state`,
-		"malformed request: it is empty", "malformed request: more than 4096 bytes", `not a hardware address: "n1"`, "is known without 01:",
+		"malformed request: it is empty", "malformed request: more than 4096 bytes", `not a hardware address: "n1"`, "is 01: before one that is known",
 		"n0000 node.script over the old protocol: the node is not approved",
 	} {
 		s.wantAudited("denied", why)

@@ -96,7 +96,7 @@ func (a nodeAPI) Nodes(ctx context.Context, r *connect.Request[apipb.NodesReques
 	}
 	out := &apipb.NodesResponse{Unknown: target.Fold(unknown), Provision: &apipb.ProvisionInfo{
 		Statedir: c.Statedir, Rules: defaulted(c.Rules, "documented"), OnFailure: c.OnFailure, Shell: c.Shell,
-		Method: c.VNFS.Method, Master: c.VNFS.Master, Prefix: c.VNFS.Prefix, States: c.States, BootAddress: a.o.prov.boot, Capsules: capsules,
+		Method: c.VNFS.Method, Master: c.VNFS.Master, Prefix: c.VNFS.Prefix, States: c.States, BootAddress: a.o.prov.boot, Capsules: capsules, CapsulesAbove: a.o.parent != nil,
 	}}
 	for _, n := range nodes {
 		out.Nodes = append(out.Nodes, nodePB(n, boots[n.Name]))

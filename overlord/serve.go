@@ -153,6 +153,8 @@ func (o *Overlord) minionAsks(ctx context.Context, s *session.Session, c *fleetp
 			return nil, call.Errorf(call.Invalid, "facts are a JSON object of at most %d bytes", maxFacts)
 		}
 		return struct{}{}, o.keep.facts(ctx, s.Peer().Name, c.Args)
+	case session.MethodRecords:
+		return o.minionRecords(ctx, s.Peer().Name, c.Args)
 	case session.MethodOffer:
 		var in session.OfferArgs
 		if err := json.Unmarshal(c.Args, &in); err != nil {

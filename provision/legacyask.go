@@ -74,7 +74,7 @@ func (s *Service) legacyID(v View, id string, init bool) (string, error) {
 	}
 	_, known, err := v.NodeOf(hwaddr)
 	if err == nil && known {
-		err = fmt.Errorf("%w: %.40q is known without 01:", ErrHWAddr, id)
+		err = fmt.Errorf("%w: %.40q is 01: before one that is known", ErrHWAddr, id)
 	}
 	return hwaddr, err
 }
@@ -170,9 +170,9 @@ func busy(node, why string) *Refusal {
 // does. In init that is a boot which has a source, as others have, though
 // nobody knows a nonce that opens it.
 func (s *Service) legacyHand(ctx context.Context, a legacyAsk, made *nodescript.Script) error {
-	return s.cfg.Store.Update(ctx, func(tx Tx) error {
-		n, _, err := s.legacyNode(tx, a)
-		if err != nil {
+	var n Node
+	err := s.cfg.Store.Update(ctx, func(tx Tx) (err error) {
+		if n, _, err = s.legacyNode(tx, a); err != nil {
 			return err
 		}
 		now := s.cfg.Now()
@@ -190,6 +190,10 @@ func (s *Service) legacyHand(ctx context.Context, a legacyAsk, made *nodescript.
 			Detail: scriptDetail(a.State, a.from.String()+" over the old protocol as "+n.HWAddr+a.note, made), Digest: made.SHA256[:],
 		})
 	})
+	if err == nil {
+		s.at.put(a.from, n.Name)
+	}
+	return err
 }
 
 // legacyBoot begins the boot of a node, unless one is under way.

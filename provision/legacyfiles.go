@@ -65,13 +65,15 @@ func (s *Service) legacyFile(w http.ResponseWriter, r *http.Request) error {
 	return s.serveFile(w, r, n, fileAsk{root: root, below: below, name: name, session: LegacyPath, from: from, how: " over plain HTTP"})
 }
 
-// nodeAt gives the node that is approved and was heard of last from an address.
+// nodeAt gives the node that is approved and was heard of last from an address,
+// or that boots from it: somebody else who asks in its name meanwhile does not
+// take its files away.
 func (s *Service) nodeAt(r *http.Request, from netip.Addr) (n Node, err error) {
 	name, hint := s.at.get(from)
 	err = s.cfg.Store.View(r.Context(), func(v View) error {
 		ok := false
 		if hint {
-			if n, ok, err = v.Node(name); err != nil || ok && !n.held() && n.Addr == from {
+			if n, ok, err = s.isAt(v, name, from); err != nil || ok {
 				return err
 			}
 		}
@@ -87,6 +89,16 @@ func (s *Service) nodeAt(r *http.Request, from netip.Addr) (n Node, err error) {
 		s.at.put(from, n.Name)
 	}
 	return n, err
+}
+
+// isAt gives a node, and says whether it is approved and at an address.
+func (s *Service) isAt(v View, name string, from netip.Addr) (n Node, is bool, err error) {
+	n, known, err := v.Node(name)
+	if err != nil || !known || n.held() || n.Addr == from {
+		return n, err == nil && known && !n.held(), err
+	}
+	nonce, has, err := v.NonceOf(name)
+	return n, has && nonce.open(s.cfg.Now()) && nonce.Source == from, err
 }
 
 // maxAddresses is how many nodes of addresses are remembered.

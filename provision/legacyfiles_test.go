@@ -184,6 +184,29 @@ func TestLegacyFilesAreForApprovedNodes(t *testing.T) {
 	}
 }
 
+// Who asks in the name of a node that boots has its files, and does not take them
+// from it.
+func TestLegacyFilesOfANodeThatBoots(t *testing.T) {
+	s := newOldSite(t, nil)
+	s.put("vnfs/v/x", []byte("good"))
+	get := func(from string) int { got, _ := s.ask(from, "GET /legacy/vnfs/v/x"); return got }
+	s.want("127.0.0.2", "init nodeid="+macA, oldScript, 1, "init to 127.0.0.2")
+	s.want("127.0.0.3", "ready nodeid="+macA, oldScript, 1, "ready to 127.0.0.3")
+	if a, z := get("127.0.0.2"), get("127.0.0.3"); a != 200 || z != 200 {
+		t.Errorf("while it boots: %d to the node, %d to the other", a, z)
+	}
+	s.pass(NonceLife)
+	if a, z := get("127.0.0.2"), get("127.0.0.3"); a != 403 || z != 200 {
+		t.Errorf("afterwards: %d to where it booted, %d to where it was last", a, z)
+	}
+	s.want("127.0.0.2", "init nodeid="+macA, oldScript, 2, "init to 127.0.0.2")
+	s.set(Change{Boot: new(BootLocal)})
+	s.want("127.0.0.3", "ready nodeid="+macA, oldScript, 2, "ready to 127.0.0.3")
+	if a := get("127.0.0.2"); a != 403 {
+		t.Errorf("its boot was ended: %d", a)
+	}
+}
+
 // Without the old protocol there is nothing.
 func TestLegacyFilesAreOff(t *testing.T) {
 	b := newBench(t, nil)

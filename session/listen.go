@@ -22,6 +22,9 @@ type ListenOptions struct {
 	// HTTP verifies everybody else, if they give a certificate; they come out
 	// of Listener.HTTP. nil: only fleet/1 is served.
 	HTTP *TLSOptions
+	// FuncFace makes HTTP that of Func's clients: TLS 1.2 is enough, a certificate
+	// is required, and there is no HTTP/2.
+	FuncFace bool
 
 	Pending int           // unfinished handshakes; zero means 4,096
 	Slots   int           // handshakes that compute at a time; zero means 4 for each core
@@ -71,7 +74,10 @@ func NewListener(ln net.Listener, opt ListenOptions) *Listener {
 		http: &httpListener{addr: ln.Addr(), conns: make(chan net.Conn), closed: make(chan struct{})},
 	}
 	var http *tls.Config
-	if opt.HTTP != nil {
+	switch {
+	case opt.HTTP != nil && opt.FuncFace:
+		http = funcTLS(*opt.HTTP)
+	case opt.HTTP != nil:
 		http = httpTLS(*opt.HTTP)
 	}
 	l.config = choose(ServerTLS(opt.Fleet), http)

@@ -280,6 +280,39 @@ type ClusterDataResult struct {
 	Data []byte `json:"data"`
 }
 
+// MethodRecords carries what a machine's own log holds of calls on its Func face up:
+// RecordsArgs, answered by RecordsResult.
+const MethodRecords = "session.records"
+
+// Limits of one RecordsArgs.
+const (
+	MaxRecords     = 256       // leaves
+	MaxRecordsSize = 256 << 10 // bytes of them
+	MaxRecordLeaf  = 4 << 10   // bytes of one
+)
+
+// RecordsArgs are leaves of the machine's own log, in their order. Without leaves it
+// asks how far the overlord has them, or says that there are none up to Next.
+type RecordsArgs struct {
+	Log    string       `json:"log"`              // id of the machine's own log
+	Leaves []RecordLeaf `json:"leaves,omitempty"` // of calls on the Func face
+	Next   int64        `json:"next,omitempty"`   // index up to which there are no others
+	// Lost is how many leaves, of any kind, were removed before this overlord could be
+	// given what there was among them.
+	Lost int64 `json:"lost,omitempty"`
+}
+
+// RecordLeaf is one leaf with its index.
+type RecordLeaf struct {
+	Index int64  `json:"index"`
+	Leaf  []byte `json:"leaf"` // an encoded auditpb.MinionRecord
+}
+
+// RecordsResult says up to which index the overlord's own log durably has them.
+type RecordsResult struct {
+	Next int64 `json:"next"`
+}
+
 // MethodOffer tells of the methods that a machine offers beside those of its agent.
 // The overlord asks, without arguments, for the offer whose digest was in HELLO or
 // was told since: answered by OfferResult. The minion tells of another digest:

@@ -2,6 +2,8 @@
 # Installs what the tests use beyond Go: ClusterShell's nodeset (the oracle of
 # folded names), curl (the API's plainest client), openssl (a second opinion
 # on certificates), ganeti (its confd daemon and client, with which package
+# confd is compared), python3-yaml (reads our maps as Func's tools do), busybox (whose
+# shell runs node scripts in an initramfs) and wget (with which nodes of old fetch files). Without root it says what is missing; the tests that need it are then skipped by name.
 # confd is compared), python3-yaml (reads our maps as Func's tools do), busybox and dash (whose
 # shells run node scripts), perl (the language of the program whose rules for node scripts we
 # keep), bzip2, xz and zstd (images that we import), and dnsmasq (reads the configuration that we print). Without root it says what is missing; the tests that need it are then skipped by name.
@@ -16,6 +18,7 @@ command -v openssl >/dev/null 2>&1 || need="$need openssl"
 [ -x /usr/sbin/ganeti-confd ] || need="$need ganeti"
 python3 -c "import yaml" >/dev/null 2>&1 || need="$need python3-yaml"
 command -v busybox >/dev/null 2>&1 || need="$need busybox-static"
+command -v wget >/dev/null 2>&1 || need="$need wget"
 command -v dash >/dev/null 2>&1 || need="$need dash"
 command -v perl >/dev/null 2>&1 || need="$need perl"
 command -v bzip2 >/dev/null 2>&1 || need="$need bzip2"

@@ -390,8 +390,9 @@ type ProvisionInfo struct {
 	Master        string                 `protobuf:"bytes,6,opt,name=master,proto3" json:"master,omitempty"` // empty: the address that the node reached
 	Prefix        string                 `protobuf:"bytes,7,opt,name=prefix,proto3" json:"prefix,omitempty"`
 	States        []string               `protobuf:"bytes,8,rep,name=states,proto3" json:"states,omitempty"`
-	BootAddress   string                 `protobuf:"bytes,9,opt,name=boot_address,json=bootAddress,proto3" json:"boot_address,omitempty"` // host:port of /boot
-	Capsules      []string               `protobuf:"bytes,11,rep,name=capsules,proto3" json:"capsules,omitempty"`                         // names of the VNFS capsules that are there, sorted
+	BootAddress   string                 `protobuf:"bytes,9,opt,name=boot_address,json=bootAddress,proto3" json:"boot_address,omitempty"`         // host:port of /boot
+	Capsules      []string               `protobuf:"bytes,11,rep,name=capsules,proto3" json:"capsules,omitempty"`                                 // names of the VNFS capsules that are there, sorted
+	CapsulesAbove bool                   `protobuf:"varint,12,opt,name=capsules_above,json=capsulesAbove,proto3" json:"capsules_above,omitempty"` // others may be at the overlord above, from where their files come
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -494,6 +495,13 @@ func (x *ProvisionInfo) GetCapsules() []string {
 		return x.Capsules
 	}
 	return nil
+}
+
+func (x *ProvisionInfo) GetCapsulesAbove() bool {
+	if x != nil {
+		return x.CapsulesAbove
+	}
+	return false
 }
 
 // NodeCounts says how many nodes there are.
@@ -1187,7 +1195,7 @@ const file_apipb_node_proto_rawDesc = "" +
 	"\rNodesResponse\x12'\n" +
 	"\x05nodes\x18\x01 \x03(\v2\x11.dominion.v1.NodeR\x05nodes\x12\x18\n" +
 	"\aunknown\x18\x02 \x01(\tR\aunknown\x128\n" +
-	"\tprovision\x18\x03 \x01(\v2\x1a.dominion.v1.ProvisionInfoR\tprovision\"\x95\x02\n" +
+	"\tprovision\x18\x03 \x01(\v2\x1a.dominion.v1.ProvisionInfoR\tprovision\"\xbc\x02\n" +
 	"\rProvisionInfo\x12\x1a\n" +
 	"\bstatedir\x18\x01 \x01(\tR\bstatedir\x12\x14\n" +
 	"\x05rules\x18\x02 \x01(\tR\x05rules\x12\x1d\n" +
@@ -1199,7 +1207,8 @@ const file_apipb_node_proto_rawDesc = "" +
 	"\x06prefix\x18\a \x01(\tR\x06prefix\x12\x16\n" +
 	"\x06states\x18\b \x03(\tR\x06states\x12!\n" +
 	"\fboot_address\x18\t \x01(\tR\vbootAddress\x12\x1a\n" +
-	"\bcapsules\x18\v \x03(\tR\bcapsules\"L\n" +
+	"\bcapsules\x18\v \x03(\tR\bcapsules\x12%\n" +
+	"\x0ecapsules_above\x18\f \x01(\bR\rcapsulesAbove\"L\n" +
 	"\n" +
 	"NodeCounts\x12\x10\n" +
 	"\x03all\x18\x01 \x01(\x04R\x03all\x12\x12\n" +

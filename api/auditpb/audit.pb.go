@@ -35,7 +35,9 @@ type Record struct {
 	Digest        []byte                 `protobuf:"bytes,6,opt,name=digest,proto3" json:"digest,omitempty"`   // SHA-256 of what the record vouches for, where it is kept elsewhere
 	Order         *Order                 `protobuf:"bytes,7,opt,name=order,proto3" json:"order,omitempty"`
 	Results       *Results               `protobuf:"bytes,8,opt,name=results,proto3" json:"results,omitempty"`
-	Statement     []byte                 `protobuf:"bytes,9,opt,name=statement,proto3" json:"statement,omitempty"` // a signed statement kept whole (revocation list, recovery, log key)
+	Statement     []byte                 `protobuf:"bytes,9,opt,name=statement,proto3" json:"statement,omitempty"`                          // a signed statement kept whole (revocation list, recovery, log key)
+	MinionLeaf    []byte                 `protobuf:"bytes,10,opt,name=minion_leaf,json=minionLeaf,proto3" json:"minion_leaf,omitempty"`     // of a call on the Func face: the MinionRecord, encoded as on that machine's own log
+	MinionIndex   int64                  `protobuf:"varint,11,opt,name=minion_index,json=minionIndex,proto3" json:"minion_index,omitempty"` // of that leaf on that log
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -131,6 +133,20 @@ func (x *Record) GetStatement() []byte {
 		return x.Statement
 	}
 	return nil
+}
+
+func (x *Record) GetMinionLeaf() []byte {
+	if x != nil {
+		return x.MinionLeaf
+	}
+	return nil
+}
+
+func (x *Record) GetMinionIndex() int64 {
+	if x != nil {
+		return x.MinionIndex
+	}
+	return 0
 }
 
 // Order keeps what the operator signed.
@@ -321,16 +337,21 @@ func (x *Results) GetStoredSha256() []byte {
 
 // MinionRecord is one leaf of a minion's own log.
 type MinionRecord struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	TimeMs        int64                  `protobuf:"varint,1,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
-	Job           []byte                 `protobuf:"bytes,2,opt,name=job,proto3" json:"job,omitempty"`
-	Operator      string                 `protobuf:"bytes,3,opt,name=operator,proto3" json:"operator,omitempty"`
-	Method        string                 `protobuf:"bytes,4,opt,name=method,proto3" json:"method,omitempty"`
-	ArgsDigest    []byte                 `protobuf:"bytes,5,opt,name=args_digest,json=argsDigest,proto3" json:"args_digest,omitempty"`
-	Code          uint32                 `protobuf:"varint,6,opt,name=code,proto3" json:"code,omitempty"` // 0: ran and succeeded
-	OutputSha256  []byte                 `protobuf:"bytes,7,opt,name=output_sha256,json=outputSha256,proto3" json:"output_sha256,omitempty"`
-	Detail        string                 `protobuf:"bytes,8,opt,name=detail,proto3" json:"detail,omitempty"`
-	Overlord      string                 `protobuf:"bytes,9,opt,name=overlord,proto3" json:"overlord,omitempty"`
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	TimeMs       int64                  `protobuf:"varint,1,opt,name=time_ms,json=timeMs,proto3" json:"time_ms,omitempty"`
+	Job          []byte                 `protobuf:"bytes,2,opt,name=job,proto3" json:"job,omitempty"`
+	Operator     string                 `protobuf:"bytes,3,opt,name=operator,proto3" json:"operator,omitempty"`
+	Method       string                 `protobuf:"bytes,4,opt,name=method,proto3" json:"method,omitempty"`
+	ArgsDigest   []byte                 `protobuf:"bytes,5,opt,name=args_digest,json=argsDigest,proto3" json:"args_digest,omitempty"`
+	Code         uint32                 `protobuf:"varint,6,opt,name=code,proto3" json:"code,omitempty"` // 0: ran and succeeded
+	OutputSha256 []byte                 `protobuf:"bytes,7,opt,name=output_sha256,json=outputSha256,proto3" json:"output_sha256,omitempty"`
+	Detail       string                 `protobuf:"bytes,8,opt,name=detail,proto3" json:"detail,omitempty"`
+	Overlord     string                 `protobuf:"bytes,9,opt,name=overlord,proto3" json:"overlord,omitempty"`
+	// Of a call on the Func face, which has no order: job is an id of its own, and
+	// operator and overlord are empty.
+	Caller        string `protobuf:"bytes,10,opt,name=caller,proto3" json:"caller,omitempty"`   // whose certificate: "operator/alice", "minion/web2"
+	Address       string `protobuf:"bytes,11,opt,name=address,proto3" json:"address,omitempty"` // where the caller connected from
+	Stage         uint32 `protobuf:"varint,12,opt,name=stage,proto3" json:"stage,omitempty"`    // 0: the only record of the call; 1: it begins; 2: it has ended
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -428,11 +449,32 @@ func (x *MinionRecord) GetOverlord() string {
 	return ""
 }
 
+func (x *MinionRecord) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+func (x *MinionRecord) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *MinionRecord) GetStage() uint32 {
+	if x != nil {
+		return x.Stage
+	}
+	return 0
+}
+
 var File_auditpb_audit_proto protoreflect.FileDescriptor
 
 const file_auditpb_audit_proto_rawDesc = "" +
 	"\n" +
-	"\x13auditpb/audit.proto\x12\x11dominion.audit.v1\"\x9d\x02\n" +
+	"\x13auditpb/audit.proto\x12\x11dominion.audit.v1\"\xe1\x02\n" +
 	"\x06Record\x12\x17\n" +
 	"\atime_ms\x18\x01 \x01(\x03R\x06timeMs\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x12\x16\n" +
@@ -442,7 +484,11 @@ const file_auditpb_audit_proto_rawDesc = "" +
 	"\x06digest\x18\x06 \x01(\fR\x06digest\x12.\n" +
 	"\x05order\x18\a \x01(\v2\x18.dominion.audit.v1.OrderR\x05order\x124\n" +
 	"\aresults\x18\b \x01(\v2\x1a.dominion.audit.v1.ResultsR\aresults\x12\x1c\n" +
-	"\tstatement\x18\t \x01(\fR\tstatement\"\xa6\x01\n" +
+	"\tstatement\x18\t \x01(\fR\tstatement\x12\x1f\n" +
+	"\vminion_leaf\x18\n" +
+	" \x01(\fR\n" +
+	"minionLeaf\x12!\n" +
+	"\fminion_index\x18\v \x01(\x03R\vminionIndex\"\xa6\x01\n" +
 	"\x05Order\x12\x14\n" +
 	"\x05order\x18\x01 \x01(\fR\x05order\x12\x1c\n" +
 	"\tsignature\x18\x02 \x01(\fR\tsignature\x12#\n" +
@@ -458,7 +504,7 @@ const file_auditpb_audit_proto_rawDesc = "" +
 	"\x04code\x18\x05 \x01(\rR\x04code\x12\x16\n" +
 	"\x06detail\x18\x06 \x01(\tR\x06detail\x12#\n" +
 	"\routput_sha256\x18\a \x01(\fR\foutputSha256\x12#\n" +
-	"\rstored_sha256\x18\b \x01(\fR\fstoredSha256\"\xfb\x01\n" +
+	"\rstored_sha256\x18\b \x01(\fR\fstoredSha256\"\xc3\x02\n" +
 	"\fMinionRecord\x12\x17\n" +
 	"\atime_ms\x18\x01 \x01(\x03R\x06timeMs\x12\x10\n" +
 	"\x03job\x18\x02 \x01(\fR\x03job\x12\x1a\n" +
@@ -469,7 +515,11 @@ const file_auditpb_audit_proto_rawDesc = "" +
 	"\x04code\x18\x06 \x01(\rR\x04code\x12#\n" +
 	"\routput_sha256\x18\a \x01(\fR\foutputSha256\x12\x16\n" +
 	"\x06detail\x18\b \x01(\tR\x06detail\x12\x1a\n" +
-	"\boverlord\x18\t \x01(\tR\boverlordB\x16Z\x14dominion/api/auditpbb\x06proto3"
+	"\boverlord\x18\t \x01(\tR\boverlord\x12\x16\n" +
+	"\x06caller\x18\n" +
+	" \x01(\tR\x06caller\x12\x18\n" +
+	"\aaddress\x18\v \x01(\tR\aaddress\x12\x14\n" +
+	"\x05stage\x18\f \x01(\rR\x05stageB\x16Z\x14dominion/api/auditpbb\x06proto3"
 
 var (
 	file_auditpb_audit_proto_rawDescOnce sync.Once

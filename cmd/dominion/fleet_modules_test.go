@@ -107,6 +107,15 @@ func testSiteModules(t *testing.T, binary string) {
 	s.await(2)
 	s.calls("good.do")
 
+	knownModules(s)
+	brokenModules(s, nap)
+	if m01.hasEnded() {
+		t.Error("the agent ended")
+	}
+}
+
+// knownModules: what a user sees of them.
+func knownModules(s *site) {
 	s.root.run("modules").exits(0).prints("good.do ", "test.ping", "broken", "exit 127: python3: not found", "did not end within 5s")
 	s.root.run("modules", "--disabled", "-o", "json").exits(0).prints(`"name": "hangs"`, `"machines": "m01"`)
 	s.root.run("modules", "good.do").exits(0).prints("what it says", "1: m01")
@@ -116,7 +125,11 @@ func testSiteModules(t *testing.T, binary string) {
 	s.root.run("call", "m01", "talks.do", "--live", "-o", "jsonl").exits(0).prints(`"result":{"text":"done"}`).tells("m01: one")
 	s.root.run("call", "*", "good.do").exits(3).prints("m01: text: I am fine").tells("this machine has no method good.do")
 	s.root.run("call", "m01", "broken.do").exits(2).tells("there is no method")
+}
 
+// brokenModules calls those that do not behave.
+func brokenModules(s *site, nap string) {
+	t := s.t
 	var running []*command
 	for name, reason := range map[string]string{
 		"garbage": "garbage.do: the answer", "never": "not done within 3s", "deaf": "not done within 3s", "forks": "not done within 3s", "daemons": "not done within 3s",
@@ -144,9 +157,6 @@ func testSiteModules(t *testing.T, binary string) {
 	s.root.run("call", "m01", "is_gone.do").exits(0).prints("still here")
 	s.until("nothing is left running", func() bool { return len(sleepers(nap)) == 0 })
 	s.until("the one that removed itself is gone", func() bool { return s.root.run("modules", "is_gone").cmd.ProcessState.ExitCode() == 1 })
-	if m01.hasEnded() {
-		t.Error("the agent ended")
-	}
 	// One that is withdrawn ends, too.
 	c := s.root.start("call", "m01", "never.do")
 	s.until("it runs", func() bool { return len(sleepers(nap)) == 1 })

@@ -19,14 +19,21 @@ func (a *app) manCmd() *cobra.Command {
 			if err := os.MkdirAll(words[0], 0o755); err != nil {
 				return fmt.Errorf("write man pages: %w", err)
 			}
-			root := cmd.Root()
-			root.DisableAutoGenTag = true // the same pages from the same program
+			roots := []*cobra.Command{cmd.Root()}
+			for _, n := range otherNames() {
+				if n.root != nil {
+					roots = append(roots, n.root(a))
+				}
+			}
 			head := &doc.GenManHeader{Section: "1", Source: "Dominion " + buildVersion(), Manual: "Dominion", Date: new(time.Time)}
 			if info, err := os.Stat(os.Args[0]); err == nil {
 				head.Date = new(info.ModTime())
 			}
-			if err := doc.GenManTree(root, head, words[0]); err != nil {
-				return fmt.Errorf("write man pages: %w", err)
+			for _, root := range roots {
+				root.DisableAutoGenTag = true // the same pages from the same program
+				if err := doc.GenManTree(root, head, words[0]); err != nil {
+					return fmt.Errorf("write man pages: %w", err)
+				}
 			}
 			return nil
 		}),

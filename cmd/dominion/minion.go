@@ -27,7 +27,8 @@ It enrols at once with a join token (--token-file, or DOMINION_TOKEN), or waits
 for dominion cert sign. The pin is what dominion pin prints on the overlord's
 host. Everything can be in /etc/dominion/minion.yaml instead; flags win.
 
-SIGHUP reads the policy and the log level again. SIGTERM lets running calls
+SIGHUP reads the policy and the log level again, and has modules of the site that
+are disabled tried again. SIGTERM lets running calls
 finish for up to 30 s; a second one ends at once.`,
 		Example: `  dominion minion --overlord dc1.example.org --pin sha256:… --token-file /run/token
   dominion minion --overlord dc1:51235 --overlord dc2:51235 --pin sha256:… --name web1

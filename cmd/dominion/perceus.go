@@ -77,7 +77,7 @@ of dominion. Called as perceus (see dominion links) this program is this command
 	fl.BoolVarP(&p.quiet, "quiet", "q", false, "Be quiet, only show prints and errors")
 	fl.BoolVarP(&p.verbose, "verbose", "v", false, "Be more verbose and print whats going on")
 	fl.BoolVarP(&p.debug, "debug", "d", false, "The same as -v here")
-	fl.BoolVarP(&p.embedded, "embeded", "e", false, "Useful if calling via a script (similar to -yq)")
+	fl.BoolVarP(&p.embedded, "embeded", "e", false, "Useful if calling via a script (similar to -yq)") //nolint:misspell // it is spelled so
 	cmd.SetHelpFunc(func(cmd *cobra.Command, _ []string) { _, _ = io.WriteString(a.out, p.summary(cmd, nil)) })
 	cmd.AddCommand(
 		p.command("node", "View and/or manipulate node attributes", "perceus node status", "Node", "iynqvde", p.nodeVerbs()),
@@ -95,9 +95,15 @@ of dominion. Called as perceus (see dominion links) this program is this command
 // command makes one of the commands that have verbs.
 func (p *perceus) command(use, short, example, title, options string, verbs []perceusVerb) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: use, Short: short, Example: "  " + example, Args: cobra.ArbitraryArgs,
+		Use: use + " VERB [WORDS]", Short: short, Example: "  " + example, Args: cobra.ArbitraryArgs,
 		Annotations: map[string]string{"title": title, "options": options},
 	}
+	var long strings.Builder // for the man page; help is laid out by summary
+	fmt.Fprintf(&long, "%s. The verbs:\n\n", short)
+	for _, v := range verbs {
+		fmt.Fprintf(&long, "    %-10s %s\n", v.name, v.doc)
+	}
+	cmd.Long = long.String()
 	cmd.RunE = p.do(func(ctx context.Context, words []string) error {
 		if len(words) > 0 {
 			for _, v := range verbs {
@@ -198,6 +204,11 @@ func (p *perceus) fail(format string, words ...any) {
 	p.a.note("ERROR: %s", fmt.Sprintf(format, words...))
 }
 
+// failedf ends a command with a text of Perceus'.
+func failedf(format string, words ...any) error {
+	return &exitError{exitFailed, fmt.Sprintf(format, words...)}
+}
+
 // usage shows the verbs, and is wrong usage.
 func (p *perceus) usage(cmd *cobra.Command, verbs []perceusVerb) error {
 	p.a.note("%s", strings.TrimSuffix(p.summary(cmd, verbs), "\n"))
@@ -218,7 +229,7 @@ func perceusOptions(letters string) []perceusOption {
 		{"-q, --quiet", "Be quiet, only show prints and errors"},
 		{"-v, --verbose", "Be more verbose and print whats going on"},
 		{"-d, --debug", "The same as -v here"},
-		{"-e, --embeded", "Useful if calling via a script (similar to -yq)"},
+		{"-e, --embeded", "Useful if calling via a script (similar to -yq)"}, //nolint:misspell // it is spelled so
 	} {
 		if strings.Contains(letters, o.flag[1:2]) {
 			out = append(out, o)

@@ -303,7 +303,7 @@ func (p *perceus) nodeAdd(ctx context.Context, words []string) error {
 	for _, n := range all.GetNodes() {
 		if n.GetHwaddr() == req.Hwaddr {
 			p.fail("NodeID '%s' already exists as node '%s'", n.GetHwaddr(), n.GetName())
-			return errors.New("Node not added to database")
+			return failedf("Node not added to database")
 		}
 	}
 	resp, err := p.conn.Nodes.AddNode(ctx, connect.NewRequest(req))

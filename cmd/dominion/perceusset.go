@@ -28,8 +28,8 @@ func (p *perceus) set(ctx context.Context, words []string, pick picker) error {
 	if err != nil {
 		return err
 	}
-	if key == "vnfs" && value != "" && !slices.Contains(all.GetProvision().GetCapsules(), value) {
-		return fmt.Errorf("VNFS '%s' does not exist!", value) //nolint:staticcheck // the text is Perceus'
+	if how := all.GetProvision(); key == "vnfs" && value != "" && !how.GetCapsulesAbove() && !slices.Contains(how.GetCapsules(), value) {
+		return failedf("VNFS '%s' does not exist!", value)
 	}
 	nodes, missing, err := pick(all.GetNodes(), words[2:], false)
 	if err != nil {

@@ -64,7 +64,7 @@ func vnfsName(s *vnfs.Store, name string) error {
 	case errors.Is(err, vnfs.ErrName):
 		return usagef("VNFS name contains illegal characters!")
 	case errors.Is(err, vnfs.ErrNone):
-		return fmt.Errorf("VNFS '%s' does not exist!", name) //nolint:staticcheck // the text is Perceus'
+		return failedf("VNFS '%s' does not exist!", name)
 	default:
 		return err
 	}
@@ -105,7 +105,7 @@ func (p *perceus) vnfsClone(_ context.Context, s *vnfs.Store, words []string) er
 		return usagef("VNFS clone name contains illegal characters!")
 	}
 	if _, err := s.Get(words[1]); err == nil {
-		return fmt.Errorf("Can not overwrite an existing VNFS ('%s')", words[1]) //nolint:staticcheck // the text is Perceus'
+		return failedf("Can not overwrite an existing VNFS ('%s')", words[1])
 	}
 	if err := p.info("Creating a working VNFS copy '%s' to '%s'...", words[0], words[1]); err != nil {
 		return err
@@ -154,7 +154,7 @@ func (p *perceus) vnfsImport(ctx context.Context, s *vnfs.Store, words []string)
 		return err
 	}
 	if _, err := s.Get(name); err == nil {
-		return fmt.Errorf("VNFS '%s' is already installed!", name) //nolint:staticcheck // the text is Perceus'
+		return failedf("VNFS '%s' is already installed!", name)
 	}
 	c, err := s.Import(ctx, name, vnfs.Import{Source: words[0], Progress: p.a.packing()})
 	if err != nil {

@@ -21,7 +21,8 @@ in nodescripts/STATE/vnfs/NAME/ stay, and are named.
 
 A capsule that nodes are set to is not removed, unless --force is given: without it
 they would not boot any more. The overlord of this host says which nodes these are;
-while it does not run nobody does.`,
+while it does not run nobody does, and nodes of overlords below it, which get their
+files from here as well, it does not know.`,
 		Example: "  dominion vnfs delete debian12 debian12-test\n  dominion vnfs delete debian12 -o json --force",
 		Args:    args(1, 1000, "capsules"),
 	}

@@ -207,7 +207,7 @@ func (s *Set) try(ctx context.Context, root *os.Root, in InstallIn) (place strin
 	}
 	_, err = f.Write(in.Content)
 	if err == nil {
-		err = f.Chmod(0o700) //nolint:gosec // it is a program
+		err = f.Chmod(0o700)
 	}
 	if err == nil {
 		err = f.Sync()

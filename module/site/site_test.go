@@ -2,7 +2,6 @@ package site
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -13,7 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"dominion/call"
 	"dominion/module"
 	"dominion/module/run"
 )
@@ -151,10 +149,10 @@ func TestDisabled(t *testing.T) {
 	s.write(t, "hangs_deaf", "#!/bin/sh\ntrap '' TERM\nwhile :; do sleep 1; done\n")
 	s.write(t, "is_killed", "#!/bin/sh\nkill -9 $$\n")
 	s.write(t, "bad_effect", strings.Replace(script("bad_effect", ""), `"change"`, `"harmless"`, 1))
-	s.write(t, "bad_key", strings.Replace(script("bad_key", ""), `"effect"`, `"requried": true, "effect"`, 1))
+	s.write(t, "bad_key", strings.Replace(script("bad_key", ""), `"effect"`, `"needed": true, "effect"`, 1))
 	must(t, syscall.Mkfifo(filepath.Join(s.dir, "fifo"), 0o755))
 	must(t, os.Mkdir(filepath.Join(s.dir, "lib"), 0o755))
-	must(t, os.WriteFile(filepath.Join(s.dir, "lib", "linked-1.2"), []byte(script("linked", `echo '{}'`)), 0o755)) //nolint:gosec // it is a program
+	must(t, os.WriteFile(filepath.Join(s.dir, "lib", "linked-1.2"), []byte(script("linked", `echo '{}'`)), 0o755))
 	must(t, os.Symlink("lib/linked-1.2", filepath.Join(s.dir, "linked")))
 	must(t, os.Symlink("/bin/true", filepath.Join(s.dir, "leads_out")))
 	must(t, os.Symlink("nowhere", filepath.Join(s.dir, "dangling")))
@@ -166,7 +164,7 @@ func TestDisabled(t *testing.T) {
 		"garbage": "exec format error", "no_interpreter": "no such file", "prints_garbage": `it begins with "hello there"`,
 		"prints_nothing": "it printed nothing", "prints_much": "printed more than 65536 bytes",
 		"fails": "fails describe: exit 3: python is missing", "hangs": "did not end within 1s", "hangs_deaf": "did not end within 1s",
-		"is_killed": "killed by SIGKILL", "bad_effect": `effect is "harmless"`, "bad_key": `unknown field "requried"`,
+		"is_killed": "killed by SIGKILL", "bad_effect": `effect is "harmless"`, "bad_key": `unknown field "needed"`,
 		"fifo": "not a regular file", "leads_out": "leads out of its directory", "dangling": "no such file",
 	}
 	if os.Geteuid() == 0 {
@@ -258,191 +256,6 @@ func TestDirectory(t *testing.T) {
 	}
 }
 
-func TestCall(t *testing.T) {
-	s := newSet(t, nil)
-	s.write(t, "echo", script("echo", `
-[ "$1 $2" = "call do" ] || exit 9
-args=$(cat)
-echo "args $args" >&2
-echo "env $(env | cut -d= -f1 | grep -v '^_$\|PWD\|SHLVL' | sort | tr '\n' ' ')" >&2
-printf '{ "n": %s, "text" : "x" }\n' "$#"
-`))
-	s.Load(t.Context(), false)
-	var live strings.Builder
-	m := s.method(t, "echo.do")
-	if m.Effect() != module.Change || m.Timeout() != 20*time.Second {
-		t.Errorf("effect %s, time-out %s", m.Effect(), m.Timeout())
-	}
-	out, err := m.Run(t.Context(), &module.Env{Machine: "web1", Operator: "alice", Stderr: &live}, []byte(`{"text":"a b"}`))
-	if err != nil || string(out) != `{"text":"x","n":2}` {
-		t.Errorf("%s, %v", out, err)
-	}
-	want := "args {\"text\":\"a b\"}\nenv ARG_text DOMINION_JOB DOMINION_MACHINE DOMINION_OPERATOR DOMINION_RUN HOME LC_ALL PATH \n"
-	if live.String() != want {
-		t.Errorf("live output %q; want %q", live.String(), want)
-	}
-	live.Reset()
-	if _, err := m.Run(t.Context(), &module.Env{Stderr: &live}, nil); err != nil || !strings.HasPrefix(live.String(), `args {"text":"none"}`) {
-		t.Errorf("%q, %v; want the default", live.String(), err)
-	}
-	if _, err := m.Run(t.Context(), nil, []byte(`{"other":1}`)); call.CodeOf(err) != call.Invalid {
-		t.Errorf("an unknown field: %v", err)
-	}
-}
-
-func TestVariables(t *testing.T) {
-	d, err := module.ParseDescription([]byte(`{"name":"a","doc":"b","methods":[{"name":"c","doc":"d","effect":"read","fields":[
-{"name":"text","type":"string","doc":"x"},{"name":"nul","type":"string","doc":"x"},{"name":"long","type":"string","doc":"x"},
-{"name":"secret","type":"string","doc":"x","secret":true},{"name":"yes","type":"bool","doc":"x"},{"name":"n","type":"int","doc":"x"},
-{"name":"f","type":"float","doc":"x"},{"name":"wait","type":"duration","doc":"x"},{"name":"list","type":"[]string","doc":"x"},
-{"name":"left_out","type":"string","doc":"x"}]}]}`))
-	must(t, err)
-	got := variables(d, "c", []byte(`{"text":"a\nb \"c\"","nul":"\u0000","long":"`+strings.Repeat("x", maxVariable+1)+`","secret":"s","yes":true,"n":-3,"f":1.5,"wait":"1m30.5s","list":["a"]}`))
-	want := []string{"ARG_text=a\nb \"c\"", "ARG_yes=true", "ARG_n=-3", "ARG_f=1.5", "ARG_wait=90.5"}
-	if !slices.Equal(got, want) {
-		t.Errorf("%q; want %q", got, want)
-	}
-}
-
-// TestBrokenCalls: whatever a program does, its call fails with the reason, it does
-// not take long, and nothing is left of it.
-func TestBrokenCalls(t *testing.T) {
-	for _, test := range []struct {
-		name, script string
-		want         string // in the error
-		code         call.Code
-		limit        time.Duration // of the call; zero: none
-	}{
-		{"garbage", "head -c 300 /dev/urandom", "the answer", call.Failed, 0},
-		{"text", "echo hello", `the answer "hello": not JSON`, call.Failed, 0},
-		{"nothing", ":", "there is no answer", call.Failed, 0},
-		{"no object", "echo '[1]'", "want a JSON object", call.Failed, 0},
-		{"two", "echo '{}{}'", "not JSON", call.Failed, 0},
-		{"field unknown", `echo '{"texts":"a"}'`, `field "texts" is not in the schema's output`, call.Failed, 0},
-		{"field twice", `echo '{"n":1,"n":2}'`, `"n" is there twice`, call.Failed, 0},
-		{"type", `echo '{"n":"1"}'`, `field n: got "\"1\""; wants int`, call.Failed, 0},
-		{"fails", `echo '{}'; echo one >&2; echo 'no disk' >&2; exit 7`, "exit 7: no disk", call.Failed, 0},
-		{"fails silently", `exit 1`, "exit 1", call.Failed, 0},
-		{"vanishes", `sleep NAP & kill -9 $$`, "killed by SIGKILL", call.Failed, 0},
-		{"1 GB", "head -c 1073741824 /dev/zero | tr '\\0' x", "printed more than 1048576 bytes", call.Failed, 0},
-		{"1 GB, deaf, in the background", "trap '' TERM; (yes xxxxxxxxxxxxxxxxxxxx & yes & sleep NAP) ; wait", "printed more than 1048576 bytes", call.Failed, 0},
-		{"1 GB aside", "head -c 1073741824 /dev/zero >&2; exit 4", "exit 4", call.Failed, 0},
-		{"never ends", "sleep NAP", "time-out", call.Timeout, 300 * time.Millisecond},
-		{"never ends, deaf", "trap '' TERM; sleep NAP; sleep NAP; sleep NAP", "time-out", call.Timeout, 300 * time.Millisecond},
-		{"forks", "sleep NAP & sleep NAP & wait", "time-out", call.Timeout, 300 * time.Millisecond},
-		{"forks twice", "(setsid sh -c 'sleep NAP & exit' &); sleep NAP", "time-out", call.Timeout, 300 * time.Millisecond},
-		{"a session of its own, without output", "setsid sleep NAP >/dev/null 2>&1 </dev/null & sleep NAP", "time-out", call.Timeout, 300 * time.Millisecond},
-		{"memory", "x=$(head -c 100000000 /dev/zero | tr '\\0' x); echo \"{\\\"n\\\": ${#x}}\"", "module bad: ", call.Failed, 0},
-	} {
-		for _, cgroup := range []bool{true, false} {
-			if !cgroup && test.limit == 0 && test.name != "vanishes" {
-				continue
-			}
-			t.Run(fmt.Sprintf("%s, cgroup %t", test.name, cgroup), func(t *testing.T) {
-				runner := quick
-				if !cgroup {
-					runner.Cgroup = nil
-				}
-				seconds, sleeping := nap(t)
-				s := newSet(t, func(o *Options) { o.Runner, o.Memory = &runner, 64<<20 })
-				s.write(t, "bad", script("bad", strings.ReplaceAll(test.script, "NAP", seconds)))
-				s.write(t, "good", script("good", `echo '{"n":1}'`))
-				s.Load(t.Context(), false)
-				ctx := t.Context()
-				if test.limit > 0 {
-					var stop context.CancelFunc
-					ctx, stop = context.WithTimeoutCause(ctx, test.limit, call.Errorf(call.Timeout, "time-out"))
-					defer stop()
-				}
-				begun := time.Now()
-				_, err := s.method(t, "bad.do").Run(ctx, nil, nil)
-				if call.CodeOf(err) != test.code || !strings.Contains(err.Error(), test.want) || test.code == call.Failed && !strings.Contains(err.Error(), "bad") {
-					t.Errorf("%v; want %s and %q", err, test.code, test.want)
-				}
-				if took := time.Since(begun); took > 20*time.Second {
-					t.Errorf("it took %s", took)
-				}
-				if left := sleeping(); len(left) > 0 {
-					t.Errorf("processes %v still sleep", left)
-				}
-				if out, err := s.method(t, "good.do").Run(t.Context(), nil, nil); err != nil || string(out) != `{"n":1}` {
-					t.Errorf("the other one: %s, %v", out, err)
-				}
-			})
-		}
-	}
-}
-
-// TestNothingIsLeft: what a program starts and leaves behind ends with it.
-func TestNothingIsLeft(t *testing.T) {
-	for _, cgroup := range []bool{true, false} {
-		t.Run(fmt.Sprintf("cgroup %t", cgroup), func(t *testing.T) {
-			runner := quick
-			if !cgroup {
-				runner.Cgroup = nil
-			}
-			seconds, sleeping := nap(t)
-			s := newSet(t, func(o *Options) { o.Runner = &runner })
-			s.write(t, "leaves", strings.ReplaceAll(script("leaves", `
-sleep NAP &
-setsid sleep NAP &
-(setsid sh -c 'trap "" TERM; sleep NAP >/dev/null 2>&1 & exit' &)
-while [ "$(pgrep -cxf 'sleep NAP')" -lt 3 ]; do :; done
-echo '{"n":1}'`), "NAP", seconds))
-			s.Load(t.Context(), false)
-			begun := time.Now()
-			out, err := s.method(t, "leaves.do").Run(t.Context(), nil, nil)
-			if err != nil || string(out) != `{"n":1}` {
-				t.Errorf("%s, %v", out, err)
-			}
-			if left := sleeping(); len(left) > 0 {
-				t.Errorf("processes %v still sleep", left)
-			}
-			if took := time.Since(begun); took > 10*time.Second {
-				t.Errorf("it took %s", took)
-			}
-		})
-	}
-}
-
-// TestChanged: a program that is replaced, or removed, between the acceptance of a
-// call and its start.
-func TestChanged(t *testing.T) {
-	s := newSet(t, nil)
-	s.write(t, "moving", script("moving", `echo '{"n":1}'`))
-	s.Load(t.Context(), false)
-	m := s.method(t, "moving.do")
-	s.write(t, "moving", script("moving", `echo '{"n":2}'`))
-	if out, err := m.Run(t.Context(), nil, nil); string(out) != `{"n":2}` || err != nil {
-		t.Errorf("the same method of a newer file: %s, %v", out, err)
-	}
-	s.write(t, "moving", strings.Replace(script("moving", `echo '{"n":3}'`), `"change"`, `"destroy"`, 1))
-	if out, err := m.Run(t.Context(), nil, nil); call.CodeOf(err) != call.Failed || !strings.Contains(err.Error(), "not the same method") {
-		t.Errorf("another method: %s, %v", out, err)
-	}
-	must(t, os.Chmod(filepath.Join(s.dir, "moving"), 0o777))
-	if out, err := m.Run(t.Context(), nil, nil); call.CodeOf(err) != call.Failed || !strings.Contains(err.Error(), "others can write it") {
-		t.Errorf("writable: %s, %v", out, err)
-	}
-	must(t, os.Remove(filepath.Join(s.dir, "moving")))
-	if out, err := m.Run(t.Context(), nil, nil); call.CodeOf(err) != call.Failed || !strings.Contains(err.Error(), "not there any more") {
-		t.Errorf("gone: %s, %v", out, err)
-	}
-	if s.Load(t.Context(), false); len(s.all()) != 0 {
-		t.Errorf("left: %s", s.reasons())
-	}
-}
-
-// TestRemovedWhileItRuns: the call goes on with the file that it began with.
-func TestRemovedWhileItRuns(t *testing.T) {
-	s := newSet(t, nil)
-	s.write(t, "goes", script("goes", `rm -- "$0"; sleep 0.05; echo '{"n":1}'`))
-	s.Load(t.Context(), false)
-	if out, err := s.method(t, "goes.do").Run(t.Context(), nil, nil); err != nil || string(out) != `{"n":1}` {
-		t.Errorf("%s, %v", out, err)
-	}
-}
-
 func TestWatch(t *testing.T) {
 	top := t.TempDir()
 	must(t, os.Chmod(top, 0o755))
@@ -491,115 +304,4 @@ func TestWatch(t *testing.T) {
 	until(t, "somebody was told", func() bool { return len(changes) > 4 })
 	stop()
 	<-ended
-}
-
-func TestInstall(t *testing.T) {
-	told := 0
-	s := newSet(t, func(o *Options) {
-		o.Dir = filepath.Join(t.TempDir(), "modules.d")
-		o.OnChange = func(context.Context) { told++ }
-	})
-	install := func(name, text, digest string, dry bool) (string, error) {
-		t.Helper()
-		if digest == "" {
-			digest = DigestOf([]byte(text))
-		}
-		out, err := s.method(t, "module.install").Run(t.Context(), nil, []byte(fmt.Sprintf(`{"name":%q,"content":%s,"digest":%q,"dry_run":%t}`, name, jsonText(t, text), digest, dry)))
-		return string(out), err
-	}
-	first, second := script("pushed", `echo '{"n":1}'`), script("pushed", `echo '{"n":2}'`)
-	for _, step := range []struct {
-		name, module, text, digest string
-		dry                        bool
-		out, err                   string
-		told                       int
-	}{
-		{"dry", "pushed", first, "", true, `{"changed":true,"version":"1","methods":["do"]}`, "", 0},
-		{"first", "pushed", first, "", false, `{"changed":true,"version":"1","methods":["do"]}`, "", 1},
-		{"again", "pushed", first, "", false, `{"changed":false,"before":"` + DigestOf([]byte(first)) + `","version":"1","methods":["do"]}`, "", 1},
-		{"false digest", "pushed", second, DigestOf([]byte(first)), false, "", "does not have the digest", 1},
-		{"broken", "pushed", "#!/bin/sh\necho no", "", false, "", `it begins with "no"`, 1},
-		{"built in", "test", script("test", ""), "", false, "", "the agent has a module", 1},
-		{"reserved", "cert", script("cert", ""), "", false, "", "reserved", 1},
-		{"second", "pushed", second, "", false, `{"changed":true,"before":"` + DigestOf([]byte(first)) + `","version":"1","methods":["do"]}`, "", 2},
-	} {
-		out, err := install(step.module, step.text, step.digest, step.dry)
-		if out != step.out || (err == nil) != (step.err == "") || err != nil && !strings.Contains(err.Error(), step.err) || told != step.told {
-			t.Errorf("%s: %s, %v, told %d times; want %s, %q, %d", step.name, out, err, told, step.out, step.err, step.told)
-		}
-		if left, _ := filepath.Glob(filepath.Join(s.dir, scratch+"*")); len(left) > 0 {
-			t.Errorf("%s: %q is left", step.name, left)
-		}
-	}
-	if out, err := s.method(t, "pushed.do").Run(t.Context(), nil, nil); string(out) != `{"n":2}` || err != nil {
-		t.Errorf("%s, %v", out, err)
-	}
-	remove := func(args string) string {
-		t.Helper()
-		out, err := s.method(t, "module.remove").Run(t.Context(), nil, []byte(args))
-		if err != nil {
-			return err.Error()
-		}
-		return string(out)
-	}
-	for _, step := range []struct{ args, want string }{
-		{`{"name":"pushed","dry_run":true}`, `{"changed":true,"before":"` + DigestOf([]byte(second)) + `"}`},
-		{`{"name":"pushed"}`, `{"changed":true,"before":"` + DigestOf([]byte(second)) + `"}`},
-		{`{"name":"pushed"}`, `{"changed":false}`},
-		{`{"name":"../x"}`, `invalid: module.remove: field "name": got "\"../x\""; wants a text, 1 to 255 bytes, of the form [^/.][^/]*`},
-	} {
-		if got := remove(step.args); got != step.want {
-			t.Errorf("remove %s: %s; want %s", step.args, got, step.want)
-		}
-	}
-	if told != 3 || len(s.all()) != 0 {
-		t.Errorf("told %d times, left: %s", told, s.reasons())
-	}
-	s.push = false
-	if _, err := install("pushed", first, "", false); call.CodeOf(err) != call.Denied || !strings.Contains(err.Error(), "modules_push") {
-		t.Errorf("without modules_push: %v", err)
-	}
-	if got := remove(`{"name":"pushed"}`); !strings.Contains(got, "modules_push") {
-		t.Errorf("without modules_push: %s", got)
-	}
-}
-
-func TestList(t *testing.T) {
-	s := newSet(t, nil)
-	s.write(t, "good", script("good", ""))
-	s.write(t, "bad", "#!/bin/sh\nexit 1\n")
-	s.Load(t.Context(), false)
-	out, err := s.method(t, "module.list").Run(t.Context(), nil, nil)
-	want := fmt.Sprintf(`{"dir":%q,"push":true,"modules":[{"name":"bad","state":"disabled","reason":"bad describe: exit 1","digest":%q},{"name":"good","state":"offered","version":"1","digest":%q,"methods":["do"]}]}`,
-		s.dir, DigestOf([]byte("#!/bin/sh\nexit 1\n")), DigestOf([]byte(script("good", ""))))
-	if err != nil || string(out) != want {
-		t.Errorf("%s, %v; want %s", out, err, want)
-	}
-	var no *Set
-	table, err := module.NewTable([]module.Module{no.Module()})
-	must(t, err)
-	for name, args := range map[string]string{"module.list": "{}", "module.remove": `{"name":"x"}`} {
-		m, _ := table.Lookup(name)
-		if _, err := m.Run(t.Context(), nil, []byte(args)); call.CodeOf(err) != call.Failed {
-			t.Errorf("%s without a set: %v", name, err)
-		}
-	}
-}
-
-// TestCutOff: a scratch directory that a killed agent left is removed.
-func TestCutOff(t *testing.T) {
-	s := newSet(t, nil)
-	left := filepath.Join(s.dir, scratch+"X", "deep")
-	must(t, os.MkdirAll(left, 0o700))
-	s.Load(t.Context(), false)
-	if _, err := os.Stat(filepath.Dir(left)); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("it is left: %v", err)
-	}
-}
-
-func jsonText(t *testing.T, s string) string {
-	t.Helper()
-	b, err := module.Bytes(s).MarshalJSON()
-	must(t, err)
-	return string(b)
 }

@@ -11,6 +11,32 @@ import (
 	"dominion/store"
 )
 
+// testNodesAt covers finding nodes by their address, and counting them.
+func testNodesAt(t *testing.T, db *store.DB, full, bare store.Node) {
+	t.Helper()
+	ctx := t.Context()
+	if got, err := db.NodeCounts(ctx); err != nil || got != (store.NodeCounts{All: 2, Held: 1, Claimed: 1}) {
+		t.Errorf("NodeCounts() = %+v, %v", got, err)
+	}
+	later, older := full, full
+	later.Name, later.HWAddr, later.Contact = "n8", "52:54:00:00:00:08", full.Contact.Add(time.Second)
+	older.Name, older.HWAddr, older.Contact = "n9", "52:54:00:00:00:09", full.Contact.Add(-time.Second)
+	bare.Address, bare.Contact = full.Address, full.Contact.Add(time.Hour)
+	Update(t, db, func(tx *store.Tx) error {
+		return errors.Join(tx.SaveNode(ctx, later), tx.SaveNode(ctx, older), tx.SaveNode(ctx, bare))
+	})
+	if got, err := db.NodeAt(ctx, full.Address); err != nil || !cmp.Equal(got, later) {
+		t.Errorf("NodeAt(%s): %v\n%s", full.Address, err, cmp.Diff(later, got))
+	}
+	if _, err := db.NodeAt(ctx, full.Source); !errors.Is(err, store.ErrNotFound) {
+		t.Errorf("NodeAt() of an address that nobody has: %v", err)
+	}
+	bare.Address, bare.Contact = "", full.Created
+	Update(t, db, func(tx *store.Tx) error {
+		return errors.Join(tx.DeleteNode(ctx, "n8"), tx.DeleteNode(ctx, "n9"), tx.SaveNode(ctx, bare))
+	})
+}
+
 // testNodes covers nodes and the nonces of their boots.
 func testNodes(t *testing.T, p Place) {
 	db := open(t, p, Options(t, new(Keeper)))
@@ -45,6 +71,7 @@ func testNodes(t *testing.T, p Place) {
 	}); err == nil {
 		t.Error("two nodes have one hardware address")
 	}
+	testNodesAt(t, db, full, bare)
 	for source, want := range map[string]int{"": 1, "192.0.2.1": 1, "192.0.2.9": 0} {
 		if got, err := db.HeldNodes(ctx, source); err != nil || got != want {
 			t.Errorf("HeldNodes(%q) = %d, %v; want %d", source, got, err, want)
