@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,6 +27,9 @@ func shrink(ctx context.Context) {
 	case <-time.After(startTime):
 	}
 	debug.FreeOSMemory()
+	if !fixed() {
+		return
+	}
 	f, err := os.Open("/proc/self/maps")
 	if err != nil {
 		return // as it was, then
@@ -37,6 +41,14 @@ func shrink(ctx context.Context) {
 			_, _, _ = unix.Syscall(unix.SYS_MADVISE, from, size, unix.MADV_DONTNEED)
 		}
 	}
+}
+
+// fixed says whether the program was linked to lie where it is loaded. One that can be
+// loaded anywhere has its tables of addresses filled in when it starts, in pages that are read-only
+// afterwards: these are not the file's any more.
+func fixed() bool {
+	info, ok := debug.ReadBuildInfo()
+	return ok && slices.Contains(info.Settings, debug.BuildSetting{Key: "-buildmode", Value: "exe"})
 }
 
 // ofProgram reads a line of /proc/self/maps: a part of a file that this process maps and
