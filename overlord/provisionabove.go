@@ -81,10 +81,14 @@ func (a *above) find(name string, hops int, stranger bool) (*aboveReply, error) 
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if f := a.known[name]; f != nil && (f.until.IsZero() || now.Before(f.until)) {
-		return f, nil
+	old := a.known[name]
+	if old != nil && (old.until.IsZero() || now.Before(old.until)) {
+		return old, nil
 	}
-	if stranger && !a.strangers.take(now) {
+	// What was there may be asked for again: strangers who ask for names that they made
+	// up must not keep others from booting.
+	there := old != nil && old.err == nil
+	if stranger && !there && !a.strangers.take(now) {
 		return nil, call.Errorf(call.Busy, "too many files are looked for at the overlord above")
 	}
 	if len(a.known) >= maxAbove {
