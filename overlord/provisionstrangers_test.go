@@ -31,3 +31,24 @@ func TestStrangersAskAbove(t *testing.T) {
 	}
 	<-f.ready
 }
+
+// One sub-overlord that asks without end leaves room for others.
+func TestLookers(t *testing.T) {
+	var l lookers
+	n := 0
+	for ; n < 2*maxLooking && l.enter("greedy"); n++ {
+	}
+	if n < aboveWidth || n >= maxLooking {
+		t.Errorf("%d questions of one at once; want %d to less than %d", n, aboveWidth, maxLooking)
+	}
+	if !l.enter("other") {
+		t.Error("there is no room for another one")
+	}
+	l.leave("other")
+	for range n {
+		l.leave("greedy")
+	}
+	if l.all != 0 || len(l.of) != 0 {
+		t.Errorf("left over: %d, %v", l.all, l.of)
+	}
+}
