@@ -279,6 +279,40 @@ func TestSourceRefuses(t *testing.T) {
 }
 
 // The oldest goes first; what is read stays; what is too large is refused.
+// Who reads does not wait for a source that stays open and gives nothing.
+func TestSilentSource(t *testing.T) {
+	data, d := random(8, 200_000)
+	s := open(t, t.TempDir(), blob.Options{Patience: 100 * time.Millisecond})
+	silent := &source{data: data, gate: make(chan struct{})}
+	r := fetch(t, s, d, len(data), silent.from)
+	got := make(chan error, 1)
+	go func() {
+		_, err := io.Copy(io.Discard, r)
+		got <- err
+	}()
+	select {
+	case err := <-got:
+		if err == nil {
+			t.Error("half of a file was read as the whole")
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("who reads waits for a source that gives nothing")
+	}
+	// One that fell silent after it gave something is asked again.
+	s = open(t, t.TempDir(), blob.Options{Patience: 100 * time.Millisecond})
+	again := &source{data: data}
+	asked := 0
+	read(t, fetch(t, s, d, len(data), func(ctx context.Context, offset int64) (io.ReadCloser, error) {
+		if asked++; asked == 1 {
+			return silent.from(ctx, offset)
+		}
+		return again.from(ctx, offset)
+	}), data)
+	if n := again.gave.Load(); n != int64(len(data)/2) {
+		t.Errorf("%d bytes came the second time; want the other half", n)
+	}
+}
+
 func TestRoom(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, blob.Options{Max: 1000})

@@ -166,8 +166,12 @@ func (fl *flight) ask(ctx context.Context, buf []byte) error {
 	}
 	defer src.Close()
 	defer context.AfterFunc(ctx, func() { src.Close() })()
+	late := time.AfterFunc(fl.s.opt.Patience, func() { src.Close() }) // a source that is silent does not end by itself
+	defer late.Stop()
 	for fl.have < fl.size {
+		late.Reset(fl.s.opt.Patience)
 		n, err := src.Read(buf[:min(int64(len(buf)), fl.size-fl.have)])
+		late.Stop() // our disk may take its time
 		if n > 0 {
 			if err := WriteSparse(fl.file, buf[:n], fl.have); err != nil {
 				return &writeError{fmt.Errorf("keep blob %s: %w", fl.f.digest, err)}

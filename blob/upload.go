@@ -175,7 +175,7 @@ func (s *Store) grab(id UploadID, begin bool) (*upload, error) {
 		return nil, errClosed
 	case u == nil && !begin:
 		return nil, call.Errorf(call.NotFound, "nothing of that was sent")
-	case u == nil && len(s.uploads) >= maxUploads:
+	case u == nil && len(s.uploads) >= maxUploads && !s.oldUploads(uploadLife) && !s.oldUploads(uploadIdle):
 		return nil, call.Errorf(call.Busy, "%d files are being sent", len(s.uploads))
 	case u == nil:
 		u = &upload{sum: sha256.New()}

@@ -76,7 +76,7 @@ type Overlord struct {
 
 	minionCalls *semaphore.Weighted
 	pulling     *semaphore.Weighted // candidates that are sent a piece of the cluster data
-	looking     *semaphore.Weighted // sub-overlords that look for a file
+	looking     lookers             // sub-overlords that look for a file
 	verifying   *semaphore.Weighted
 	taking      *semaphore.Weighted
 	scopes      scopes
@@ -251,7 +251,7 @@ func open(ctx context.Context, cfg Config, log *slog.Logger) (_ *Overlord, err e
 	o := &Overlord{
 		cfg: cfg, log: log, uid: uint32(os.Getuid()), started: time.Now(), dir: dir,
 		stopping:    make(chan struct{}),
-		minionCalls: semaphore.NewWeighted(256), pulling: semaphore.NewWeighted(64), looking: semaphore.NewWeighted(maxLooking), verifying: semaphore.NewWeighted(maxVerifying), taking: semaphore.NewWeighted(maxTaking), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
+		minionCalls: semaphore.NewWeighted(256), pulling: semaphore.NewWeighted(64), verifying: semaphore.NewWeighted(maxVerifying), taking: semaphore.NewWeighted(maxTaking), denials: audit.NewMeter(time.Now), refusals: audit.NewMeter(time.Now),
 	}
 	o.conditions = where.New(facts.Schema())
 	o.sources = groupsource.New(groupsource.Options{Dir: cfg.Groups.Dir, Life: time.Duration(cfg.Groups.Life), Timeout: time.Duration(cfg.Groups.Timeout)})

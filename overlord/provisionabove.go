@@ -30,7 +30,8 @@ const (
 	strangerBurst = 50               // questions for who has proved nothing, at once
 	strangerEvery = time.Second      // and then one in that time
 
-	maxLooking = 64 // questions of sub-overlords that are worked on
+	maxLooking    = 64             // questions of sub-overlords that are worked on
+	maxLookingSub = 2 * aboveWidth // of these, of one: it may have been started again meanwhile
 )
 
 // above looks for files at the overlord above, and remembers for some seconds what
@@ -81,10 +82,14 @@ func (a *above) find(name string, hops int, stranger bool) (*aboveReply, error) 
 	now := time.Now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if f := a.known[name]; f != nil && (f.until.IsZero() || now.Before(f.until)) {
-		return f, nil
+	old := a.known[name]
+	if old != nil && (old.until.IsZero() || now.Before(old.until)) {
+		return old, nil
 	}
-	if stranger && !a.strangers.take(now) {
+	// What was there may be asked for again: strangers who ask for names that they made
+	// up must not keep others from booting.
+	there := old != nil && old.err == nil
+	if stranger && !there && !a.strangers.take(now) {
 		return nil, call.Errorf(call.Busy, "too many files are looked for at the overlord above")
 	}
 	if len(a.known) >= maxAbove {
@@ -205,6 +210,37 @@ func (a *above) bytes(ctx context.Context, name string, hops int, d blob.Digest,
 	return a.o.parent.agent.Pull(ctx, session.MethodBlob, args, session.BlobStream)
 }
 
+// lookers counts the questions of sub-overlords that are worked on. The zero value works.
+type lookers struct {
+	mu  sync.Mutex // covers what follows
+	all int
+	of  map[string]int
+}
+
+// enter says whether there is room for one more of a sub-overlord; leave gives it back.
+func (l *lookers) enter(peer string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.all >= maxLooking || l.of[peer] >= maxLookingSub {
+		return false
+	}
+	if l.of == nil {
+		l.of = make(map[string]int)
+	}
+	l.all++
+	l.of[peer]++
+	return true
+}
+
+func (l *lookers) leave(peer string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.all--
+	if l.of[peer]--; l.of[peer] == 0 {
+		delete(l.of, peer)
+	}
+}
+
 // provisionFile answers a sub-overlord that looks for a file. It is not counted with
 // what machines ask else: every file of a boot is asked for.
 func (h handler) provisionFile(s *session.Session, id uint64, c *fleetpb.Call) {
@@ -212,15 +248,16 @@ func (h handler) provisionFile(s *session.Session, id uint64, c *fleetpb.Call) {
 		h.reply(s, id, nil, call.Errorf(call.NotFound, "minions may not call %q", c.Method))
 		return
 	}
-	if !h.o.looking.TryAcquire(1) {
+	peer := s.Peer().Name
+	if !h.o.looking.enter(peer) {
 		h.reply(s, id, nil, call.Errorf(call.Busy, "too many files are looked for at once"))
 		return
 	}
 	h.o.background.Go(func() {
-		defer h.o.looking.Release(1)
+		defer h.o.looking.leave(peer)
 		ctx, cancel := context.WithTimeout(h.o.life, aboveTime)
 		defer cancel()
-		out, err := h.o.fileBelow(ctx, s.Peer().Name, c.Args)
+		out, err := h.o.fileBelow(ctx, peer, c.Args)
 		h.reply(s, id, out, err)
 	})
 }
