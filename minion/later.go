@@ -128,6 +128,21 @@ func (a *Agent) resume(lost journal.Lost, m *auditpb.MinionRecord) *fleetpb.Resu
 	return r
 }
 
+// dropNote drops the note of a call that left one and ended all the same: it waits
+// for no restart, and its place is free.
+func (a *Agent) dropNote(job call.JobID) {
+	l := &a.later
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if _, ok := l.notes[job.String()]; !ok {
+		return
+	}
+	delete(l.notes, job.String())
+	if err := a.saveNotes(); err != nil {
+		a.log.Error("the note of a call that ended is not removed", "err", err)
+	}
+}
+
 // forgetNotes drops the notes of calls that are over.
 func (a *Agent) forgetNotes() {
 	l := &a.later

@@ -41,6 +41,9 @@ func (x *phoenix) module() module.Module {
 		if err := env.Keep([]byte(in.Note)); err != nil {
 			return out{}, err
 		}
+		if in.Note == "wet" {
+			return out{}, call.Errorf(call.Failed, "it does not burn")
+		}
 		return out{}, module.ErrLater
 	}
 	rise := func(_ context.Context, env *module.Env, note []byte) (any, error) {
@@ -187,6 +190,22 @@ func TestNotKept(t *testing.T) {
 	if got := do("phoenix.burn", "x"); got != "failed: keep a note for after the restart: no space left" {
 		t.Errorf("a full disk: %s", got)
 	}
+}
+
+// TestFailedCallsLeaveNoNote: a call that noted something and failed all the same takes
+// none of the places of those that wait for a restart.
+func TestFailedCallsLeaveNoNote(t *testing.T) {
+	x, m := newPhoenix(t)
+	for range maxNotes + 1 {
+		r := m.peer.do(m.f.call(t, draft{method: "phoenix.burn", args: `{"note":"wet"}`}))
+		if call.Code(r.Code) != call.Failed || r.Detail != "it does not burn" {
+			t.Fatalf("%v: %s", call.Code(r.Code), r.Detail)
+		}
+	}
+	if n := x.count(); n != 0 {
+		t.Errorf("%d notes are left", n)
+	}
+	x.burn(m)
 }
 
 func TestDamagedNotes(t *testing.T) {

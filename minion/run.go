@@ -225,6 +225,7 @@ func (a *Agent) perform(ctx context.Context, w *work) *fleetpb.Result {
 	if errors.Is(err, module.ErrLater) {
 		return nil
 	}
+	a.dropNote(o.Job)
 	r := &fleetpb.Result{Output: output, TookUs: uint64(max(took.Microseconds(), 1))}
 	if err != nil {
 		f := failure(reason(ctx, err))

@@ -28,6 +28,7 @@ type copied struct {
 
 	loading sync.Mutex // held while the manifest is read
 	mu      sync.Mutex // covers what follows
+	over    bool       // end was called for the last of the jobs
 	sizes   map[blob.Digest]int64
 	unpin   []func()
 }
@@ -73,6 +74,7 @@ func (c *copied) end() {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.over = true
 	for _, f := range c.unpin {
 		f()
 	}
@@ -174,6 +176,9 @@ func (c *copied) load(ctx context.Context, job string) (map[blob.Digest]int64, e
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.over { // while the manifest was read: nobody would take the pins off any more
+		return sizes, nil
+	}
 	c.sizes, c.unpin = sizes, append(c.unpin, c.b.store.Pin(list))
 	return sizes, nil
 }

@@ -61,7 +61,7 @@ func (a *app) fetchCmd() *cobra.Command {
 			opt.Timeout = -1
 		}
 		f := &fetching{dir: words[1], path: path.Clean(from), machines: make(map[string]*receiver)}
-		v := &jobView{a: a, name: cmd.CommandPath(), target: where, method: copy.MethodGet, body: resultLines, way: how.way, taker: f.take}
+		v := &jobView{a: a, name: cmd.CommandPath(), target: where, method: copy.MethodGet, body: resultLines, way: how.way, taker: f.take, answered: f.answered}
 		f.v = v
 		defer f.close()
 		err = v.follow(ctx, func(ctx context.Context) (*client.Job, error) {
@@ -140,6 +140,16 @@ func (f *fetching) take(o *client.Output) error {
 	}
 	r.take(o.Data)
 	return nil
+}
+
+// answered notes who says that everything was sent: of these it must have arrived.
+// Nothing at all does when the connection to the overlord broke before it came.
+func (f *fetching) answered(names []string) {
+	for _, name := range names {
+		if f.machines[name] == nil {
+			f.machines[name] = newReceiver(f.dir, name, f.path)
+		}
+	}
 }
 
 func (f *fetching) close() {

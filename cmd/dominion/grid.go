@@ -18,6 +18,9 @@ import (
 // the rows of all machines together; with longer ones each group has rows of its own.
 const maxRowName = 40 // characters
 
+// maxColumns is how many columns a table has at most: an answer with more is none.
+const maxColumns = 64
+
 // grid is an answer that is a list of objects: rows with the same columns.
 type grid struct {
 	columns []string
@@ -50,7 +53,24 @@ func (v value) grid() (grid, bool) {
 			return grid{}, false
 		}
 	}
-	return g, true
+	return g, !g.hollow()
+}
+
+// hollow says that a table would mostly be blanks: an answer of 1 MiB whose rows have
+// little in common, or one very long cell, must not become gigabytes.
+func (g grid) hollow() bool {
+	widths, text := make([]int, len(g.columns)), 0
+	for _, row := range g.rows {
+		for j, c := range row {
+			widths[j] = max(widths[j], len(c))
+			text += len(c)
+		}
+	}
+	width := 0
+	for j, w := range widths {
+		width += max(w, len(g.columns[j])) + 2
+	}
+	return width*len(g.rows) > 1<<20+16*text
 }
 
 // add makes a row of an object; false: a value does not fit into a cell.
@@ -63,7 +83,9 @@ func (g *grid) add(object value) bool {
 		}
 		at := slices.Index(g.columns, key)
 		if at < 0 {
-			at = len(g.columns)
+			if at = len(g.columns); at == maxColumns {
+				return false
+			}
 			g.columns = append(g.columns, key)
 			row = append(row, "")
 		}
@@ -163,6 +185,9 @@ func joinGrids(groups []*client.Group) (grid, bool) {
 		place := make([]int, len(one.columns))
 		for i, c := range one.columns {
 			if place[i] = slices.Index(out.columns, c); place[i] < 0 {
+				if len(out.columns) == maxColumns {
+					return grid{}, false
+				}
 				place[i] = len(out.columns)
 				out.columns = append(out.columns, c)
 			}
@@ -176,5 +201,5 @@ func joinGrids(groups []*client.Group) (grid, bool) {
 			out.rows = append(out.rows, wide)
 		}
 	}
-	return out, len(out.rows) > 0
+	return out, len(out.rows) > 0 && !out.hollow()
 }

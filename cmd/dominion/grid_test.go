@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -173,5 +174,28 @@ x1: failed: exit 1
 	byName := viewOf(t, viewFlags{sort: "name"}, "command.run", groups()...)
 	if at := func(s string) int { return strings.Index(byName, s) }; at("a1") != 0 || at("db1") > at("web[1,2,3]") || at("web[1,2,3]") > at("x1") {
 		t.Errorf("by name:\n%s", byName)
+	}
+}
+
+// What a machine answers does not become a table that is far larger than the answer.
+func TestGridIsNoLargerThanItsAnswer(t *testing.T) {
+	var columns, cell strings.Builder
+	cell.WriteString(`[{"a":"` + strings.Repeat("x", 500_000) + `","b":1}`)
+	columns.WriteString(`[{"k":1}`)
+	for i := range 20_000 {
+		fmt.Fprintf(&columns, `,{"k%d":1}`, i)
+		cell.WriteString(`,{"a":1,"b":2}`)
+	}
+	for name, text := range map[string]string{"columns": columns.String() + "]", "cell": cell.String() + "]"} {
+		if _, ok := gridOf([]byte(text)); ok {
+			t.Errorf("%s: it is a table", name)
+		}
+		size := 0
+		for _, l := range resultLines([]byte(text)) {
+			size += len(l)
+		}
+		if size > 4*len(text) {
+			t.Errorf("%s: %d bytes are shown of an answer of %d", name, size, len(text))
+		}
 	}
 }

@@ -52,10 +52,12 @@ type jobView struct {
 	tabular bool
 	raw     bool                       // live output as it is, without names
 	taker   func(*client.Output) error // of live output in place of showing it; nil: none
-	async   bool                       // only the job's id is wanted
-	dry     bool                       // nothing is to be changed
-	way     delegates                  // whether the order goes by the map
-	mapped  bool                       // it does
+	// answered is told of the machines that have answered; nil: nobody is.
+	answered func(names []string)
+	async    bool      // only the job's id is wanted
+	dry      bool      // nothing is to be changed
+	way      delegates // whether the order goes by the map
+	mapped   bool      // it does
 	// watching says that the job is another command's: leaving it is all that
 	// this one can do.
 	watching bool
@@ -186,6 +188,9 @@ func (v *jobView) event(job *client.Job, e client.Event) error {
 	case *client.Output:
 		return v.output(e)
 	case *client.Group:
+		if v.answered != nil && e.Status == call.Answered {
+			v.answered(e.Names)
+		}
 		if err := v.group(e); err != nil {
 			return err
 		}

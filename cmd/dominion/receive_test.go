@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"testing"
 
 	"dominion/blob"
+	"dominion/client"
 	"dominion/module/copy"
 )
 
@@ -166,4 +168,21 @@ func FuzzReceive(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// A machine that says that it sent everything, and of which nothing arrived, is told of.
+func TestFetchOfNothing(t *testing.T) {
+	f := &fetching{dir: t.TempDir(), path: "/x", machines: make(map[string]*receiver)}
+	if err := f.take(&client.Output{Machine: "m1", Stream: "stdout", Data: end}); err != nil {
+		t.Fatal(err)
+	}
+	f.answered([]string{"m1"})
+	if err := f.verdict(nil); err != nil {
+		t.Errorf("everything arrived: %v", err)
+	}
+	f.answered([]string{"m2", "m3"})
+	err := f.verdict(nil)
+	if e, ok := errors.AsType[*exitError](err); !ok || e.code != exitIncomplete || !strings.Contains(err.Error(), "2 minions did not arrive whole: m[2,3]: the end is missing") {
+		t.Errorf("nothing arrived of two: %v", err)
+	}
 }

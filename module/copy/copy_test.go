@@ -343,3 +343,33 @@ func TestPutTwice(t *testing.T) {
 		t.Errorf("left: %q", got)
 	}
 }
+
+// A file that somebody left in a directory of his does not become one that runs with
+// another's rights, however much it looks like the one that is copied.
+func TestPutSetuidIsWrittenAnew(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "his")
+	if err := os.Mkdir(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o777); err != nil {
+		t.Fatal(err)
+	}
+	o := &overlordOf{}
+	path := filepath.Join(dir, "f")
+	e := o.file(".", "good", 0o4755)
+	e.Owner = &blob.Owner{UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
+	if err := os.WriteFile(path, []byte("evil"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if at := time.Unix(0, e.Mtime); os.Chtimes(path, at, at) != nil {
+		t.Fatal("no time is set")
+	}
+	if _, err := o.put(t, o.order(t, path, e)); err != nil {
+		t.Fatal(err)
+	}
+	st, err := os.Stat(path)
+	b, readErr := os.ReadFile(path)
+	if err != nil || readErr != nil || string(b) != "good" || st.Mode()&fs.ModeSetuid == 0 {
+		t.Errorf("%q, %v, %v", b, st.Mode(), err)
+	}
+}

@@ -164,14 +164,16 @@ func (p *putter) hash(sum hash.Hash, f io.Reader, n int64) (int64, error) {
 }
 
 // mend gives a file that has its bytes the mode, owner and time. One that may have
-// other names, which are somebody else's affair, is written anew: false.
+// other names, which are somebody else's affair, is written anew: false. So is one that
+// runs with its owner's rights: whoever can write to the directory could have put his own
+// there, of the same size and time, or in the moment since its bytes were read.
 func (p *putter) mend(at *place.Place, e *blob.Entry) (bool, error) {
 	f, info, err := at.File(os.O_RDONLY)
 	if err != nil {
 		return false, err
 	}
 	defer f.Close()
-	if place.Links(info) != 1 && !at.Trusted {
+	if !at.Trusted && (place.Links(info) != 1 || modeOf(e)&(fs.ModeSetuid|fs.ModeSetgid) != 0) {
 		return false, nil
 	}
 	p.out.Changed = true

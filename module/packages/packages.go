@@ -94,7 +94,7 @@ type Update struct {
 
 // InstallIn is the input of install.
 type InstallIn struct {
-	Names     []string      `json:"names" doc:"the packages, each NAME or NAME=VERSION" required:"true" min:"1" max:"500" pattern:"[A-Za-z0-9]([A-Za-z0-9+._-]*[A-Za-z0-9+])?(=[A-Za-z0-9][A-Za-z0-9+.~^:_-]*)?"`
+	Names     []string      `json:"names" doc:"the packages, each NAME or NAME=VERSION" required:"true" min:"1" max:"500" pattern:"[A-Za-z0-9]([A-Za-z0-9+._-]*[A-Za-z0-9+])?(=[A-Za-z0-9]([A-Za-z0-9+.~^:_-]*[A-Za-z0-9+.~^])?)?"`
 	Refresh   bool          `json:"refresh" doc:"fetch the lists of what there is before; done by a dry run too"`
 	Downgrade bool          `json:"downgrade" doc:"allow a version older than the one that is installed"`
 	LockWait  time.Duration `json:"lock_wait" doc:"how long to wait for another program that works on the packages" default:"1m0s" min:"0s" max:"1h"`

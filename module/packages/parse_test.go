@@ -4,6 +4,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"dominion/module"
 )
 
 func TestParseSimulation(t *testing.T) {
@@ -125,4 +127,21 @@ func FuzzParse(f *testing.F) {
 		parseUpgrades(out, nil)
 		parsePolicy(out)
 	})
+}
+
+// apt-get takes a hyphen at the end of a word for "remove it".
+func TestInstallOnlyInstalls(t *testing.T) {
+	table, err := module.NewTable([]module.Module{Module})
+	if err != nil {
+		t.Fatal(err)
+	}
+	install, _ := table.Lookup("package.install")
+	for name, ok := range map[string]bool{
+		"tzdata": true, "g++": true, "tzdata=2025b-0+deb12u2": true, "kernel=6.1~rc1^git": true, "x=1": true, "x=1:2": true,
+		"tzdata-": false, "tzdata=2025b-0+deb12u2-": false, "tzdata=-": false, "x=1--": false, "x=1:": false,
+	} {
+		if err := install.Validate([]byte(`{"names":["` + name + `"]}`)); (err == nil) != ok {
+			t.Errorf("install %s: %v; want it taken: %v", name, err, ok)
+		}
+	}
 }
