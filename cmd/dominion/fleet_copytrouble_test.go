@@ -180,7 +180,7 @@ func testCopyOverlordKilled(t *testing.T, binary string) {
 			return err == nil && st.Size() > size/20
 		}
 	}
-	c := s.root.start("copy", src, "*:"+r.name+"/big")
+	c := s.root.start("copy", src, "*:"+r.name+"/big", "--wait-for", "5m") // the order may come before a machine is back
 	fleettest.Until(t, "the overlord has some of it", has(filepath.Join(s.state, "blobs", "*.up")))
 	s.overlord.kill()
 	s.up()
