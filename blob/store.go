@@ -226,7 +226,11 @@ func (s *Store) Fetch(ctx context.Context, d Digest, size int64, from From) (*Re
 			return nil, err
 		}
 	}
-	return s.reader(f)
+	r, err := s.reader(f)
+	if err != nil && f.readers == 0 && f.flight != nil { // nobody would be there to give it up
+		f.flight.cancel(err)
+	}
+	return r, err
 }
 
 // room makes room for so many more bytes by removing what was not used for the

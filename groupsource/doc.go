@@ -22,7 +22,7 @@
 // # Limits
 //
 // An answer has at most 16 MiB and is there within Options.Timeout, otherwise the
-// program and all that it started are killed; at most 4 programs run at a time. A
+// program and its process group are killed; at most 4 programs run at a time. A
 // program must be a regular file, no link, that root or the overlord's user owns and nobody
 // else may write, in a directory of which the same is true; all directories above it must
 // be such that nobody else could replace it.

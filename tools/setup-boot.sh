@@ -32,12 +32,11 @@ trap 'rm -rf "$new"' EXIT
 trap 'exit 1' HUP INT TERM
 # unpack NAME PACKAGE...: the packages' files are in $new/NAME.
 unpack() {
-	mkdir -p "$new"
-	chmod 777 "$new" # apt-get downloads as a user of its own
+	(umask 077 && mkdir -p "$new") # nobody else may put a package there
 	name=$1
 	shift
 	echo "setup-boot: downloading $*"
-	(cd "$new" && apt-get download -qq "$@" && for deb in ./*.deb; do dpkg-deb -x "$deb" "$name" && rm "$deb"; done)
+	(cd "$new" && apt-get download -qq -o APT::Sandbox::User=root "$@" && for deb in ./*.deb; do dpkg-deb -x "$deb" "$name" && rm "$deb"; done)
 }
 if [ -z "$kernel" ]; then
 	image=$(apt-cache depends linux-image-cloud-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)/\1/p' | tail -n 1)

@@ -317,6 +317,9 @@ func (p *perceus) nodeAdd(ctx context.Context, words []string) error {
 
 // remove forgets the nodes that words name.
 func (p *perceus) remove(ctx context.Context, words []string, pick picker) error {
+	if slices.Contains(words, "") { // of a variable that is not set; every node without a group would go
+		return usagef("an empty word names nothing to delete")
+	}
 	all, err := p.nodes(ctx)
 	if err != nil {
 		return err
