@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"dominion/call"
+	"dominion/module/run/runtest"
 	"dominion/pki"
 	"dominion/xmlrpc"
 )
@@ -104,26 +105,13 @@ func TestUnwritableLogStopsCalls(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	until(t, "the job has ended", func() bool {
+	runtest.Until(t, "the job has ended", func() bool {
 		got, err = c.call(t.Context(), "jobs.job_status", id)
 		return err != nil || got.([]any)[0] == jobFinished
 	})
 	wantError(t, got.([]any)[1], err, TypeFuncException, "the disk is full")
 	if len(begun) > 0 {
 		t.Error("a method ran that could not be recorded")
-	}
-}
-
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for late := time.After(20 * time.Second); !ok(); {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatalf("it did not come true that %s", what)
-		}
 	}
 }
 
@@ -151,7 +139,7 @@ func TestShutdown(t *testing.T) {
 			<-begun
 			stopped := make(chan error, 1)
 			go func() { stopped <- w.stop() }()
-			until(t, "the port is closed", func() bool {
+			runtest.Until(t, "the port is closed", func() bool {
 				_, err := w.client(pki.Operator, "bob").call(t.Context(), "test.ping")
 				return err != nil
 			})
@@ -203,7 +191,7 @@ func TestPlacesAreBounded(t *testing.T) {
 	// Who loses his right while he waits does not run.
 	w.acl("site.acl", "* = jobs.*\noperator/bob = *")
 	close(open)
-	until(t, "all have ended", func() bool {
+	runtest.Until(t, "all have ended", func() bool {
 		for _, id := range ids {
 			if got, err = c.call(t.Context(), "jobs.job_status", id); err != nil || got.([]any)[0] != jobFinished {
 				return false

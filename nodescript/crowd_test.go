@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"dominion/module/run/runtest"
 	"dominion/nodescript"
 )
 
@@ -67,7 +68,7 @@ func TestStarvation(t *testing.T) {
 			greedy++
 		})
 	}
-	until(t, "the first are done", func() bool { mu.Lock(); defer mu.Unlock(); return greedy > 2 })
+	runtest.Until(t, "the first are done", func() bool { mu.Lock(); defer mu.Unlock(); return greedy > 2 })
 	for i := range 10 {
 		s, err := a.Assemble(t.Context(), nodescript.Node{Name: fmt.Sprintf("m%d", i)}, "ready")
 		if err != nil || string(s.Text) != fmt.Sprintf("m%d\n", i) {
@@ -113,7 +114,7 @@ func TestNothingLeaks(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		until(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= goroutines })
+		runtest.Until(t, "no goroutine is left", func() bool { return runtime.NumGoroutine() <= goroutines })
 		if now := openFiles(t); len(now) > len(files) {
 			t.Errorf("%v: the open files were %v, and are %v", rules, files, now)
 		}

@@ -7,54 +7,17 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"dominion/module/run/runtest"
 	"dominion/nodescript"
 )
-
-// until waits for something to come true.
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for late := time.After(20 * time.Second); !ok(); {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatalf("it did not come true that %s", what)
-		}
-	}
-}
-
-// nap gives a time for sleep(1) that nobody else uses, and finds who sleeps so long.
-func nap(t *testing.T) (seconds string, sleeping func() []int) {
-	t.Helper()
-	seconds = fmt.Sprintf("100.%09d", rand.IntN(1e9))
-	sleeping = func() (pids []int) {
-		files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-		for _, f := range files {
-			if b, err := os.ReadFile(f); err == nil && string(b) == "sleep\x00"+seconds+"\x00" {
-				pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-				pids = append(pids, pid)
-			}
-		}
-		return pids
-	}
-	t.Cleanup(func() {
-		for _, pid := range sleeping() {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
-		}
-	})
-	return seconds, sleeping
-}
 
 // TestNoneIsLeft: the whole process group of a script ends with it.
 func TestNoneIsLeft(t *testing.T) {
@@ -81,7 +44,7 @@ func TestNoneIsLeft(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
-			seconds, sleeping := nap(t)
+			seconds, sleeping := runtest.Nap(t)
 			dir := put(t, sh("ready/all/10-a", strings.ReplaceAll(test.script, "NAP", seconds)))
 			cfg := nodescript.Config{Statedir: dir, Rules: test.rules, OnFailure: nodescript.Ignore, Output: 1000}
 			if strings.HasPrefix(test.problem, "after ") {
@@ -92,14 +55,14 @@ func TestNoneIsLeft(t *testing.T) {
 			if text != test.text || s.Ran[0].Problem != test.problem {
 				t.Errorf("%q, %q; want %q, %q", text, s.Ran[0].Problem, test.text, test.problem)
 			}
-			until(t, fmt.Sprintf("%d sleep", test.left), func() bool { return len(sleeping()) == test.left })
+			runtest.Until(t, fmt.Sprintf("%d sleep", test.left), func() bool { return len(sleeping()) == test.left })
 		})
 	}
 }
 
 // TestCancel: who stops waiting ends the script, and gets no text.
 func TestCancel(t *testing.T) {
-	seconds, sleeping := nap(t)
+	seconds, sleeping := runtest.Nap(t)
 	dir := put(t, sh("ready/all/10-a", "echo a; sleep "+seconds+" & wait"))
 	a, err := nodescript.New(nodescript.Config{Statedir: dir, OnFailure: nodescript.Ignore})
 	if err != nil {
@@ -115,12 +78,12 @@ func TestCancel(t *testing.T) {
 		}
 		ended <- err
 	}()
-	until(t, "it sleeps", func() bool { return len(sleeping()) == 1 })
+	runtest.Until(t, "it sleeps", func() bool { return len(sleeping()) == 1 })
 	cancel(why)
 	if err := <-ended; !errors.Is(err, why) {
 		t.Errorf("%v; want %v", err, why)
 	}
-	until(t, "nobody sleeps", func() bool { return len(sleeping()) == 0 })
+	runtest.Until(t, "nobody sleeps", func() bool { return len(sleeping()) == 0 })
 	if _, err := a.Assemble(ctx, n1, "ready"); !errors.Is(err, why) {
 		t.Errorf("%v; want %v", err, why)
 	}

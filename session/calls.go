@@ -156,20 +156,25 @@ func (s *Session) Call(ctx context.Context, method string, args []byte) ([]byte,
 	if err != nil {
 		return nil, call.Errorf(call.Invalid, "method %q: %v", method, err)
 	}
-	s.mu.Lock()
-	s.calls++
-	id := s.calls | ownCalls
-	s.mu.Unlock()
-	w := &callWaiter{answer: make(chan answer, 1), output: make(chan *Stream, 1)}
+	id := s.ownID()
+	w := &callWaiter{answers: make(answers, 1), output: make(chan *Stream, 1)}
 	if err := s.start(TypeCall, id, w, body); err != nil {
 		return nil, err
 	}
 	return w.wait(ctx, s, id)
 }
 
+// ownID gives the id of a call of the session's own.
+func (s *Session) ownID() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.calls++
+	return s.calls | ownCalls
+}
+
 // callWaiter is the Waiter of Call.
 type callWaiter struct {
-	answer chan answer  // holds one
+	answers
 	output chan *Stream // holds one
 
 	mu   sync.Mutex
@@ -181,17 +186,20 @@ type answer struct {
 	err    error
 }
 
+// answers is the part of a Waiter that takes the one answer. It holds one.
+type answers chan answer
+
 // Result implements Waiter.
-func (w *callWaiter) Result(s *Session, _ uint64, body []byte) {
+func (c answers) Result(s *Session, _ uint64, body []byte) {
 	r, err := DecodeResult(body)
 	if err != nil {
 		s.Close(call.Invalid, err.Error())
 	}
-	w.answer <- answer{r, err}
+	c <- answer{r, err}
 }
 
 // Lost implements Waiter.
-func (w *callWaiter) Lost(_ *Session, _ uint64, err error) { w.answer <- answer{nil, err} }
+func (c answers) Lost(_ *Session, _ uint64, err error) { c <- answer{nil, err} }
 
 // open takes the stream with a large output; on the reader's goroutine. A second
 // one, or one that is too late, is not accepted.
@@ -214,7 +222,7 @@ func (w *callWaiter) wait(ctx context.Context, s *Session, id uint64) ([]byte, e
 	stop := context.AfterFunc(ctx, func() {
 		if s.Forget(id) {
 			_ = s.Cancel(id, notWaiting)
-			w.answer <- answer{nil, context.Cause(ctx)}
+			w.answers <- answer{nil, context.Cause(ctx)}
 		}
 	})
 	defer stop()
@@ -224,7 +232,7 @@ func (w *callWaiter) wait(ctx context.Context, s *Session, id uint64) ([]byte, e
 		select {
 		case st := <-w.output:
 			out.read(ctx, st)
-		case a := <-w.answer:
+		case a := <-w.answers:
 			if out.stream == nil {
 				select {
 				case st := <-w.output:

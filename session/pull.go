@@ -30,10 +30,10 @@ func (s *Session) handOver(w Waiter, st *Stream) {
 // Pulled is what a peer sends in answer to Pull. One goroutine at a time reads; Close
 // may come from any, and ends a Read that waits.
 type Pulled struct {
-	s      *Session
-	id     uint64
-	name   string
-	answer chan answer  // holds one
+	s    *Session
+	id   uint64
+	name string
+	answers
 	opened chan *Stream // holds one
 	stream *Stream      // that was opened
 	closed chan struct{}
@@ -52,21 +52,18 @@ func (s *Session) Pull(ctx context.Context, method string, args []byte, name str
 	if err != nil {
 		return nil, call.Errorf(call.Invalid, "method %q: %v", method, err)
 	}
-	s.mu.Lock()
-	s.calls++
-	id := s.calls | ownCalls
-	s.mu.Unlock()
-	p := &Pulled{s: s, id: id, name: name, answer: make(chan answer, 1), opened: make(chan *Stream, 1), closed: make(chan struct{})}
+	id := s.ownID()
+	p := &Pulled{s: s, id: id, name: name, answers: make(answers, 1), opened: make(chan *Stream, 1), closed: make(chan struct{})}
 	if err := s.start(TypeCall, id, p, body); err != nil {
 		return nil, err
 	}
 	select {
 	case p.stream = <-p.opened:
 		return p, nil
-	case a := <-p.answer:
+	case a := <-p.answers:
 		select { // it came before the answer
 		case p.stream = <-p.opened:
-			p.answer <- a
+			p.answers <- a
 			return p, nil
 		default:
 		}
@@ -80,18 +77,6 @@ func (s *Session) Pull(ctx context.Context, method string, args []byte, name str
 		return nil, context.Cause(ctx)
 	}
 }
-
-// Result implements Waiter.
-func (p *Pulled) Result(s *Session, _ uint64, body []byte) {
-	r, err := DecodeResult(body)
-	if err != nil {
-		s.Close(call.Invalid, err.Error())
-	}
-	p.answer <- answer{r, err}
-}
-
-// Lost implements Waiter.
-func (p *Pulled) Lost(_ *Session, _ uint64, err error) { p.answer <- answer{nil, err} }
 
 // open takes the stream; on the reader's goroutine. A second one, or one of another
 // name, is not accepted.
@@ -130,8 +115,8 @@ func (p *Pulled) Read(b []byte) (int, error) {
 	late := time.NewTimer(answerTime)
 	defer late.Stop()
 	select {
-	case a := <-p.answer:
-		p.answer <- a // for the next Read
+	case a := <-p.answers:
+		p.answers <- a // for the next Read
 		if fail := p.failure(a); fail != nil {
 			return 0, fail
 		}

@@ -8,13 +8,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"dominion/call"
+	"dominion/module/run/runtest"
 )
 
 // ownHome gives a cgroup of the test's own in which calls make theirs; it is
@@ -33,7 +33,7 @@ func ownHome(t *testing.T) string {
 		if left := groupsIn(t, dir); len(left) > 0 {
 			t.Errorf("cgroups are left: %q", left)
 		}
-		until(t, "the test's cgroup is removed", func() bool {
+		runtest.Until(t, "the test's cgroup is removed", func() bool {
 			removeEmpty(dir)
 			_, err := os.Stat(dir)
 			return errors.Is(err, fs.ErrNotExist)
@@ -49,41 +49,6 @@ func groupsIn(t *testing.T, home string) []string {
 		t.Fatal(err)
 	}
 	return left
-}
-
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for late := time.After(20 * time.Second); !ok(); {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatalf("it did not come true that %s", what)
-		}
-	}
-}
-
-// nap gives a time for sleep(1) that nobody else uses, and finds who sleeps so long.
-func nap(t *testing.T) (seconds string, sleeping func() []int) {
-	t.Helper()
-	seconds = fmt.Sprintf("100.%09d", time.Now().UnixNano()%1e9)
-	sleeping = func() (pids []int) {
-		files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-		for _, f := range files {
-			if b, err := os.ReadFile(f); err == nil && string(b) == "sleep\x00"+seconds+"\x00" {
-				pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-				pids = append(pids, pid)
-			}
-		}
-		return pids
-	}
-	t.Cleanup(func() {
-		for _, pid := range sleeping() {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
-		}
-	})
-	return seconds, sleeping
 }
 
 // TestNoneIsLeft: those that left the process group end with the call too.
@@ -102,7 +67,7 @@ func TestNoneIsLeft(t *testing.T) {
 		for _, old := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, old kernel %t", test.name, old), func(t *testing.T) {
 				home := ownHome(t)
-				seconds, sleeping := nap(t)
+				seconds, sleeping := runtest.Nap(t)
 				quick := Runner{Grace: 200 * time.Millisecond, Cancel: 200 * time.Millisecond, Idle: 20 * time.Millisecond, Cgroup: func() (string, error) { return home, nil }}
 				ctx, cancel := context.WithCancel(t.Context())
 				defer cancel()
@@ -122,7 +87,7 @@ func TestNoneIsLeft(t *testing.T) {
 					p.group.release()
 					ended <- err
 				}()
-				until(t, "all sleep", func() bool { return len(sleeping()) == test.n })
+				runtest.Until(t, "all sleep", func() bool { return len(sleeping()) == test.n })
 				cancel()
 				if err := <-ended; err != nil {
 					t.Fatal(err)
@@ -182,7 +147,7 @@ func (p *process) stopByHand(ctx context.Context) error {
 // removed by a call after its end.
 func TestDaemonLives(t *testing.T) {
 	home := ownHome(t)
-	seconds, sleeping := nap(t)
+	seconds, sleeping := runtest.Nap(t)
 	quick := Runner{Grace: time.Second, Cancel: time.Second, Idle: 20 * time.Millisecond, Cgroup: func() (string, error) { return home, nil }}
 	ctx, cancel := context.WithCancel(t.Context())
 	if _, err := quick.Run(ctx, shell("setsid sleep "+seconds+" >/dev/null 2>&1 </dev/null &", nil)); err != nil {
@@ -199,9 +164,9 @@ func TestDaemonLives(t *testing.T) {
 	if n := len(groupsIn(t, home)); n != 1 {
 		t.Errorf("%d cgroups; want that of the daemon alone", n)
 	}
-	until(t, "the daemon sleeps", func() bool { return len(sleeping()) == 1 }) // it is a shell at first
+	runtest.Until(t, "the daemon sleeps", func() bool { return len(sleeping()) == 1 }) // it is a shell at first
 	_ = syscall.Kill(sleeping()[0], syscall.SIGKILL)
-	until(t, "its cgroup is removed by a later call", func() bool { again(); return len(groupsIn(t, home)) == 0 })
+	runtest.Until(t, "its cgroup is removed by a later call", func() bool { again(); return len(groupsIn(t, home)) == 0 })
 }
 
 // TestWithoutCgroups: where none can be made the program runs and its process
@@ -219,7 +184,7 @@ func TestWithoutCgroups(t *testing.T) {
 		{"not wanted", nil},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			seconds, sleeping := nap(t)
+			seconds, sleeping := runtest.Nap(t)
 			quick := Runner{Grace: 100 * time.Millisecond, Cancel: 100 * time.Millisecond, Idle: 20 * time.Millisecond, Cgroup: test.cgroup}
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"dominion/module"
+	"dominion/module/run/runtest"
 )
 
 // TestWhole: what a program leaves behind ends with it, whether there is a cgroup
@@ -20,7 +21,7 @@ func TestWhole(t *testing.T) {
 				home := ownHome(t)
 				quick.Cgroup = func() (string, error) { return home, nil }
 			}
-			seconds, sleeping := nap(t)
+			seconds, sleeping := runtest.Nap(t)
 			c := Tool(&module.Env{}, "/bin/sh", "-c", strings.ReplaceAll(`
 sleep NAP &
 setsid sh -c 'trap "" TERM; sleep NAP & sleep NAP' >/dev/null 2>&1 &

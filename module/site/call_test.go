@@ -12,6 +12,7 @@ import (
 
 	"dominion/call"
 	"dominion/module"
+	"dominion/module/run/runtest"
 )
 
 func TestCall(t *testing.T) {
@@ -99,7 +100,7 @@ func TestBrokenCalls(t *testing.T) {
 				if !cgroup {
 					runner.Cgroup = nil
 				}
-				seconds, sleeping := nap(t)
+				seconds, sleeping := runtest.Nap(t)
 				s := newSet(t, func(o *Options) { o.Runner, o.Memory = &runner, 64<<20 })
 				s.write(t, "bad", script("bad", strings.ReplaceAll(test.script, "NAP", seconds)))
 				s.write(t, "good", script("good", `echo '{"n":1}'`))
@@ -137,7 +138,7 @@ func TestNothingIsLeft(t *testing.T) {
 			if !cgroup {
 				runner.Cgroup = nil
 			}
-			seconds, sleeping := nap(t)
+			seconds, sleeping := runtest.Nap(t)
 			s := newSet(t, func(o *Options) { o.Runner = &runner })
 			s.write(t, "leaves", strings.ReplaceAll(script("leaves", `
 sleep NAP &

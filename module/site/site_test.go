@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,6 +13,7 @@ import (
 
 	"dominion/module"
 	"dominion/module/run"
+	"dominion/module/run/runtest"
 )
 
 // describes begins a program in shell that describes one method, do, with an input
@@ -90,41 +90,6 @@ func (s *Set) reasons() string {
 		fmt.Fprintf(&b, "%s: %s\n", e.name, e.reason)
 	}
 	return b.String()
-}
-
-func until(t *testing.T, what string, ok func() bool) {
-	t.Helper()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for late := time.After(20 * time.Second); !ok(); {
-		select {
-		case <-tick.C:
-		case <-late:
-			t.Fatalf("it did not come true that %s", what)
-		}
-	}
-}
-
-// nap gives a time for sleep(1) that nobody else uses, and finds who sleeps so long.
-func nap(t *testing.T) (seconds string, sleeping func() []int) {
-	t.Helper()
-	seconds = fmt.Sprintf("100.%09d", time.Now().UnixNano()%1e9)
-	sleeping = func() (pids []int) {
-		files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
-		for _, f := range files {
-			if b, err := os.ReadFile(f); err == nil && string(b) == "sleep\x00"+seconds+"\x00" {
-				pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(f)))
-				pids = append(pids, pid)
-			}
-		}
-		return pids
-	}
-	t.Cleanup(func() {
-		for _, pid := range sleeping() {
-			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended
-		}
-	})
-	return seconds, sleeping
 }
 
 // TestDisabled: what is broken is disabled with its reason, and nothing else is.
@@ -285,23 +250,23 @@ func TestWatch(t *testing.T) {
 	must(t, os.Mkdir(filepath.Join(top, "etc"), 0o755))
 	must(t, os.Mkdir(s.dir, 0o755))
 	s.write(t, "a", script("a", ""))
-	until(t, "the first is offered", offers("a"))
+	runtest.Until(t, "the first is offered", offers("a"))
 	s.write(t, "b", script("b", ""))
-	until(t, "the second is offered", offers("a", "b"))
+	runtest.Until(t, "the second is offered", offers("a", "b"))
 	must(t, os.Chmod(filepath.Join(s.dir, "a"), 0o777))
-	until(t, "one that others can write is not", offers("b"))
+	runtest.Until(t, "one that others can write is not", offers("b"))
 	must(t, os.Rename(s.dir, s.dir+".old"))
-	until(t, "none is offered", offers())
+	runtest.Until(t, "none is offered", offers())
 	must(t, os.Rename(s.dir+".old", s.dir))
-	until(t, "it is back", offers("b"))
+	runtest.Until(t, "it is back", offers("b"))
 	// What a program needs may come later, and only SIGHUP tells.
 	must(t, os.Mkdir(filepath.Join(s.dir, "lib"), 0o755))
 	s.write(t, "c", "#!/bin/sh\n. "+s.dir+"/lib/c\n")
-	until(t, "it is disabled", func() bool { e := s.find("c"); return e != nil && e.reason != "" })
+	runtest.Until(t, "it is disabled", func() bool { e := s.find("c"); return e != nil && e.reason != "" })
 	must(t, os.WriteFile(filepath.Join(s.dir, "lib", "c"), []byte(script("c", "")), 0o600))
 	reload <- struct{}{}
-	until(t, "it is offered", offers("b", "c"))
-	until(t, "somebody was told", func() bool { return len(changes) > 4 })
+	runtest.Until(t, "it is offered", offers("b", "c"))
+	runtest.Until(t, "somebody was told", func() bool { return len(changes) > 4 })
 	stop()
 	<-ended
 }
